@@ -1,0 +1,1 @@
+"""Measures Poorwill beside the tools people use today, on the same files in the same call: `make bench`."""

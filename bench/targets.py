@@ -1,0 +1,99 @@
+"""What Poorwill must reach, and whether a report says that it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.report import Finding, Report, Timing
+
+CHUNK_BYTES = 8 << 20
+RATIO_MIN = 1.42
+MEMORY_BYTES_MAX = 700e6
+MEMORY_GROWTH_MAX = 1.1
+
+# step, row, and the most that Poorwill may take, as a share of each peer's time
+WALL_TARGETS = (
+    ("snapshot", "snapshot", (("restic", 1 / 4), ("tar | zstd -1 -T2", 1 / 2), ("borg", 1 / 2))),
+    ("restore", "restore", (("restic", 1 / 4), ("tar | zstd -1 -T2", 1 / 2))),
+    ("second snapshot, unchanged", "unchanged", (("restic", 1 / 2),)),
+)
+RESTORE_AIM = 1.25  # times cp -a: an aim, not a limit
+
+
+def _walls(report: Report) -> Iterator[Finding]:
+    for step, row, peers in WALL_TARGETS:
+        for peer, share in peers:
+            yield _wall(report, row, step, peer, share, f"at most 1/{1 / share:.0f}")
+    yield _wall(report, "restore", "restore", "cp -a", RESTORE_AIM, f"aim: at most {RESTORE_AIM} times")
+
+
+def _wall(report: Report, row: str, step: str, peer: str, share: float, target: str) -> Finding:
+    ours, theirs = report.timing("weights", step, "poorwill"), report.timing("weights", step, peer)
+    what = f"{step}: wall beside {peer}"
+    if ours is None or theirs is None:
+        return Finding(row, what, target, report.why_not("poorwill", peer), None)
+    times = ours.wall_s.median / theirs.wall_s.median
+    value = f"{times:.2f} ({ours.wall_s.median:.2f} s / {theirs.wall_s.median:.2f} s)"
+    return Finding(row, what, target, value, times <= share)
+
+
+def _ratio(report: Report) -> Finding:
+    ours = report.timing("weights", "snapshot", "poorwill")
+    target = f"at least {RATIO_MIN}"
+    if ours is None or not ours.stored_bytes:
+        return Finding("ratio", "raw / stored, all objects", target, report.why_not("poorwill"), None)
+    ratio = ours.raw_bytes / ours.stored_bytes
+    return Finding("ratio", "raw / stored, all objects", target, f"{ratio:.3f}", ratio >= RATIO_MIN)
+
+
+def _peak(timing: Timing | None) -> float | None:
+    return timing.memory_peak_bytes.median if timing and timing.memory_peak_bytes else None
+
+
+def _memory(report: Report) -> Iterator[Finding]:
+    for step in ("snapshot", "restore"):
+        base = _peak(report.timing("weights", f"{step} (memory)", "poorwill"))
+        limit = MEMORY_BYTES_MAX
+        for workspace, where in (("weights", "2 GB"), ("weights-8gb", "8 GB"), ("many", "300,000 files")):
+            peak = base if workspace == "weights" else _peak(report.timing(workspace, f"{step} (memory)", "poorwill"))
+            what = f"{step}: peak memory, {where}"
+            target = f"at most {limit / 1e6:.0f} MB"
+            if peak is None:
+                yield Finding("memory", what, target, report.why_not("poorwill"), None)
+                continue
+            yield Finding("memory", what, target, f"{peak / 1e6:.0f} MB", peak <= limit)
+            if workspace == "weights":
+                limit = min(MEMORY_BYTES_MAX, peak) * MEMORY_GROWTH_MAX
+
+
+def _changed(said: list[dict[str, Any]], report: Report) -> Finding:
+    what = "second snapshot, 1% of the bf16 file changed: raw bytes sent"
+    sent = [int(done["sent_raw_bytes"]) for done in said if "sent_raw_bytes" in done]
+    stored = [int(done["sent_bytes"]) for done in said if "sent_bytes" in done]
+    if not sent or not stored:
+        why = "the totals hold no sent_raw_bytes and sent_bytes" if said else report.why_not("poorwill")
+        return Finding("changed", what, "at most that 1% and two chunks", why, None)
+    limit = int(said[0]["changed_bytes"]) + 2 * CHUNK_BYTES
+    value = f"{max(sent) / 1e6:.1f} MB ({max(stored) / 1e6:.1f} MB stored)"
+    return Finding("changed", what, f"at most {limit / 1e6:.1f} MB", value, max(sent) <= limit)
+
+
+def _many(report: Report) -> Finding:
+    what, target = "300,000 files, there and back: wall beside tar", "at most 3 times"
+    walls = []
+    for name in ("poorwill", "tar"):
+        steps = [report.timing("many", step, name) for step in ("snapshot", "restore")]
+        known = [step.wall_s.median for step in steps if step is not None]
+        if len(known) != len(steps):
+            return Finding("many", what, target, report.why_not("poorwill", "tar"), None)
+        walls.append(sum(known))
+    times = walls[0] / walls[1]
+    return Finding("many", what, target, f"{times:.2f} ({walls[0]:.2f} s / {walls[1]:.2f} s)", times <= 3)
+
+
+def findings(report: Report, changed: list[dict[str, Any]], rows: set[str]) -> list[Finding]:
+    """Every target of `rows`, in the order of the rows; `changed` is what the changed row's runs said."""
+    found = [*_walls(report), _ratio(report), *_memory(report), _changed(changed, report), _many(report)]
+    order = ("snapshot", "restore", "ratio", "memory", "unchanged", "changed", "many")
+    return sorted((f for f in found if f.row in rows), key=lambda f: order.index(f.row))

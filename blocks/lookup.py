@@ -1,0 +1,87 @@
+"""From the names in a flow's parameters to blocks.
+
+A name is that of a block document (`trainer`), looked up among the known types of its role, or
+`<type slug>/<name>` (`poorwill-s3-store/trainer`) where several types have a block of that name.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from prefect.blocks.core import Block
+
+from blocks.machines import Machine
+from blocks.providers import PROVIDERS, LocalProvider
+from blocks.stores import STORES, LocalStore, S3Store
+from poorwill.errors import NotFound, UsageError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
+
+
+def store_block(name: str) -> LocalStore | S3Store:
+    """The store block of that name. NotFound, UsageError."""
+    return _find("store", name, STORES)
+
+
+def provider_block(name: str) -> LocalProvider:
+    """The provider block of that name. NotFound, UsageError."""
+    return _find("provider", name, PROVIDERS)
+
+
+def machine_block(name: str) -> Machine:
+    """The machine block of that name, its `name` filled in. NotFound, UsageError."""
+    found = _find("machine", name, (Machine,))
+    found.name = found.name or bare(name)
+    return found
+
+
+def machine_if_any(name: str) -> Machine | None:
+    """The same, or None."""
+    try:
+        return machine_block(name)
+    except NotFound:
+        return None
+
+
+def save_machine(name: str, machine: Machine) -> None:
+    """Write the block of that name, over the one that is there."""
+    machine.save(bare(name), overwrite=True)
+
+
+def bare(name: str) -> str:
+    """A block's name without the slug of its type."""
+    return name.rpartition("/")[2]
+
+
+def block_name_of(machine: str) -> str:
+    """A valid block name for a machine's: Prefect allows lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-") or "machine"
+
+
+def _find(role: str, name: str, types: tuple[type[Any], ...]) -> Any:
+    slug, _, document = name.rpartition("/")
+    wanted = [kind for kind in types if slug in ("", kind.get_block_type_slug())]
+    if not wanted or _NAME.fullmatch(document) is None:
+        slugs = ", ".join(kind.get_block_type_slug() for kind in types)
+        raise UsageError(f"'{name[:120]}' is not the name of a {role} block: give its name, or one of {slugs}, '/', its name")
+    found = [block for kind in wanted if (block := _load(kind, document)) is not None]
+    if not found:
+        names = ", ".join(kind.get_block_type_name() for kind in wanted)
+        raise NotFound(f"there is no {role} block named '{document}': create one ({names}) in Prefect's UI")
+    if len(found) > 1:
+        slugs = " or ".join(f"{block.get_block_type_slug()}/{document}" for block in found)
+        raise UsageError(f"several {role} blocks are named '{document}': say {slugs}")
+    return found[0]
+
+
+def _load(kind: type[Block], document: str) -> Block | None:
+    try:
+        return kind.load(document)
+    except ValueError as error:
+        # What Prefect raises for a block that is not there; a document of other fields is one too.
+        if "Unable to find block document" in str(error):
+            return None
+        raise UsageError(
+            f"block {kind.get_block_type_slug()}/{document} cannot be read: save it again ({type(error).__name__})"
+        ) from None

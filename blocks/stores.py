@@ -1,0 +1,72 @@
+"""Blocks that say where snapshots are kept. `open()` gives the store of poorwill."""
+
+from __future__ import annotations
+
+from prefect.blocks.core import Block
+from prefect_aws import AwsCredentials, MinIOCredentials
+from pydantic import Field, SecretStr
+
+from poorwill.errors import UsageError
+from poorwill.store.base import Store
+from poorwill.store.local import LocalStore as DirectoryStore
+from poorwill.store.retrying import RetryingStore
+from poorwill.store.s3 import S3Store as BucketStore
+
+
+class LocalStore(Block):
+    """Snapshots in a directory of the host that runs the flows and the machines."""
+
+    _block_type_name = "Poorwill local store"
+    _block_type_slug = "poorwill-local-store"
+
+    directory: str = Field(description="Absolute path of a directory; it is created when it is first used.")
+
+    def open(self) -> Store:
+        """The store. UsageError, StoreRefused."""
+        if not self.directory.startswith("/"):
+            raise UsageError(f"store directory '{self.directory}': expected an absolute path")
+        return DirectoryStore(self.directory)
+
+
+class S3Store(Block):
+    """Snapshots in a bucket of Amazon S3, or of a store that speaks its protocol."""
+
+    _block_type_name = "Poorwill S3 store"
+    _block_type_slug = "poorwill-s3-store"
+
+    bucket: str = Field(description="Name of the bucket; it must exist.")
+    prefix: str = Field(default="", description="All objects lie below it, for example 'poorwill/team-a'.")
+    endpoint: str | None = Field(
+        default=None,
+        description="URL of a store that is not Amazon's, for example 'https://minio.example.com:9000'. "
+        "Empty: the endpoint of the credentials' client parameters, else Amazon.",
+    )
+    credentials: AwsCredentials | MinIOCredentials = Field(description="Keys that may read, write and list the bucket.")
+
+    def open(self) -> Store:
+        """The store, with transient errors retried. StoreRefused for unusable credentials; nobody is asked yet."""
+        found = self.credentials
+        if isinstance(found, MinIOCredentials):
+            keys = (found.minio_root_user, _shown(found.minio_root_password), None)
+        else:
+            if found.profile_name or found.assume_role_arn:
+                raise UsageError("S3 store block: profiles and assumed roles are not supported, give it keys")
+            keys = (found.aws_access_key_id, _shown(found.aws_secret_access_key), found.aws_session_token)
+        connected = BucketStore.connect(
+            self.bucket,
+            self.prefix,
+            endpoint=self.endpoint or found.aws_client_parameters.endpoint_url,
+            region=found.region_name,
+            access_key=keys[0],
+            secret_key=keys[1],
+            session_token=keys[2],
+            attempts_max=1,  # RetryingStore tries again
+        )
+        return RetryingStore(connected)
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
+
+
+STORES: tuple[type[LocalStore | S3Store], ...] = (LocalStore, S3Store)

@@ -1,0 +1,1 @@
+"""The command-line program `poorwill`: the core, usable without any server."""

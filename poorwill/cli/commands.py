@@ -1,0 +1,189 @@
+"""The commands of the program. Each returns its exit code and raises PoorwillError."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any
+
+from poorwill.cli.output import Output
+from poorwill.control import catalog, deletion
+from poorwill.control.restoring import RestoreRun
+from poorwill.control.session import EngineSession
+from poorwill.control.taking import Order, SnapshotRun
+from poorwill.control.verification import VerifyRun
+from poorwill.errors import EngineLost, PermanentError, Refused, TransientError
+from poorwill.remote.local import LocalHost
+from poorwill.snapshot import ids, limits
+from poorwill.store.address import open_store
+
+LEFT_OUT = 3
+ATTEMPTS = 3
+BACKOFF_S = 0.5
+
+
+def snapshot(arguments: argparse.Namespace, output: Output) -> int:
+    machine = arguments.machine or ids.machine_name_from(socket.gethostname())
+    order = Order(
+        machine=ids.checked_machine_name(machine),
+        snapshot_id=arguments.id or ids.new_snapshot_id(),
+        workspace=os.path.abspath(arguments.directory),
+        parent=arguments.parent,
+        codec=arguments.codec,
+        parts=arguments.parts,
+        exclude=tuple(arguments.exclude),
+        skip_unreadable=arguments.skip_unreadable,
+    ).check()
+    session = EngineSession(LocalHost())
+    try:
+        store = open_store(arguments.store)
+        run = SnapshotRun(store, session, order)
+        metadata = run.open()
+        if metadata is None:
+            output.event("begun", snapshot_id=order.snapshot_id, machine=machine)
+            output.hint = f"to continue: run the same command again with --machine {machine} --id {order.snapshot_id}"
+            session.hello(order.workspace)
+            metadata = _take(run, output)
+        elif not run.remove_pending():
+            raise Refused(f"snapshot {order.snapshot_id} exists already: take a new one without --id")
+    finally:
+        session.close()
+    totals = metadata["totals"]
+    left_out = metadata["left_out_count"]
+    output.left_out(metadata["left_out"], left_out)
+    output.done(
+        f"snapshot {order.snapshot_id} of {machine}", totals, snapshot_id=order.snapshot_id, machine=machine,
+        parent=metadata["parent"], left_out_count=left_out, timings_ms=metadata["timings_ms"],
+    )  # fmt: skip
+    return LEFT_OUT if left_out else 0
+
+
+def _take(run: SnapshotRun, output: Output) -> dict[str, Any]:
+    with output.progress("scanning") as progress:
+        run.session.on_progress = lambda counters: progress.entries(counters["entries"])
+        try:
+            scanned = run.scan()
+        except PermanentError:
+            if not run.adopted:
+                run.remove_pending()  # nothing was begun, and a record left behind would keep the parent's parts
+                output.hint = ""
+            raise
+    output.event("scanned", entries=scanned["entries"], raw_bytes=scanned["raw_bytes"], parts=len(run.planned))
+    total = scanned["pack_bytes"]
+    while run.planned:
+        with output.progress("packing", total) as progress:
+            run.session.on_progress = lambda counters: progress.bytes(counters["read_bytes"], counters["coded_bytes"])
+            _all(run.pack_part, run.planned)
+        run.settle()
+        total = sum(run.planned.values()) + run.session.counters.get("read_bytes", 0)
+    metadata = run.write_metadata()
+    run.remove_pending()
+    return metadata
+
+
+def _all(step: Callable[[int], Any], numbers: Iterable[int]) -> None:
+    """step(number) for all at once; the first error ends the command, so the others are not waited for."""
+    todo = list(numbers)
+    threads = ThreadPoolExecutor(max(1, min(len(todo), limits.PARTS)), thread_name_prefix="part")
+    futures = [threads.submit(_with_retries, step, number) for number in todo]
+    wait(futures, return_when=FIRST_EXCEPTION)
+    for future in futures:
+        if future.done():
+            future.result()
+    threads.shutdown(wait=False)
+
+
+def _with_retries(step: Callable[[int], Any], number: int) -> Any:
+    for attempt in range(ATTEMPTS):
+        try:
+            return step(number)
+        except EngineLost:
+            raise
+        except TransientError:
+            if attempt == ATTEMPTS - 1:
+                raise
+        time.sleep(BACKOFF_S * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def restore(arguments: argparse.Namespace, output: Output) -> int:
+    session = EngineSession(LocalHost())
+    try:
+        store = open_store(arguments.store)
+        metadata = catalog.find(store, arguments.id)
+        run = RestoreRun(
+            store, session, metadata, os.path.abspath(arguments.directory),
+            include=tuple(arguments.include), overwrite=arguments.overwrite, privileged=arguments.privileged,
+        )  # fmt: skip
+        session.hello(run.workspace)
+        run.open()
+        output.hint = "to continue: run the same command again"
+        with output.progress("restoring", run.raw_bytes) as progress:
+            session.on_progress = lambda counters: progress.bytes(counters["written_bytes"], counters["fetched_bytes"])
+            _all(run.restore_part, run.parts)
+        result = run.finish()
+    finally:
+        session.close()
+    output.left_out(result["left_out"], result["left_out_count"])
+    output.done(
+        f"snapshot {metadata['snapshot_id']} restored to {run.workspace}",
+        {"raw_bytes": result["raw_bytes"], "stored_bytes": metadata["totals"]["stored_bytes"]},
+        snapshot_id=metadata["snapshot_id"], restored=result["restored"], left_out_count=result["left_out_count"],
+    )  # fmt: skip
+    return LEFT_OUT if result["left_out_count"] else 0
+
+
+def ls(arguments: argparse.Namespace, output: Output) -> int:
+    store = open_store(arguments.store)
+    rows = []
+    for machine, snapshot_id in catalog.names(store, arguments.machine):
+        row = catalog.summary(catalog.read(store, machine, snapshot_id))
+        output.event("snapshot", **row)
+        rows.append(row)
+    output.table(rows)
+    output.done(f"{len(rows)} snapshots in {store.url}", {"snapshots": len(rows)}, quiet=bool(rows))
+    return 0
+
+
+def show(arguments: argparse.Namespace, output: Output) -> int:
+    store = open_store(arguments.store)
+    metadata = catalog.find(store, arguments.id)
+    output.document(metadata)
+    return 0
+
+
+def verify(arguments: argparse.Namespace, output: Output) -> int:
+    session = EngineSession(LocalHost())
+    try:
+        store = open_store(arguments.store)
+        metadata = catalog.find(store, arguments.id)
+        session.hello("/")
+        run = VerifyRun(store, session, metadata, mode="full" if arguments.full else "stored")
+        run.open()
+        with output.progress("verifying", sum(run.parts.values())) as progress:
+            session.on_progress = lambda counters: progress.bytes(counters["checked_bytes"], counters["checked_bytes"])
+            _all(run.verify_part, run.parts)
+        run.sample()
+        record = run.record()
+    finally:
+        session.close()
+    what = "decoded" if arguments.full else "read back"
+    output.done(
+        f"snapshot {arguments.id}: every byte {what} and equal to its hash",
+        {"bytes_read": record["bytes_read"], "parts": len(record["parts"])},
+        snapshot_id=arguments.id,
+        mode=record["mode"],
+    )
+    return 0
+
+
+def delete(arguments: argparse.Namespace, output: Output) -> int:
+    result = deletion.delete(open_store(arguments.store), arguments.id)
+    kept = len(result["kept_parts"])
+    note = f"; {kept} of its parts are used by other snapshots and stay" if kept else ""
+    output.done(f"snapshot {arguments.id} deleted{note}", {"freed_bytes": result["freed_bytes"]}, **result)
+    return 0

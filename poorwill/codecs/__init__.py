@@ -1,0 +1,1 @@
+"""Codecs: one a file; registry.py knows their ids, sampler.py chooses."""

@@ -1,0 +1,45 @@
+"""Codec ids. An id stands in every chunk ever written: it is never given to another format.
+
+| id | name         | decodes on                         |
+| 0  | raw          | anything                           |
+| 1  | zstd         | anything                           |
+| 2  | planes       | anything                           |
+| 3  | openzl       | a CPU with the package openzl      |
+| 4  | nvcomp-ans/6 | a GPU with nvCOMP 6; only reserved |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from poorwill.codecs.base import Codec
+from poorwill.codecs.openzl import OpenZL
+from poorwill.codecs.planes import Planes
+from poorwill.codecs.raw import Raw
+from poorwill.codecs.zstd import Zstd
+from poorwill.errors import Unsupported
+
+_MAKERS: dict[int, Callable[[], Codec]] = {0: Raw, 1: Zstd, 2: Planes, 3: OpenZL}
+_NAMES = {0: "raw", 1: "zstd", 2: "planes", 3: "openzl", 4: "nvcomp-ans/6"}
+_NEEDS = {4: "nvcomp>=6,<7"}
+ID_BY_NAME = {name: number for number, name in _NAMES.items()}
+
+
+def make(number: int) -> Codec:
+    """A codec of the caller's own thread. Unsupported if this installation cannot decode it."""
+    maker = _MAKERS.get(number)
+    if maker is not None:
+        return maker()
+    if number in _NEEDS:
+        raise Unsupported(f"codec '{_NAMES[number]}' needs {_NEEDS[number]} and a GPU, which are not available here")
+    raise Unsupported(f"codec id {number} is not known: use a newer poorwill")
+
+
+def name(number: int) -> str:
+    """The codec's name, or "unknown-<id>"."""
+    return _NAMES.get(number, f"unknown-{number}")
+
+
+def needs(number: int) -> str | None:
+    """What a machine must have beyond a CPU to decode it."""
+    return _NEEDS.get(number)

@@ -1,0 +1,24 @@
+"""Id 1: one standard zstd frame. For text, code and everything else with repetitions."""
+
+from __future__ import annotations
+
+from poorwill.codecs.zstd_door import open_door
+
+LEVEL = 1
+
+
+class Zstd:
+    """One frame, level 1: more is slower than the links these bytes travel on."""
+
+    id = 1
+    name = "zstd"
+
+    def __init__(self) -> None:
+        self._door = open_door(huffman_only=False, level=LEVEL)
+
+    def encode(self, raw: memoryview, out: memoryview) -> int | None:
+        size = self._door.compress(raw, out)
+        return size if size is not None and size < len(raw) else None
+
+    def decode(self, stored: memoryview, out: memoryview) -> None:
+        self._door.decompress(stored, out)

@@ -1,0 +1,70 @@
+"""The one door to destroying a machine: it re-reads from the store everything it relies on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from poorwill.control import catalog
+from poorwill.control.grants import ReadGrants
+from poorwill.control.session import EngineSession
+from poorwill.control.taking import Order
+from poorwill.control.verification import read_manifest, read_record
+from poorwill.errors import NotFound, Refused
+from poorwill.snapshot.documents import Document
+from poorwill.store.base import Store
+
+ENOUGH = ("stored", "full")
+SCAN_DEADLINE_S = 3600.0
+
+
+def check_destroyable(store: Store, machine: str, snapshot_id: str, instance: str) -> Document:
+    """The snapshot's metadata, if losing `instance` loses nothing. Refused otherwise, saying what is missing.
+
+    Requires: committed metadata of this instance; a verification record of mode stored or full that names this
+    snapshot, this instance and this manifest, and read or recently read every part; the manifest, hashed now;
+    every part's size, asked now.
+    """
+    keep = f"instance {instance} of machine {machine} was not destroyed and goes on billing"
+    try:
+        metadata = catalog.read(store, machine, snapshot_id)
+        record = read_record(store, machine, snapshot_id)
+    except NotFound as error:
+        raise Refused(f"snapshot {snapshot_id} is not committed and verified: {error.message}: {keep}") from None
+    expected = (machine, snapshot_id, instance, metadata["manifest"])
+    found = tuple(record[k] for k in ("machine", "snapshot_id", "instance", "manifest"))
+    if metadata["instance"] != instance or found != expected:
+        raise Refused(f"the verification record of {snapshot_id} is of {found[:3]}, expected {expected[:3]}: {keep}")
+    if record["mode"] not in ENOUGH:
+        raise Refused(f"snapshot {snapshot_id} was verified by '{record['mode']}', which is not enough: {keep}")
+    own = {p["key"] for p in metadata["parts"] if not p["borrowed"]}
+    unread = own - {p["key"] for p in record["parts"] if p["read"]}
+    if unread:
+        raise Refused(f"{len(unread)} parts of {snapshot_id} were never read back: {keep}")
+    manifest = read_manifest(store, metadata)
+    for row in range(len(manifest.parts)):
+        key, size = manifest.parts.key(row), int(manifest.parts.size[row])
+        if store.head(key).size != size:
+            raise Refused(f"{key}: its size in the store is not {size} any more: {keep}")
+    return metadata
+
+
+def check_unchanged(store: Store, session: EngineSession, order: Order, metadata: Document) -> None:
+    """Refused if the workspace differs from the snapshot: someone worked on since."""
+    paths = changed_paths(store, session, order, metadata)
+    if paths:
+        raise Refused(
+            f"the workspace of {order.machine} has changed since snapshot {order.snapshot_id} "
+            f"({', '.join(paths)}): the machine was not destroyed and goes on billing; hibernate it again",
+            changed=paths,
+        )
+
+
+def changed_paths(store: Store, session: EngineSession, order: Order, metadata: Document) -> list[str]:
+    """What differs between the workspace now and a snapshot of it, by times and sizes; a few names at most."""
+    answer = ReadGrants(store, {metadata["manifest"]["key"]}).answer
+    left_out: list[dict[str, Any]] = metadata["left_out"]
+    told = session.request(
+        "changed", deadline_s=SCAN_DEADLINE_S, answer=answer, settings=order.settings(),
+        manifest=metadata["manifest"], left_out=[left["path"] for left in left_out],
+    )  # fmt: skip
+    return [str(path) for path in told["paths"]]

@@ -1,0 +1,82 @@
+"""Answers to what an engine asks: leave to read or write one object at a time, shortly before it is used."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from poorwill.errors import Refused
+from poorwill.snapshot import keys
+from poorwill.store.base import Store
+
+EXPIRES_S = 1800
+PIECE_BYTES = 8 << 20
+
+
+class ReadGrants:
+    """Leave to read the objects named in `allowed`, and no others."""
+
+    def __init__(self, store: Store, allowed: set[str]) -> None:
+        self._store = store
+        self.allowed = allowed
+
+    def answer(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
+        key = str(facts.get("key"))
+        if question != "read" or key not in self.allowed:
+            raise Refused(f"the engine asked to {question} {key}, which is not part of its work")
+        return dict(self._store.grant_read(key, expires_s=EXPIRES_S).to_wire())
+
+
+class PartGrants:
+    """Leave to write the parts of one pending snapshot. Thread-safe.
+
+    A part that is begun again gets a new upload; the one before is dropped.
+    """
+
+    def __init__(self, store: Store, machine: str, snapshot_id: str) -> None:
+        self._store = store
+        self._machine, self._snapshot_id = machine, snapshot_id
+        self._uploads: dict[int, str] = {}
+        self._piece_bytes: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def expect(self, number: int, raw_bytes: int) -> None:
+        """Choose the size of a part's pieces from the most it can have: 8 MiB, more for parts above 72 GB."""
+        least = -(-raw_bytes // (self._store.pieces_max * 9 // 10))
+        self._piece_bytes[number] = max(PIECE_BYTES, self._store.piece_bytes_min, -(-least // (1 << 20)) << 20)
+
+    def key(self, number: int) -> str:
+        return keys.part(self._machine, self._snapshot_id, number)
+
+    def answer(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
+        number = int(facts.get("part", -1))
+        if question == "upload" and number in self._piece_bytes:
+            return self._begin(number)
+        if question == "pieces" and number in self._uploads:
+            wanted = [int(n) for n in facts.get("numbers", [])][:64]
+            upload = self._uploads[number]
+            grants = {n: self._store.grant_piece(self.key(number), upload, n, expires_s=EXPIRES_S) for n in wanted}
+            return {"urls": {str(n): grant.url for n, grant in grants.items()}}
+        raise Refused(f"the engine asked for '{question}' of part {number}, which is not part of its work")
+
+    def _begin(self, number: int) -> dict[str, Any]:
+        self.drop(number)
+        upload = self._store.create_upload(self.key(number))
+        with self._lock:
+            self._uploads[number] = upload
+        grant = self._store.grant_piece(self.key(number), upload, 1, expires_s=EXPIRES_S)
+        return {"path": grant.path} if grant.path is not None else {"piece_bytes": self._piece_bytes[number]}
+
+    def upload_of(self, number: int) -> str:
+        return self._uploads[number]
+
+    def done(self, number: int) -> None:
+        with self._lock:
+            self._uploads.pop(number, None)
+
+    def drop(self, number: int) -> None:
+        """Abort a part's unfinished upload, if it has one."""
+        with self._lock:
+            upload = self._uploads.pop(number, None)
+        if upload is not None:
+            self._store.abort_upload(self.key(number), upload)

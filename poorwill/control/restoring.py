@@ -1,0 +1,78 @@
+"""Restoring a snapshot, as the control side does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from poorwill.codecs import registry
+from poorwill.control.grants import ReadGrants
+from poorwill.control.session import EngineSession
+from poorwill.errors import Corrupt, Unsupported
+from poorwill.snapshot.documents import Document
+from poorwill.store.base import Store
+
+STEP_DEADLINE_S = 6 * 3600.0
+
+
+@dataclass(slots=True)
+class RestoreRun:
+    """One restore: `open`, `restore_part` for every part of `parts`, `finish`. Each step may be repeated.
+
+    `parts` maps the rows of the manifest's part table to their bytes.
+    """
+
+    store: Store
+    session: EngineSession
+    metadata: Document
+    workspace: str
+    include: tuple[str, ...] = ()
+    overwrite: bool = False
+    privileged: bool = False
+    parts: dict[int, int] = field(default_factory=dict)
+    raw_bytes: int = 0
+    resumed: bool = False
+    _grants: ReadGrants = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._grants = ReadGrants(self.store, readable(self.metadata))
+
+    def open(self, deadline_s: float = STEP_DEADLINE_S) -> dict[int, int]:
+        """Have the engine check the manifest, the disk and the directory, and create the directories."""
+        check_needs(self.metadata)
+        opened = self.session.request(
+            "open_restore", deadline_s=deadline_s, answer=self._grants.answer, manifest=self.metadata["manifest"],
+            workspace=self.workspace, include=list(self.include), overwrite=self.overwrite, privileged=self.privileged,
+        )  # fmt: skip
+        self.parts = {int(part["row"]): int(part["size"]) for part in opened["parts"]}
+        self.raw_bytes, self.resumed = int(opened["raw_bytes"]), bool(opened["resumed"])
+        return self.parts
+
+    def restore_part(self, row: int, deadline_s: float = STEP_DEADLINE_S, attempt: int = 1) -> dict[str, Any]:
+        """Have everything the snapshot needs of one part downloaded, checked, decoded and written."""
+        return self.session.request(
+            "restore", deadline_s=deadline_s, attempt=attempt, answer=self._grants.answer, part_row=row
+        )
+
+    def finish(self, deadline_s: float = STEP_DEADLINE_S) -> dict[str, Any]:
+        """Links, attributes, directory times, and the count of everything."""
+        return self.session.request("finish_restore", deadline_s=deadline_s)
+
+
+def readable(metadata: Document) -> set[str]:
+    """The keys whoever reads this snapshot may read. Corrupt if the metadata names no such list."""
+    try:
+        return {str(metadata["manifest"]["key"]), *(str(part["key"]) for part in metadata["parts"])}
+    except (KeyError, TypeError):
+        raise Corrupt(f"metadata of {metadata.get('snapshot_id')}: it does not list manifest and parts") from None
+
+
+def check_needs(metadata: Document) -> None:
+    """Unsupported if the snapshot holds chunks no codec of this installation decodes; before anything is rented."""
+    for name in metadata.get("codecs", {}):
+        if name not in registry.ID_BY_NAME:
+            raise Unsupported(f"snapshot {metadata['snapshot_id']} holds chunks of codec '{name}', unknown here")
+    if metadata.get("needs"):
+        raise Unsupported(
+            f"snapshot {metadata['snapshot_id']} needs {', '.join(metadata['needs'])}, which is not available here"
+        )

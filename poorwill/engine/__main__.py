@@ -1,0 +1,27 @@
+"""`python -m poorwill.engine`: serves the engine protocol on stdin and stdout until stdin ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from poorwill.engine.operations import Operations
+from poorwill.engine.server import Server, own_streams
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="engine: %(levelname)s %(message)s")
+    # Codec threads live in C code and one that returns should not wait 5 ms for one that lists files.
+    sys.setswitchinterval(0.0005)
+    requests, events = own_streams()
+    operations = Operations()
+    try:
+        Server(requests, events, operations.handle, operations.meter).run()
+    finally:
+        # Threads may still be in a transfer that no longer matters.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

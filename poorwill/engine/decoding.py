@@ -1,0 +1,52 @@
+"""One stored chunk back to raw bytes, every hash checked."""
+
+from __future__ import annotations
+
+import blake3
+
+from poorwill.codecs import registry
+from poorwill.engine.buffers import new_buffer
+from poorwill.engine.pool import Bench
+from poorwill.errors import Corrupt
+from poorwill.snapshot import limits
+from poorwill.snapshot.tables import Chunks
+
+
+def check_stored(chunks: Chunks, row: int, stored: memoryview, key: str) -> None:
+    """Corrupt unless the stored bytes hash to what the manifest says."""
+    found = blake3.blake3(stored).digest()
+    if found != chunks.stored_hash[row].tobytes():
+        raise Corrupt(
+            f"{key}: bytes {int(chunks.offset[row])} to {int(chunks.offset[row]) + len(stored)} hash to "
+            f"{found.hex()}, expected {chunks.stored_hash[row].tobytes().hex()}",
+            object=key, found=found.hex(), expected=chunks.stored_hash[row].tobytes().hex(),
+        )  # fmt: skip
+
+
+def decode(bench: Bench, chunks: Chunks, row: int, stored: memoryview, key: str) -> memoryview:
+    """The chunk's raw bytes: a view of `stored` or of the thread's scratch, valid until its next call.
+
+    Corrupt, before anything is decoded, when the stored hash differs; Corrupt when the raw one does.
+    """
+    check_stored(chunks, row, stored, key)
+    raw_bytes, codec_id = int(chunks.raw[row]), int(chunks.codec[row])
+    raw_hash = chunks.raw_hash[row].tobytes()
+    if codec_id == 0:
+        if raw_hash != chunks.stored_hash[row].tobytes():
+            raise Corrupt(f"{key}: a raw chunk with two different hashes in the manifest")
+        return stored
+    # Two sizes only: a buffer for every size a manifest can name would add up to any amount of memory.
+    size = limits.CHUNK_BYTES if raw_bytes <= limits.CHUNK_BYTES else limits.CHUNK_RAW_BYTES_MAX
+    raw: memoryview = bench.tool(f"decoded-{size}", lambda: new_buffer(size))[:raw_bytes]
+    codec = bench.tool(f"codec-{codec_id}", lambda: registry.make(codec_id))
+    try:
+        codec.decode(stored, raw)
+    except Corrupt as error:
+        raise Corrupt(f"{key}: chunk at byte {int(chunks.offset[row])}: {error.message}") from None
+    found = blake3.blake3(raw).digest()
+    if found != raw_hash:
+        raise Corrupt(
+            f"{key}: chunk at byte {int(chunks.offset[row])} decodes to bytes that hash to {found.hex()}, "
+            f"expected {raw_hash.hex()}", object=key, found=found.hex(), expected=raw_hash.hex(),
+        )  # fmt: skip
+    return raw

@@ -1,0 +1,91 @@
+"""Presigned requests of the engine: one connection pool, errors in our own types, no URL in any message."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import urllib3
+
+from poorwill.engine.context import Context
+from poorwill.errors import Corrupt, NotFound, StoreUnavailable, TransientError, UploadLost
+from poorwill.store.grant_errors import ANSWER_BYTES_MAX, grant_error
+
+CONNECTIONS = 32
+ATTEMPTS = 6
+BACKOFF_S = 0.25
+BACKOFF_S_MAX = 10.0
+_TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
+T = TypeVar("T")
+
+
+class Http:
+    """PUT and ranged GET on presigned URLs. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._pool = urllib3.PoolManager(num_pools=4, maxsize=CONNECTIONS, block=True, retries=False, timeout=_TIMEOUT)
+
+    def put(self, url: str, body: memoryview, what: str) -> str:
+        """Upload `body`, uncopied; returns the ETag."""
+        response = self._request("PUT", url, what, body=body, headers={"Content-Length": str(len(body))})
+        response.read()
+        response.release_conn()
+        tag = response.headers.get("ETag")
+        if not tag:
+            raise StoreUnavailable(f"{what}: the store accepted it without an ETag")
+        return str(tag)
+
+    def get(self, url: str, start: int, into: memoryview, what: str) -> None:
+        """Fill `into` with the object's bytes from `start`."""
+        headers = {"Range": f"bytes={start}-{start + len(into) - 1}", "Accept-Encoding": "identity"}
+        response = self._request("GET", url, what, headers=headers)
+        at = 0
+        try:
+            while at < len(into):
+                got = response.readinto(into[at:])
+                if not got:
+                    break
+                at += got
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise StoreUnavailable(f"{what}: the connection broke: {type(error).__name__}") from None
+        finally:
+            response.close() if at < len(into) else response.release_conn()
+        if at < len(into):
+            raise Corrupt(f"{what}: ends after {start + at} bytes, expected {start + len(into)}")
+
+    def _request(
+        self, method: str, url: str, what: str, *, body: memoryview | None = None, headers: dict[str, str]
+    ) -> urllib3.BaseHTTPResponse:
+        try:
+            # urllib3 sends a memoryview as it is, without a copy; its annotations do not say so.
+            sent: Any = body
+            # Nothing is decoded: a body sent compressed would be decompressed without a bound.
+            response = self._pool.request(
+                method, url, body=sent, headers=headers, preload_content=False, decode_content=False
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise StoreUnavailable(f"{what}: the store did not answer: {type(error).__name__}") from None
+        if response.status in (200, 206):
+            return response
+        status, text = response.status, response.read(ANSWER_BYTES_MAX)
+        response.release_conn()
+        error = grant_error(url, status, text)
+        if isinstance(error, NotFound) and method == "PUT":
+            # Stores forget uploads (a restart, a lifecycle rule): the part needs a new one, not another try.
+            raise UploadLost(f"{what}: {error.message}")
+        raise error
+
+
+def persist(context: Context, attempt: Callable[[int], T], jitter: Callable[[], float] = random.random) -> T:
+    """`attempt(n)` for n = 0, 1, ... until it succeeds: transient errors are tried `ATTEMPTS` times, backing off."""
+    for n in range(ATTEMPTS):
+        try:
+            return attempt(n)
+        except UploadLost:
+            raise
+        except TransientError:
+            if n == ATTEMPTS - 1:
+                raise
+        context.pause(min(BACKOFF_S * 2**n, BACKOFF_S_MAX) * (0.5 + jitter() / 2))
+    raise AssertionError("unreachable")

@@ -1,0 +1,129 @@
+"""One pool of codec threads that serves all parts.
+
+Parts are worked through in the order of their numbers: the machine's cores all work on the first unfinished
+part, so that parts become whole one after another. A hibernation that is killed then has finished parts to
+keep, where 32 parts growing alike would leave it 32 halves.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from poorwill.engine.context import Context
+
+Work = Callable[["Bench", Any], None]
+
+
+class Bench:
+    """What one codec thread owns: scratch buffers and codecs, kept from chunk to chunk by name."""
+
+    def __init__(self) -> None:
+        self.tools: dict[str, Any] = {}
+
+    def tool(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self.tools:
+            self.tools[name] = make()
+        return self.tools[name]
+
+
+class Job:
+    """Items of one request, worked on by the pool until all are done or one fails."""
+
+    def __init__(
+        self, rank: int, work: Work, context: Context, drop: Callable[[Any], None] = lambda item: None
+    ) -> None:
+        """`drop` is called with each item that will not be worked on, because another one failed."""
+        self.rank = rank
+        self.work = work
+        self.context = context
+        self.drop = drop
+        self.items: deque[Any] = deque()
+        self.running = 0
+        self.error: BaseException | None = None
+
+    def stop(self, error: BaseException) -> None:
+        self.error = self.error or error
+        while self.items:
+            self.drop(self.items.popleft())
+
+
+class WorkPool:
+    """`threads` daemon threads, started with the first job. Thread-safe."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._jobs: list[Job] = []
+        self._changed = threading.Condition()
+        self._started = False
+
+    def open(self, job: Job) -> Job:
+        with self._changed:
+            self._jobs.append(job)
+            self._jobs.sort(key=lambda j: j.rank)
+            if not self._started:
+                self._started = True
+                for n in range(self.threads):
+                    threading.Thread(target=self._run, name=f"codec-{n}", daemon=True).start()
+        return job
+
+    def add(self, job: Job, *items: Any) -> None:
+        with self._changed:
+            job.items.extend(items)
+            if job.error is not None:
+                job.stop(job.error)
+            self._changed.notify_all()
+
+    def fail(self, job: Job, error: BaseException) -> None:
+        """End the job with `error`; what is running still finishes."""
+        with self._changed:
+            job.stop(error)
+            self._changed.notify_all()
+
+    def finish(self, job: Job) -> None:
+        """Wait until every item is done; raise what the first failing item, or the context, raised."""
+        try:
+            with self._changed:
+                while job.running or job.items:
+                    self._changed.wait(0.5)
+                    self._check(job)
+        finally:
+            with self._changed:
+                self._jobs.remove(job)
+        if job.error is not None:
+            raise job.error
+
+    def _check(self, job: Job) -> None:
+        try:
+            job.context.check()
+        except Exception as error:
+            job.stop(error)
+
+    def _run(self) -> None:
+        bench = Bench()
+        while True:
+            with self._changed:
+                job = self._next()
+                while job is None:
+                    self._changed.wait()
+                    job = self._next()
+                item = job.items.popleft()
+                job.running += 1
+            error: BaseException | None = None
+            try:
+                job.context.check()
+                job.work(bench, item)
+            except BaseException as caught:  # whatever it was, the request that waits must hear of it
+                error = caught
+            del item
+            with self._changed:
+                job.running -= 1
+                if error is not None:
+                    job.stop(error)
+                if not job.items or error is not None:
+                    self._changed.notify_all()
+
+    def _next(self) -> Job | None:
+        return next((job for job in self._jobs if job.items), None)

@@ -1,0 +1,78 @@
+"""Reading what a chunk is made of from the workspace's files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from poorwill.engine.positioned import read_at
+from poorwill.engine.scan import LeftOut, Scan
+from poorwill.snapshot.plan import Plan
+
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class Torn:
+    """An entry whose bytes were not all there; `unreadable` says why if the file itself refused."""
+
+    row: int
+    unreadable: LeftOut | None = None
+
+
+class SourceReader:
+    """Fills a buffer with a planned chunk. Belongs to one thread; keeps the last large file open."""
+
+    def __init__(self) -> None:
+        self._row = -1
+        self._scan: Scan | None = None
+        self._fd = -1
+
+    def read(self, scan: Scan, plan: Plan, chunk: int, into: memoryview) -> tuple[int, list[Torn]]:
+        """Read chunk `chunk`; returns its raw bytes and the entries that were torn.
+
+        A file that got shorter, vanished or refused reads as zeros: the chunk keeps its planned size, and
+        the entry is packed again or reported.
+        """
+        first, stop = int(plan.first[chunk]), int(plan.first[chunk + 1])
+        at, torn = 0, list[Torn]()
+        rows = plan.row[first:stop].tolist()
+        offsets = plan.file_offset[first:stop].tolist()
+        lengths = plan.length[first:stop].tolist()
+        for row, offset, length in zip(rows, offsets, lengths, strict=True):
+            view = into[at : at + length]
+            at += length
+            try:
+                got = self._whole(scan, row, view) if offset == 0 else self._range(scan, row, offset, view)
+            except FileNotFoundError:
+                got = 0
+            except OSError as error:
+                path = scan.path(row)[len(scan.root.rstrip(b"/")) + 1 :]
+                torn.append(Torn(row, LeftOut(path, str(error.strerror))))
+                view[:] = bytes(length)
+                continue
+            if got < length:
+                torn.append(Torn(row))
+                view[got:] = bytes(length - got)
+        return at, torn
+
+    def _whole(self, scan: Scan, row: int, view: memoryview) -> int:
+        # The one call that small files cost; large files begin here too, on their own descriptor.
+        fd = os.open(scan.path(row), _FLAGS)
+        try:
+            got = os.readv(fd, [view])
+            return got if got in (0, len(view)) else got + read_at(fd, got, view[got:])
+        finally:
+            os.close(fd)
+
+    def _range(self, scan: Scan, row: int, offset: int, view: memoryview) -> int:
+        if row != self._row or scan is not self._scan:
+            self.close()
+            self._fd = os.open(scan.path(row), _FLAGS)
+            self._row, self._scan = row, scan
+        return read_at(self._fd, offset, view)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = self._row = -1

@@ -1,0 +1,330 @@
+"""Walking a workspace into an entry table, and seeing what has not changed since an earlier one."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from array import array
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from poorwill.errors import WorkspaceError
+from poorwill.snapshot import limits, tensors, xattrs
+from poorwill.snapshot.columns import Array, Blobs
+from poorwill.snapshot.globs import Globs
+from poorwill.snapshot.tables import Entries, Kind, Targets, XattrSets
+
+_KIND_OF = {
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFIFO: Kind.FIFO,
+}
+_BLOCK_BYTES = 512
+_INODE_MASK = (1 << 63) - 1  # some network file systems use the 64th bit
+_CLOCK = 5 if sys.platform == "linux" else time.CLOCK_REALTIME
+"""The clock file times are taken from: comparing them with a finer one would misjudge the last tick.
+5 is CLOCK_REALTIME_COARSE (linux/time.h), which Python has no name for."""
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """A path that is not in the snapshot, and why."""
+
+    path: bytes
+    reason: str
+
+    def to_wire(self) -> dict[str, str]:
+        return {"path": os.fsdecode(self.path), "reason": self.reason}
+
+
+@dataclass(slots=True)
+class Scan:
+    """A workspace at one moment. `entries.segments` is still zero everywhere.
+
+    directories: row -> absolute path. starts, extents: as plan.plan_chunks wants them.
+    """
+
+    root: bytes
+    scanned_at_ns: int
+    entries: Entries
+    targets: Targets
+    xattr_sets: XattrSets
+    directories: dict[int, bytes]
+    extents: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    unreadable: list[LeftOut] = field(default_factory=list)
+    skipped: list[LeftOut] = field(default_factory=list)
+
+    def path(self, row: int) -> bytes:
+        """Absolute path of an entry."""
+        if row in self.directories:
+            return self.directories[row]
+        return self.directories[int(self.entries.parent[row])] + b"/" + self.entries.name[row]
+
+    def starts(self, rows: Array) -> dict[int, int]:
+        """Offsets of the tensor data of the large files among `rows`, where their format is known."""
+        found: dict[int, int] = {}
+        for row in rows[self.entries.size[rows] >= limits.BUNDLE_BYTES].tolist():
+            start = tensors.data_start(_head(self.path(row)), int(self.entries.size[row]))
+            if start:
+                found[row] = start
+        return found
+
+
+def _head(path: bytes) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""  # pack will meet the same error, and report it
+    try:
+        return os.pread(fd, tensors.HEAD_BYTES, 0)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def scan(
+    root: bytes,
+    exclude: Globs | None = None,
+    *,
+    skip: AbstractSet[bytes] = frozenset(),
+    state_dir: bytes | None = None,
+    on_entries: Callable[[int], None] = lambda count: None,
+) -> Scan:
+    """Walk `root`, which must be a directory; what matches `exclude`, the paths in `skip`, and
+    `state_dir` are left alone.
+
+    on_entries is called after each directory with the entries seen so far; it may raise to stop the walk.
+    WorkspaceError if `root` is not a directory that can be read.
+    """
+    return _Walk(os.path.realpath(root), exclude or Globs([]), skip, state_dir, on_entries).run()
+
+
+class _Walk:
+    def __init__(
+        self,
+        root: bytes,
+        exclude: Globs,
+        skip: AbstractSet[bytes],
+        state_dir: bytes | None,
+        on_entries: Callable[[int], None],
+    ) -> None:
+        self.root = root
+        self.exclude = exclude
+        self.skip = skip
+        self.state_dir = os.path.realpath(state_dir) if state_dir else None
+        self.on_entries = on_entries
+        self.rows = array("q")
+        self.names: list[bytes] = []
+        self.targets: list[bytes] = []
+        self.xattr_rows: dict[bytes, int] = {}
+        self.links: dict[tuple[int, int], int] = {}
+        self.directories: dict[int, bytes] = {}
+        self.extents: dict[int, list[tuple[int, int]]] = {}
+        self.unreadable: list[LeftOut] = []
+        self.skipped: list[LeftOut] = []
+        self.check_access = os.geteuid() != 0
+
+    def run(self) -> Scan:
+        scanned_at_ns = time.clock_gettime_ns(_CLOCK)
+        try:
+            info = os.stat(self.root)
+            if not stat.S_ISDIR(info.st_mode):
+                raise NotADirectoryError(20, "not a directory")
+        except OSError as error:
+            raise WorkspaceError(f"workspace {os.fsdecode(self.root)}: {error.strerror}: nothing was read") from None
+        self._add(0, b"", info, Kind.DIRECTORY, self.root)
+        self.directories[0] = self.root
+        row = 0
+        while row < len(self.names):  # breadth first: rows appended below are walked later
+            path = self.directories.get(row)
+            if path is not None:
+                self._enter(row, path)
+                self.on_entries(len(self.names))
+            row += 1
+        return self._result(scanned_at_ns)
+
+    def _result(self, scanned_at_ns: int) -> Scan:
+        fixed = [column for column in Entries.SCHEMA if column.width]
+        rows = np.frombuffer(self.rows, np.int64).reshape(-1, len(fixed))
+        columns: dict[str, Any] = {c.name: rows[:, i].astype(c.dtype) for i, c in enumerate(fixed)}
+        self.rows = array("q")
+        entries = Entries(name=Blobs.of(self.names), **columns)
+        targets, sets = Targets(Blobs.of(self.targets)), XattrSets(Blobs.of(list(self.xattr_rows)))
+        return Scan(
+            self.root, scanned_at_ns, entries, targets, sets,
+            self.directories, self.extents, self.unreadable, self.skipped,
+        )  # fmt: skip
+
+    def _enter(self, row: int, path: bytes) -> None:
+        try:
+            with os.scandir(path) as found:
+                children = sorted(found, key=lambda child: child.name)
+        except OSError as error:
+            if row == 0:
+                raise WorkspaceError(f"workspace {os.fsdecode(path)}: {error.strerror}: nothing was read") from None
+            self.unreadable.append(LeftOut(self._below(path), str(error.strerror)))
+            return
+        prefix = self._below(path) + b"/" if row else b""
+        exclude, skip = self.exclude, self.skip
+        for child in children:
+            if exclude and exclude.match(prefix + child.name):
+                continue
+            if skip and prefix + child.name in skip:
+                continue
+            try:
+                info = child.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # gone since the directory was listed: not part of this moment
+            except OSError as error:
+                self.unreadable.append(LeftOut(prefix + child.name, str(error.strerror)))
+                continue
+            kind = _KIND_OF.get(stat.S_IFMT(info.st_mode))
+            if kind is None:
+                what = "socket" if stat.S_ISSOCK(info.st_mode) else "device"
+                self.skipped.append(LeftOut(prefix + child.name, f"{what}: not kept in snapshots"))
+                continue
+            self._child(row, child, info, kind)
+
+    def _child(self, parent: int, child: os.DirEntry[bytes], info: os.stat_result, kind: Kind) -> None:
+        path = child.path
+        if kind == Kind.DIRECTORY:
+            if path == self.state_dir:
+                return
+            self.directories[len(self.names)] = path
+        elif kind == Kind.FILE and self.check_access and not os.access(path, os.R_OK):
+            self.unreadable.append(LeftOut(self._below(path), "Permission denied"))
+            return
+        self._add(parent, child.name, info, kind, path)
+
+    def _add(self, parent: int, name: bytes, info: os.stat_result, kind: Kind, path: bytes) -> None:
+        link, size = 0, 0
+        if kind == Kind.FILE:
+            size = info.st_size
+            if info.st_nlink > 1:
+                first = self.links.setdefault((info.st_dev, info.st_ino), len(self.names))
+                if first != len(self.names):
+                    kind, link, size = Kind.HARDLINK, first, 0
+            if size >= limits.FRAGMENT_BYTES_MAX and info.st_blocks * _BLOCK_BYTES < size:
+                self.extents[len(self.names)] = _extents(path, size)
+        elif kind == Kind.SYMLINK:
+            try:
+                self.targets.append(os.readlink(path))
+            except OSError:
+                return
+            link = len(self.targets) - 1
+        # One row, in the order of Entries.SCHEMA; a method call per column would take as long as the system calls.
+        self.rows.extend(
+            (
+                parent,
+                kind,
+                info.st_mode & 0o7777,
+                info.st_uid,
+                info.st_gid,
+                size,
+                info.st_mtime_ns,
+                info.st_ctime_ns,
+                info.st_ino & _INODE_MASK,
+                link,
+                self._xattrs(path),
+                0,
+            )
+        )
+        self.names.append(name)
+
+    def _xattrs(self, path: bytes) -> int:
+        try:
+            names = os.listxattr(path, follow_symlinks=False)
+        except OSError:
+            return 0
+        if not names:
+            return 0
+        found = {}
+        for name in map(os.fsencode, names):
+            try:
+                found[name] = os.getxattr(path, name, follow_symlinks=False)
+            except OSError as error:
+                self.skipped.append(LeftOut(self._below(path), f"xattr {os.fsdecode(name)}: {error.strerror}"))
+        return self.xattr_rows.setdefault(xattrs.encoded(found), len(self.xattr_rows)) + 1 if found else 0
+
+    def _below(self, path: bytes) -> bytes:
+        return path[len(self.root.rstrip(b"/")) + 1 :]
+
+
+def _extents(path: bytes, size: int) -> list[tuple[int, int]]:
+    """The (offset, length) that hold data, as the file system tells; all of it where it cannot."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return [(0, size)]
+    try:
+        found, at = [], 0
+        while at < size:
+            try:
+                start = os.lseek(fd, at, os.SEEK_DATA)
+            except OSError:
+                break  # ENXIO: only a hole is left
+            at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+            if at <= start:
+                break
+            found.append((start, at - start))
+        return found
+    except OSError:
+        return [(0, size)]
+    finally:
+        os.close(fd)
+
+
+def _tick_ns(times: Array) -> int:
+    # File systems with whole-second times need a wider margin than those with kernel ticks (4-10 ms).
+    return 2_000_000_000 if len(times) and not (times % 1_000_000_000).any() else 20_000_000
+
+
+def racy(entries: Entries, scanned_at_ns: int) -> Array:
+    """Files changed so shortly before the scan that a later change could carry the same times. bool."""
+    return entries.ctime_ns >= scanned_at_ns - _tick_ns(entries.ctime_ns)
+
+
+def unchanged_since(now: Scan, before: Entries, before_scanned_at_ns: int) -> Array:
+    """For each entry its row in `before` if it is the same file, unchanged since that scan; else -1. int64.
+
+    The same: same path, kind, size, mtime, ctime and inode, and not racy when it was scanned.
+    """
+    matched = _same_paths(now.entries, before)
+    rows = np.flatnonzero(matched >= 0)
+    old = matched[rows]
+    same = ~racy(before, before_scanned_at_ns)[old]
+    for column in ("kind", "size", "mtime_ns", "ctime_ns", "inode"):
+        same &= getattr(now.entries, column)[rows] == getattr(before, column)[old]
+    matched[rows[~same]] = -1
+    return matched
+
+
+def _same_paths(now: Entries, before: Entries) -> Array:
+    """For each entry of `now` the row of the same path in `before`, or -1. int64."""
+    matched = np.full(len(now), -1, np.int64)
+    if not len(before):
+        return matched
+    matched[0] = 0
+    new_first, new_stop = (a.tolist() for a in now.children())
+    old_first, old_stop = (a.tolist() for a in before.children())
+    for row in np.flatnonzero(now.kind == Kind.DIRECTORY).tolist():
+        old = int(matched[row])
+        if old < 0 or new_first[row] == new_stop[row] or old_first[old] == old_stop[old]:
+            continue
+        a, b = new_first[row], new_stop[row]
+        c, d = old_first[old], old_stop[old]
+        ours, theirs = now.name.slice(a, b), before.name.slice(c, d)
+        if ours.data == theirs.data and np.array_equal(ours.ends, theirs.ends):
+            matched[a:b] = np.arange(c, d)
+            continue
+        index = {name: i for i, name in enumerate(theirs, c)}
+        matched[a:b] = [index.get(name, -1) for name in ours]
+    return matched

@@ -1,0 +1,185 @@
+"""A workspace becoming a snapshot: rounds of scan, plan and pack until nothing changes any more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from poorwill.engine import state
+from poorwill.engine.assembly import assemble, empty_manifest, unsettled, without
+from poorwill.engine.context import Context
+from poorwill.engine.journal import Journal
+from poorwill.engine.meter import Meter
+from poorwill.engine.packing import Adopted, OpenSink, Packer, Round, begin
+from poorwill.engine.pool import WorkPool
+from poorwill.engine.scan import LeftOut, Scan, scan, unchanged_since
+from poorwill.errors import Refused, WorkspaceError
+from poorwill.snapshot import limits, manifest, plan
+from poorwill.snapshot.globs import Globs
+from poorwill.snapshot.tables import Kind, Manifest
+
+SETTLE_ROUNDS = 3
+PATHS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to take, and how."""
+
+    machine: str
+    snapshot_id: str
+    workspace: str
+    exclude: tuple[str, ...] = ()
+    codec: str = "auto"
+    portable: bool = False
+    parts: int = limits.PARTS
+    skip_unreadable: bool = False
+
+
+class Taking:
+    """One snapshot being taken. Not for concurrent use, except `pack`."""
+
+    def __init__(self, settings: Settings, pool: WorkPool, meter: Meter) -> None:
+        self.settings = settings
+        self._root = os.fsencode(settings.workspace)
+        self._exclude = Globs(settings.exclude)
+        self._meter = meter
+        self._packer = Packer(pool, meter, settings.codec)
+        self._round: Round | None = None
+        self._rounds = 0
+        self._used: set[int] = set()
+        self._unreadable: set[bytes] = set()
+        self.left_out: dict[bytes, LeftOut] = {}
+
+    def scan(
+        self, parent: Manifest | None, parent_hash: str, adopted: list[Adopted], context: Context
+    ) -> dict[str, Any]:
+        """Walk the workspace and plan the parts. Refused in a workspace where a restore was interrupted."""
+        if Journal.left_in(self._root):
+            raise Refused(
+                f"{self.settings.workspace}: a restore was interrupted there, so it is not whole: "
+                "finish the restore, then take the snapshot"
+            )
+        if parent is not None:
+            state.apply_woken(self._root, parent_hash, parent)
+        self._used = {found.number for found in adopted}
+        previous = parent or empty_manifest(self.settings.machine, self.settings.snapshot_id)
+        return self._begin(self._scan(context), previous, adopted)
+
+    def _scan(self, context: Context) -> Scan:
+        def count(entries: int) -> None:
+            context.check()
+            self._meter.set(entries=entries)
+
+        found = scan(
+            self._root, self._exclude, skip=self._unreadable, state_dir=os.fsencode(state.state_dir()), on_entries=count
+        )
+        self._note(found.unreadable, found.skipped)
+        return found
+
+    def _note(self, unreadable: list[LeftOut], skipped: list[LeftOut]) -> None:
+        for left in skipped:
+            self.left_out[left.path] = left
+        if unreadable and not self.settings.skip_unreadable:
+            shown = "; ".join(f"{os.fsdecode(u.path)}: {u.reason}" for u in unreadable[:PATHS_SHOWN])
+            raise WorkspaceError(
+                f"{len(unreadable)} entries of {self.settings.workspace} cannot be read: {shown}: "
+                "make them readable, exclude them, or skip what is unreadable",
+                unreadable=[u.to_wire() for u in unreadable[: limits.LEFT_OUT_MAX]],
+            )
+        for left in unreadable:
+            self.left_out[left.path] = left
+            self._unreadable.add(left.path)
+
+    def _begin(self, found: Scan, previous: Manifest, adopted: list[Adopted]) -> dict[str, Any]:
+        free = [n for n in range(limits.PART_NUMBER_MAX + 1) if n not in self._used]
+        planned = [n for n in free if n < self.settings.parts] if self._rounds == 0 else []
+        self._round = begin(
+            self.settings.machine, self.settings.snapshot_id, found, previous, adopted,
+            planned or free[:1], self.settings.parts,
+        )  # fmt: skip
+        self._rounds += 1
+        self._used.update(self._round.parts)
+        raw = self._round.plan.raw_bytes()
+        entries = found.entries
+        return {
+            "entries": len(entries),
+            "files": int((entries.kind == Kind.FILE).sum()),
+            "raw_bytes": int(entries.size.sum(dtype=np.int64)),
+            "pack_bytes": sum(int(raw[chunks].sum()) for chunks in self._round.parts.values()),
+            "parts": {str(n): int(raw[chunks].sum()) for n, chunks in self._round.parts.items()},
+            "plan_hash": plan.plan_hash(self._round.sources),
+        }
+
+    def pack(self, number: int, open_sink: OpenSink, context: Context) -> dict[str, Any]:
+        """Code and send one planned part; see Packer.pack."""
+        assert self._round is not None
+        return self._packer.pack(self._round, number, open_sink, context)
+
+    def settle(self, context: Context) -> dict[str, Any]:
+        """Scan again; what changed since the round's scan is planned into one further part.
+
+        `parts` is empty in the answer when nothing is left to pack. After `SETTLE_ROUNDS` rounds a file that
+        still changes is a WorkspaceError that names it.
+        """
+        assert self._round is not None
+        previous = self._finished()
+        if self._rounds > SETTLE_ROUNDS:
+            self._give_up(previous, context)
+        return self._begin(self._scan(context), previous, [])
+
+    def _finished(self) -> Manifest:
+        assert self._round is not None
+        unreadable = [t.unreadable for t in self._round.torn.values() if t.unreadable is not None]
+        self._note(unreadable, [])
+        manifest_ = assemble(self._round)
+        if not unreadable:
+            return manifest_
+        gone = {t.unreadable.path for t in self._round.torn.values() if t.unreadable is not None}
+        files = np.flatnonzero(manifest_.entries.kind == Kind.FILE).tolist()
+        return without(manifest_, np.array([r for r in files if manifest_.entries.path(r) in gone], np.int64))
+
+    def _give_up(self, previous: Manifest, context: Context) -> None:
+        probe = begin(self.settings.machine, self.settings.snapshot_id, self._scan(context), previous, [], [63], 1)
+        rows = np.unique(probe.plan.row).tolist()
+        if rows:
+            names = ", ".join(os.fsdecode(probe.scan.entries.path(r)) for r in rows[:PATHS_SHOWN])
+            raise WorkspaceError(
+                f"{len(rows)} files of {self.settings.workspace} kept changing while they were read, "
+                f"{SETTLE_ROUNDS} times over: {names}: stop what writes them, or exclude them"
+            )
+
+    def manifest(self) -> Iterator[bytes]:
+        """The encoded manifest of the settled workspace, a page at a time."""
+        return manifest.encode(self.settled())
+
+    def settled(self) -> Manifest:
+        """WorkspaceError if something was left unsettled."""
+        found = self._finished()
+        rows = unsettled(found).tolist()
+        if rows:
+            names = ", ".join(os.fsdecode(found.entries.path(r)) for r in rows[:PATHS_SHOWN])
+            raise WorkspaceError(f"{len(rows)} files changed while they were read: {names}")
+        return found
+
+    def changed(self, before: Manifest, left_out: frozenset[bytes], context: Context) -> list[str]:
+        """Paths that differ between `before` and the workspace now, but for `left_out`; at most `PATHS_SHOWN`."""
+        self._unreadable |= left_out
+        return difference(self._scan(context), before)
+
+
+def difference(now: Scan, before: Manifest) -> list[str]:
+    """Paths added, removed or changed since `before` was scanned; at most `PATHS_SHOWN`."""
+    same = unchanged_since(now, before.entries, 1 << 62)
+    # Directories change their times with their entries; those differ themselves.
+    new = np.flatnonzero((same < 0) & (now.entries.kind != Kind.DIRECTORY))
+    gone = np.ones(len(before.entries), bool)
+    gone[same[same >= 0]] = False
+    gone &= before.entries.kind != Kind.DIRECTORY
+    paths = {os.fsdecode(now.entries.path(r)) for r in new[:PATHS_SHOWN].tolist()}
+    paths |= {os.fsdecode(before.entries.path(r)) for r in np.flatnonzero(gone)[:PATHS_SHOWN].tolist()}
+    return sorted(paths)[:PATHS_SHOWN]

@@ -1,0 +1,51 @@
+"""Reading a snapshot's parts back, to prove that it can be woken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from poorwill.engine.context import Context
+from poorwill.engine.decoding import check_stored, decode
+from poorwill.engine.fetch import Reader, Source
+from poorwill.engine.meter import Meter
+from poorwill.engine.part_reading import check_against_index, read_index, runs_of
+from poorwill.engine.pool import Bench
+from poorwill.snapshot.tables import Chunks, Manifest
+
+
+class Verifying:
+    """One verification of a manifest's parts; `part` may be called for many at once."""
+
+    def __init__(self, manifest: Manifest, full: bool, reader: Reader, meter: Meter) -> None:
+        """full: decode every chunk too, instead of hashing the stored bytes alone."""
+        self.manifest, self._full = manifest, full
+        self._reader, self._meter = reader, meter
+
+    def part(self, number: int, part_row: int, source: Source, context: Context) -> dict[str, Any]:
+        """Read every chunk of the part, also those this snapshot does not use. Corrupt at the first that differs."""
+        key, size = self.manifest.parts.key(part_row), int(self.manifest.parts.size[part_row])
+        index = read_index(source, size, key)
+        check_against_index(self.manifest, np.flatnonzero(self.manifest.chunks.part == part_row), index, key)
+        listed = Chunks(
+            np.full(len(index), part_row, np.uint32), index.offset, index.stored, index.raw, index.codec,
+            index.stored_hash, index.raw_hash,
+        )  # fmt: skip
+
+        def work(bench: Bench, data: memoryview, item: object) -> None:
+            assert isinstance(item, list)
+            at = 0
+            for row in item:
+                stored = data[at : at + int(listed.stored[row])]
+                at += len(stored)
+                if self._full:
+                    decode(bench, listed, row, stored, key)
+                else:
+                    check_stored(listed, row, stored, key)
+                self._meter.add(checked_bytes=len(stored))
+
+        self._reader.run(
+            number, source, list(runs_of(index.offset, index.stored, np.arange(len(index)))), work, context
+        )
+        return {"part": number, "bytes": size, "chunks": len(index)}

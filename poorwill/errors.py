@@ -1,0 +1,132 @@
+"""Every error Poorwill raises on purpose.
+
+PoorwillError                  what a user can be shown: one line, no secret, what to do
+├── TransientError             trying again may help; the only kind that is retried
+│   ├── StoreUnavailable       the store did not answer, or answered 5xx / slow down
+│   ├── GrantExpired           a presigned URL was too old: ask for a new one
+│   ├── UploadLost             the store forgot an unfinished upload: begin the part anew
+│   ├── EngineLost             the engine's process or channel ended
+│   └── DeadlineExceeded       a step did not end in its time
+└── PermanentError             trying again gives the same answer
+    ├── UsageError             the call itself is wrong
+    ├── StoreRefused           credentials, permission or bucket are wrong
+    ├── NotFound               a snapshot or object that is not there
+    ├── Refused                it would overwrite or lose something, so it was not done
+    ├── Corrupt                bytes are not what was written: hash, size or structure differ
+    ├── Unsupported            a format version, codec or need that this reader does not have
+    ├── WorkspaceError         files that cannot be read, keep changing, or do not fit
+    ├── EngineFailed           the engine answered with an error that has no better name
+    └── Cancelled              somebody asked for the step to stop
+
+The exit codes are those of the design page: 1 failed, 2 usage, 4 corrupt or unverifiable, 5 not
+found, 6 refused, 7 store or network, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_SECRET_IN_URL = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
+
+
+def masked(text: str) -> str:
+    """`text` with the query of every URL cut off: a presigned URL's query is a credential."""
+    return _SECRET_IN_URL.sub(r"\1?***", text)
+
+
+class PoorwillError(Exception):
+    """Base of all. `message` is one line for a person; `facts` are the same things for a program."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        self.message = masked(message)
+        self.facts = {k: masked(v) if isinstance(v, str) else v for k, v in facts.items()}
+        super().__init__(self.message)
+
+    def to_wire(self) -> dict[str, Any]:
+        """The error as a JSON object; `from_wire` gives it back with the same type."""
+        return {"type": type(self).__name__, "message": self.message, "facts": self.facts}
+
+    def __reduce__(self) -> Any:
+        return (from_wire, (self.to_wire(),))
+
+
+class TransientError(PoorwillError):
+    """Trying again may help."""
+
+
+class StoreUnavailable(TransientError):
+    exit_code = 7
+
+
+class GrantExpired(TransientError):
+    exit_code = 7
+
+
+class UploadLost(TransientError):
+    exit_code = 7
+
+
+class EngineLost(TransientError):
+    pass
+
+
+class DeadlineExceeded(TransientError):
+    pass
+
+
+class PermanentError(PoorwillError):
+    """Trying again gives the same answer."""
+
+
+class UsageError(PermanentError):
+    exit_code = 2
+
+
+class StoreRefused(PermanentError):
+    exit_code = 7
+
+
+class NotFound(PermanentError):
+    exit_code = 5
+
+
+class Refused(PermanentError):
+    exit_code = 6
+
+
+class Corrupt(PermanentError):
+    exit_code = 4
+
+
+class Unsupported(PermanentError):
+    exit_code = 4
+
+
+class WorkspaceError(PermanentError):
+    pass
+
+
+class EngineFailed(PermanentError):
+    pass
+
+
+class Cancelled(PermanentError):
+    exit_code = 130
+
+
+def _tree(root: type[PoorwillError]) -> dict[str, type[PoorwillError]]:
+    found = {root.__name__: root}
+    for child in root.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+def from_wire(wire: dict[str, Any]) -> PoorwillError:
+    """The error that `to_wire` described; a type unknown here becomes EngineFailed."""
+    kind = _tree(PoorwillError).get(str(wire.get("type")), EngineFailed)
+    facts = wire.get("facts")
+    given = {k: v for k, v in facts.items() if k not in ("self", "message")} if isinstance(facts, dict) else {}
+    return kind(str(wire.get("message", "no message")), **given)

@@ -1,0 +1,115 @@
+"""What a provider of machines promises.
+
+Every implementation passes tests/conformance/provider_suite.py. All calls are thread-safe and have a
+timeout. Errors, the same for all: NotFound (no such instance), Refused (the provider cannot give what was
+asked for), TransientError (it did not answer), PermanentError (it said no). No message holds a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from poorwill.errors import UsageError
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a machine must have. None: whatever there is. A provider refuses what it cannot promise."""
+
+    gpu: str | None = None
+    gpu_count: int | None = None
+    region: str | None = None
+    price_per_hour_max: float | None = None  # US dollars
+    disk_gb: int | None = None
+
+    def check(self) -> Wish:
+        """Itself, or UsageError."""
+        for name in ("gpu_count", "price_per_hour_max", "disk_gb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1_000_000:
+                raise UsageError(f"{name} {value}: expected a number above 0")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A machine as its provider describes it. It bills for as long as `Provider.exists` says so."""
+
+    id: str
+    label: str
+    running: bool
+    created_at: str  # UTC, YYYY-MM-DDTHH:MM:SSZ
+    price_per_hour: float  # US dollars
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEndpoint:
+    """A machine that is a directory of this host: its '/' is `root`, its engine runs with `environment`."""
+
+    root: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def path(self, path: str) -> str:
+        """Where a path of the machine lies on this host. UsageError for what lies outside, or is the provider's."""
+        components = path.split("/")
+        if not path.startswith("/") or ".." in components or "\0" in path:
+            raise UsageError(f"'{path}': expected an absolute path without '..'")
+        named = [part for part in components if part not in ("", ".")]
+        if not named or named[0] in ("state", "instance.json"):
+            raise UsageError(f"'{path}' of a local machine is the provider's own: use a path like /workspace")
+        return "/".join([self.root, *named])
+
+
+Endpoint = LocalEndpoint
+"""How a machine is reached."""
+
+
+class Provider(Protocol):
+    """Machines of one account or host."""
+
+    def describe(self) -> str:
+        """For messages; no secret."""
+        ...
+
+    def create(self, label: str, wish: Wish) -> Instance:
+        """Create a machine. Not idempotent: look with `list_by_label` before, or there may be two of them."""
+        ...
+
+    def get(self, instance_id: str) -> Instance:
+        """NotFound when it does not exist."""
+        ...
+
+    def list_by_label(self, label: str) -> list[Instance]:
+        """Every machine with exactly this label, also one that is not running yet."""
+        ...
+
+    def wait(self, instance_id: str, timeout_s: float) -> Instance:
+        """The machine once it runs. DeadlineExceeded if it does not in time, NotFound if it vanished."""
+        ...
+
+    def endpoint(self, instance_id: str) -> Endpoint:
+        """How to reach a running machine. NotFound."""
+        ...
+
+    def exists(self, instance_id: str) -> bool:
+        """Whether it may still bill: True until the provider has confirmed that nothing of it is left."""
+        ...
+
+    def destroy(self, instance_id: str, timeout_s: float) -> None:
+        """Destroy and ask again until it is gone. Idempotent: what is gone stays gone.
+
+        DeadlineExceeded or PermanentError, naming what still bills, when it is not gone afterwards.
+        """
+        ...
+
+
+def checked_label(label: str) -> str:
+    """`label`, or UsageError."""
+    if _LABEL.fullmatch(label) is None:
+        raise UsageError(f"'{label[:80]}' cannot label a machine: up to 200 letters, digits, '.', '_' or '-'")
+    return label

@@ -1,0 +1,75 @@
+"""This machine as a host: the engine as a child process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import IO
+
+from poorwill.errors import EngineLost
+
+LAST_WORDS_LINES = 40
+# What only the control side may know. The engine gets none of it, as on a rented machine.
+_SECRET_PREFIXES = ("AWS_", "PREFECT_", "VAST_", "CLOUDFLARE_")
+
+
+class LocalHost:
+    """Starts engines on this machine, with `environment` added to a copy of ours without credentials."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None, python: str = sys.executable) -> None:
+        self._environment = dict(environment or {})
+        self._python = python
+
+    def describe(self) -> str:
+        return "this machine"
+
+    def start(self) -> LocalChannel:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_PREFIXES)}
+        try:
+            return LocalChannel([self._python, "-m", "poorwill.engine"], {**kept, **self._environment})
+        except OSError as error:
+            raise EngineLost(f"the engine does not start: {self._python}: {error.strerror}") from None
+
+
+class LocalChannel:
+    """An engine process of ours. It ends when our end of its stdin closes, so also when we are killed."""
+
+    requests: IO[bytes]
+    events: IO[bytes]
+
+    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.requests, self.events = self.process.stdin, self.process.stdout
+        self._words: deque[str] = deque(maxlen=LAST_WORDS_LINES)
+        self._listener = threading.Thread(target=self._listen, args=(self.process.stderr,), daemon=True)
+        self._listener.start()
+
+    def _listen(self, stream: IO[bytes]) -> None:
+        for line in iter(lambda: stream.readline(4096), b""):
+            self._words.append(line.decode("utf-8", "replace").rstrip())
+
+    def last_words(self) -> str:
+        self._listener.join(timeout=1.0)
+        return "\n".join(self._words)
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        # Closing may itself wait, for a write to an engine that does not read.
+        force = threading.Timer(timeout_s, self.process.kill)
+        force.daemon = True
+        force.start()
+        try:
+            self.requests.close()
+        except OSError:
+            pass  # a broken pipe: it has ended already
+        try:
+            self.process.wait(2 * timeout_s)
+        finally:
+            force.cancel()

@@ -1,0 +1,179 @@
+"""Columnar tables: a row is an index into equally long numpy arrays.
+
+A table is a dataclass whose fields are `Ints` columns (fixed-width little-endian integers, or fixed-width
+byte strings) or `Blobs` (byte strings of any length). Three hundred thousand files are a few arrays this
+way instead of a few hundred megabytes of objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from poorwill.errors import Corrupt
+
+Array = npt.NDArray[Any]
+T = TypeVar("T", bound="Table")
+
+
+class Blobs:
+    """A sequence of byte strings in one buffer. `ends[i]` is where string i ends; int64, non-decreasing."""
+
+    __slots__ = ("data", "ends")
+
+    def __init__(self, data: bytes = b"", ends: Array | None = None) -> None:
+        self.data = data
+        self.ends = np.zeros(0, np.int64) if ends is None else ends
+
+    @classmethod
+    def of(cls, items: Iterable[bytes]) -> Blobs:
+        items = items if isinstance(items, list) else list(items)
+        return cls(b"".join(items), np.cumsum(np.fromiter(map(len, items), np.int64, len(items)), dtype=np.int64))
+
+    @classmethod
+    def from_lengths(cls, lengths: Array, data: bytes) -> Blobs:
+        return cls(data, np.cumsum(lengths, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: int) -> bytes:
+        return self.data[int(self.ends[i - 1]) if i else 0 : int(self.ends[i])]
+
+    def __iter__(self) -> Iterator[bytes]:
+        start = 0
+        for end in self.ends.tolist():
+            yield self.data[start:end]
+            start = end
+
+    def lengths(self) -> Array:
+        return np.diff(self.ends, prepend=0)
+
+    def slice(self, start: int, stop: int) -> Blobs:
+        base = int(self.ends[start - 1]) if start else 0
+        end = int(self.ends[stop - 1]) if stop else 0
+        return Blobs(self.data[base:end], self.ends[start:stop] - base)
+
+    def take(self, rows: Array) -> Blobs:
+        """The strings at `rows`, in that order."""
+        starts = np.concatenate([np.zeros(1, np.int64), self.ends])
+        data = self.data
+        pairs = zip(starts[rows].tolist(), self.ends[rows].tolist(), strict=True)
+        return Blobs.of([data[a:b] for a, b in pairs])
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a schema. `width` is bytes per row; 0 means a blob (u32 lengths) of at most `bytes_max`."""
+
+    name: str
+    dtype: str = ""
+    width: int = 0
+    bytes_max: int = 0
+
+
+def ints(name: str, dtype: str) -> Column:
+    return Column(name, dtype, np.dtype(dtype).itemsize)
+
+
+def digest(name: str) -> Column:
+    return Column(name, "32u1", 32)
+
+
+def blob(name: str, bytes_max: int) -> Column:
+    return Column(name, bytes_max=bytes_max)
+
+
+@dataclass(slots=True)
+class Table:
+    """Base of all tables: subclasses declare `SCHEMA` and one field per column, in its order."""
+
+    SCHEMA: ClassVar[tuple[Column, ...]] = ()
+
+    def __len__(self) -> int:
+        return len(getattr(self, self.SCHEMA[0].name))
+
+    @classmethod
+    def row_bytes_max(cls) -> int:
+        """The most bytes one row can take in a page."""
+        return sum(c.width or 4 + c.bytes_max for c in cls.SCHEMA)
+
+    @classmethod
+    def empty(cls: type[T]) -> T:
+        return cls(*[Blobs() if not c.width else _zeros(c, 0) for c in cls.SCHEMA])
+
+    def take(self: T, rows: Array) -> T:
+        """The rows at those indexes, in that order."""
+        columns = [getattr(self, f.name) for f in fields(self)]
+        return type(self)(*[c.take(rows) if isinstance(c, Blobs) else c[rows] for c in columns])
+
+    @classmethod
+    def joined(cls: type[T], tables: list[T]) -> T:
+        """All rows of all tables, in order."""
+        out: list[Any] = []
+        for column in cls.SCHEMA:
+            parts = [getattr(t, column.name) for t in tables]
+            if column.width:
+                out.append(np.concatenate(parts) if parts else _zeros(column, 0))
+            else:
+                lengths = [p.lengths() for p in parts] or [np.zeros(0, np.int64)]
+                out.append(Blobs.from_lengths(np.concatenate(lengths), b"".join(p.data for p in parts)))
+        return cls(*out)
+
+    def pack(self, start: int, stop: int) -> bytes:
+        """Rows [start, stop) as a page's raw bytes: column after column, integers byte-transposed.
+
+        Byte-transposed: all first (lowest) bytes of the rows, then all second bytes, and so on; equal
+        high bytes then lie together and compress to nothing.
+        """
+        out: list[bytes] = []
+        for column in self.SCHEMA:
+            values = getattr(self, column.name)
+            if column.width:
+                out.append(_transposed(values[start:stop], column.width))
+            else:
+                cut = values.slice(start, stop)
+                out.append(_transposed(cut.lengths().astype("<u4"), 4))
+                out.append(cut.data)
+        return b"".join(out)
+
+    @classmethod
+    def unpack(cls: type[T], page: bytes, rows: int, what: str) -> T:
+        """The inverse of `pack`. Corrupt if `page` does not hold exactly `rows` rows."""
+        at, out = 0, list[Any]()
+
+        def cut(count: int) -> memoryview:
+            nonlocal at
+            if at + count > len(page):
+                raise Corrupt(f"{what}: a page of {rows} rows ends after {len(page)} bytes, too early")
+            at += count
+            return memoryview(page)[at - count : at]
+
+        for column in cls.SCHEMA:
+            width = column.width or 4
+            planes = np.frombuffer(cut(rows * width), np.uint8).reshape(width, rows)
+            values = np.ascontiguousarray(planes.T)
+            if column.dtype == "32u1":
+                out.append(values)
+            elif column.width:
+                out.append(values.reshape(-1).view(column.dtype))
+            else:
+                lengths = values.reshape(-1).view("<u4")
+                if rows and int(lengths.max()) > column.bytes_max:
+                    raise Corrupt(f"{what}: '{column.name}' of {int(lengths.max())} bytes, at most {column.bytes_max}")
+                out.append(Blobs.from_lengths(lengths, bytes(cut(int(lengths.sum(dtype=np.int64))))))
+        if at != len(page):
+            raise Corrupt(f"{what}: a page of {rows} rows has {len(page)} bytes, expected {at}")
+        return cls(*out)
+
+
+def _zeros(column: Column, rows: int) -> Array:
+    return np.zeros((rows, 32), np.uint8) if column.dtype == "32u1" else np.zeros(rows, column.dtype)
+
+
+def _transposed(values: Array, width: int) -> bytes:
+    return bytes(np.ascontiguousarray(values).view(np.uint8).reshape(-1, width).T.tobytes())

@@ -1,0 +1,69 @@
+"""Sealed JSON documents: readable by people, and safe against a flipped bit.
+
+`seal` adds a `checksum`: BLAKE3-256 over the document without it, serialized with sorted keys, no spaces and
+ASCII escapes. Documents hold no floats, so that every JSON library serializes them alike.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import blake3
+
+from poorwill.errors import Corrupt, Unsupported
+from poorwill.snapshot import limits, schema
+
+Document = dict[str, Any]
+
+
+def _checksum(document: Document) -> str:
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return "blake3:" + blake3.blake3(canonical.encode()).hexdigest()
+
+
+def _no_floats(value: Any, where: str) -> None:
+    if isinstance(value, float):
+        raise TypeError(f"a sealed document holds no floats: {where}")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _no_floats(inner, f"{where}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _no_floats(inner, where)
+
+
+def seal(document: Document) -> bytes:
+    """The document's bytes with its checksum."""
+    _no_floats(document, "document")
+    body = {k: v for k, v in document.items() if k != "checksum"}
+    return json.dumps({**body, "checksum": _checksum(body)}, indent=1, ensure_ascii=True).encode() + b"\n"
+
+
+def unseal(data: bytes, kind: str, what: str) -> Document:
+    """The document in `data`, which must be of `kind` (its "format" is "poorwill-<kind>/<version>").
+
+    Corrupt if it is not JSON, of another kind, without the fields of its kind, or its checksum differs;
+    Unsupported for a later version.
+    """
+    if len(data) > limits.DOCUMENT_BYTES_MAX:
+        raise Corrupt(f"{what}: {len(data)} bytes, expected at most {limits.DOCUMENT_BYTES_MAX}")
+    try:
+        document = json.loads(data)
+        if not isinstance(document, dict):
+            raise Corrupt(f"{what}: not a JSON object")
+        expected = document.pop("checksum", None)
+        found = _checksum(document)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"{what}: not a JSON document: {error}") from None
+    if found != expected:
+        raise Corrupt(f"{what}: its checksum is {found}, expected {expected!r}")
+    name, _, version = str(document.get("format")).partition("/")
+    if name != f"poorwill-{kind}":
+        raise Corrupt(f"{what}: a document of format {document.get('format')!r}, expected poorwill-{kind}")
+    if version != str(limits.FORMAT_VERSION):
+        raise Unsupported(
+            f"{what}: format version {version}, this reader knows {limits.FORMAT_VERSION}: use a newer poorwill"
+        )
+    schema.check(document, kind, what)
+    return document

@@ -1,0 +1,49 @@
+"""Snapshot ids and machine names."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import datetime, timezone
+
+from poorwill.errors import UsageError
+
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+_MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def new_snapshot_id(now: datetime | None = None) -> str:
+    """`YYYYMMDDTHHMMSSZ-<8 hex>` in UTC: sorts by time, unique by 32 random bits within a second."""
+    now = datetime.now(timezone.utc) if now is None else now.astimezone(timezone.utc)
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def is_snapshot_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def is_machine_name(text: str) -> bool:
+    return _MACHINE.fullmatch(text) is not None and ".." not in text
+
+
+def checked_snapshot_id(text: str) -> str:
+    """`text`, or UsageError."""
+    if not is_snapshot_id(text):
+        raise UsageError(f"'{text}' is not a snapshot id: expected YYYYMMDDTHHMMSSZ-<8 hex digits>")
+    return text
+
+
+def checked_machine_name(text: str) -> str:
+    """`text`, or UsageError."""
+    if not is_machine_name(text):
+        raise UsageError(
+            f"'{text}' cannot name a machine: expected up to 63 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or digit, without '..'"
+        )
+    return text
+
+
+def machine_name_from(host: str) -> str:
+    """A valid machine name made from a host name."""
+    name = re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9._-]", "-", host)).lstrip("._-")[:63]
+    return name if is_machine_name(name) else "machine"

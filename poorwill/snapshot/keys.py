@@ -1,0 +1,62 @@
+"""Where the objects of a snapshot lie below a store's prefix."""
+
+from __future__ import annotations
+
+from poorwill.snapshot import ids
+
+SNAPSHOTS = "snapshots/"
+PENDING = "pending/"
+PARTS = "parts/"
+TRASH = "trash/"
+INTENTS = "intents/"
+
+
+def pending(machine: str, snapshot_id: str) -> str:
+    return f"{PENDING}{machine}/{snapshot_id}.json"
+
+
+def part(machine: str, snapshot_id: str, number: int) -> str:
+    return f"{PARTS}{machine}/{snapshot_id}/{number:02d}"
+
+
+def parts_of(machine: str, snapshot_id: str) -> str:
+    return f"{PARTS}{machine}/{snapshot_id}/"
+
+
+def manifest(machine: str, snapshot_id: str) -> str:
+    return f"manifests/{machine}/{snapshot_id}"
+
+
+def metadata(machine: str, snapshot_id: str) -> str:
+    return f"{SNAPSHOTS}{machine}/{snapshot_id}.json"
+
+
+def metadata_of(machine: str) -> str:
+    return f"{SNAPSHOTS}{machine}/"
+
+
+def verified(machine: str, snapshot_id: str) -> str:
+    return f"verified/{machine}/{snapshot_id}.json"
+
+
+def trash(machine: str, snapshot_id: str) -> str:
+    return f"{TRASH}{machine}/{snapshot_id}.json"
+
+
+def intent(label: str) -> str:
+    return f"{INTENTS}{label}.json"
+
+
+def owner_of(key: str) -> tuple[str, str] | None:
+    """(machine, snapshot id) that a key of any snapshot's object belongs to; None for a key of another shape."""
+    fields = key.split("/")
+    if len(fields) < 3 or not ids.is_machine_name(fields[1]):
+        return None
+    snapshot_id = fields[2].removesuffix(".json")
+    return (fields[1], snapshot_id) if ids.is_snapshot_id(snapshot_id) else None
+
+
+def is_part(key: str) -> bool:
+    """Whether `part` can have given this key."""
+    owner, number = owner_of(key), key[-2:]
+    return owner is not None and number.isascii() and number.isdigit() and key == part(*owner, int(number))

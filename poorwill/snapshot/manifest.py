@@ -1,0 +1,161 @@
+"""Manifest <-> bytes. The layout is specified in docs/snapshot-format.md.
+
+A manifest is a row of pages, each a 16-byte header and one zstd frame. The first page is a JSON document
+(format, snapshot, row counts), the last one is empty and closes it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import zstandard
+
+from poorwill.errors import Corrupt, Unsupported
+from poorwill.snapshot import limits
+from poorwill.snapshot.columns import Table
+from poorwill.snapshot.invariants import check
+from poorwill.snapshot.tables import Chunks, Entries, Manifest, Parts, Segments, Targets, XattrSets
+
+MAGIC = b"PWMANIF1"
+_PAGE = struct.Struct("<4sIII")  # kind, rows, raw bytes, stored bytes
+_HEADER, _END = b"HEAD", b"END "
+_TABLES: tuple[tuple[bytes, str, type[Table], int], ...] = (
+    (b"PART", "parts", Parts, limits.PARTS_MAX),
+    (b"CHNK", "chunks", Chunks, limits.CHUNKS_MAX),
+    (b"ENTR", "entries", Entries, limits.ENTRIES_MAX),
+    (b"SEGM", "segments", Segments, limits.SEGMENTS_MAX),
+    (b"TARG", "targets", Targets, limits.ENTRIES_MAX),
+    (b"XATT", "xattr_sets", XattrSets, limits.ENTRIES_MAX),
+)
+T = TypeVar("T", bound=Table)
+
+
+def encode(manifest: Manifest) -> Iterator[bytes]:
+    """The manifest's bytes, a page at a time. Deterministic for one zstd version."""
+    compressor = zstandard.ZstdCompressor(level=1, write_checksum=True, write_content_size=True)
+    header = {
+        "format": limits.FORMAT_VERSION,
+        "machine": manifest.machine,
+        "snapshot_id": manifest.snapshot_id,
+        "scanned_at_ns": manifest.scanned_at_ns,
+        "rows": {name: len(getattr(manifest, name)) for _, name, _, _ in _TABLES},
+    }
+    yield MAGIC
+    yield _page(compressor, _HEADER, 1, json.dumps(header, sort_keys=True).encode())
+    for kind, name, _, _ in _TABLES:
+        table: Table = getattr(manifest, name)
+        for start, stop in _page_cuts(table):
+            yield _page(compressor, kind, stop - start, table.pack(start, stop))
+    yield _page(compressor, _END, 0, b"")
+
+
+def _page_cuts(table: Table) -> Iterator[tuple[int, int]]:
+    # Rows of blobs may be large (xattr sets up to 1 MiB): such pages hold fewer rows.
+    rows = min(limits.PAGE_ROWS_MAX, limits.PAGE_RAW_BYTES_MAX // table.row_bytes_max())
+    for start in range(0, len(table), rows):
+        yield start, min(start + rows, len(table))
+
+
+def _page(compressor: zstandard.ZstdCompressor, kind: bytes, rows: int, raw: bytes) -> bytes:
+    stored = compressor.compress(raw) if raw else b""
+    return _PAGE.pack(kind, rows, len(raw), len(stored)) + stored
+
+
+def decode(data: bytes, what: str) -> Manifest:
+    """The manifest in `data`, with every invariant of the format checked.
+
+    `what` names the object in errors. Corrupt when the bytes are not a valid manifest, Unsupported when
+    they are one of a later format. Allocates in proportion to bounded, declared sizes only.
+    """
+    if data[: len(MAGIC)] != MAGIC:
+        raise Corrupt(f"{what}: not a manifest: begins with {data[:8]!r}, expected {MAGIC!r}")
+    pages = _pages(data, what)
+    header = _header(pages, what)
+    counts = header["rows"]
+    tables: dict[str, Table] = {}
+    kind, rows, raw = next(pages)
+    for wanted, name, table, rows_max in _TABLES:
+        count = _bounded(counts.get(name), rows_max, f"{what}: rows of {name}")
+        found: list[Table] = []
+        seen = 0
+        while kind == wanted:
+            seen += rows
+            if seen > count:
+                raise Corrupt(f"{what}: more than the {count} declared rows of {name}")
+            found.append(table.unpack(raw, rows, what))
+            kind, rows, raw = next(pages)
+        if seen != count:
+            raise Corrupt(f"{what}: {seen} rows of {name}, expected {count}")
+        tables[name] = table.joined(found)
+    if kind != _END:
+        raise Corrupt(f"{what}: page of kind {kind!r} out of order")
+    manifest = Manifest(header["machine"], header["snapshot_id"], header["scanned_at_ns"], **tables)  # type: ignore[arg-type]
+    check(manifest, what)
+    return manifest
+
+
+def _header(pages: Iterator[tuple[bytes, int, bytes]], what: str) -> dict[str, Any]:
+    kind, _, raw = next(pages)
+    if kind != _HEADER or len(raw) > 1 << 16:
+        raise Corrupt(f"{what}: the first page is not a header")
+    try:
+        header = json.loads(raw)
+        version = header["format"]
+        well_formed = (
+            isinstance(header["rows"], dict)
+            and isinstance(header["machine"], str)
+            and isinstance(header["snapshot_id"], str)
+            and type(header["scanned_at_ns"]) is int
+            and 0 <= header["scanned_at_ns"] < 1 << 63
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Corrupt(f"{what}: its header page cannot be read: {error!r}") from None
+    if version != limits.FORMAT_VERSION:
+        raise Unsupported(
+            f"{what}: format version {version!r}, this reader knows {limits.FORMAT_VERSION}: use a newer poorwill"
+        )
+    if not well_formed:
+        raise Corrupt(f"{what}: its header page has fields of the wrong type")
+    return dict(header)
+
+
+def _bounded(count: object, most: int, what: str) -> int:
+    if type(count) is not int or not 0 <= count <= most:
+        raise Corrupt(f"{what}: {count!r}, expected 0 to {most}")
+    return count
+
+
+def _pages(data: bytes, what: str) -> Iterator[tuple[bytes, int, bytes]]:
+    decompressor = zstandard.ZstdDecompressor()
+    at, total = len(MAGIC), 0
+    total_max = min(limits.PAGE_RAW_BYTES_MAX + limits.MANIFEST_RATIO_MAX * len(data), limits.MANIFEST_RAW_BYTES_MAX)
+    while True:
+        if at + _PAGE.size > len(data):
+            raise Corrupt(f"{what}: ends after {len(data)} bytes, without its closing page")
+        kind, rows, raw_bytes, stored_bytes = _PAGE.unpack_from(data, at)
+        at += _PAGE.size
+        if raw_bytes > limits.PAGE_RAW_BYTES_MAX or rows > limits.PAGE_ROWS_MAX or at + stored_bytes > len(data):
+            raise Corrupt(f"{what}: a page at byte {at} declares impossible sizes")
+        total += raw_bytes
+        if total > total_max:
+            raise Corrupt(f"{what}: its pages decompress to more than {total_max} bytes")
+        if kind == _END:
+            if at != len(data) or rows or raw_bytes or stored_bytes:
+                raise Corrupt(f"{what}: bytes behind its closing page")
+            yield kind, 0, b""
+            return
+        yield kind, rows, _decompressed(decompressor, data[at : at + stored_bytes], raw_bytes, what)
+        at += stored_bytes
+
+
+def _decompressed(decompressor: zstandard.ZstdDecompressor, frame: bytes, raw_bytes: int, what: str) -> bytes:
+    try:
+        # The frame's own size decides what zstandard allocates, so it is compared before decoding.
+        if zstandard.frame_content_size(frame) != raw_bytes:
+            raise Corrupt(f"{what}: a page's frame declares another size than its header")
+        return decompressor.decompress(frame, max_output_size=raw_bytes, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise Corrupt(f"{what}: a page cannot be decompressed: {error}") from None

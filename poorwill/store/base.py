@@ -1,0 +1,143 @@
+"""What an object store promises.
+
+Every implementation passes tests/conformance/store_suite.py. Keys are relative to the store's prefix,
+never start with '/', and have no '.' or '..' component. All calls are thread-safe and have a timeout.
+
+Errors, the same for all: NotFound (no such object), StoreRefused (credentials, permission, bucket; the
+message names endpoint and bucket), StoreUnavailable (transient). No message holds a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+SMALL_OBJECT_BYTES_MAX = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What the store says of an object. `modified_s` is POSIX time by the store's own clock."""
+
+    key: str
+    size: int
+    modified_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave to read one object, or to write one piece of one upload: exactly one of `url` and `path`.
+
+    A url is a secret for as long as it lives. A path belongs to a local-directory store.
+    """
+
+    url: str | None = None
+    path: str | None = None
+
+    def to_wire(self) -> dict[str, str]:
+        return {"url": self.url} if self.url is not None else {"path": self.path or ""}
+
+    def __repr__(self) -> str:
+        return f"Grant(path={self.path!r})" if self.url is None else "Grant(url=***)"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One uploaded piece: its 1-based number and the tag the store answered with."""
+
+    number: int
+    tag: str
+    size: int = 0
+
+
+Pieces = list[Piece]  # named, because inside a class with a method `list` that word means the method
+
+
+class Store(Protocol):
+    """Objects under one prefix. Keys follow object_key.py; another key is a UsageError."""
+
+    url: str  # as a user writes it: file:///path or s3://bucket/prefix; holds no secret
+    piece_bytes_min: int  # of every piece but an upload's last
+    pieces_max: int
+
+    def describe(self) -> str:
+        """For messages: the url and, for S3, the endpoint. No secret."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a small object. Atomic: a reader sees all of it or none. Durable when it returns."""
+        ...
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Like put, but False (and nothing written) if the key exists.
+
+        Strict where the store has conditional writes, else a look before the write: a concurrent
+        writer may then win, which is why callers also hold a slot.
+        """
+        ...
+
+    def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
+        """A whole object. Corrupt if it is larger than `bytes_max` (nothing of that size is allocated)."""
+        ...
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start`. Corrupt if the object ends earlier."""
+        ...
+
+    def head(self, key: str) -> ObjectInfo:
+        """Size and time of one object."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key starts with `prefix`, in the order of the keys' UTF-8 bytes.
+
+        Paged inside. An unfinished upload is no object. What is written or deleted meanwhile may show.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Idempotent: deleting what is gone succeeds."""
+        ...
+
+    def create_upload(self, key: str) -> str:
+        """Begin a multipart upload; the object appears only when it is completed."""
+        ...
+
+    def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
+        """Leave to write piece `number` (1-based).
+
+        S3: a presigned UploadPart. Local: the path of the upload's temporary file; every number gives
+        the same path, and the holder writes each piece at its own offset.
+        """
+        ...
+
+    def grant_read(self, key: str, *, expires_s: int) -> Grant:
+        """Leave to read an object, by ranges. Granting looks nothing up: using the grant does."""
+        ...
+
+    def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
+        """Make the object appear. Atomic, durable when it returns; `size` is the whole object's and is
+        checked (Corrupt if the store holds another size). Repeating it after success succeeds.
+        NotFound if there is neither such an upload nor such an object. `pieces` may have any order."""
+        ...
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Drop an upload and its pieces. Idempotent."""
+        ...
+
+    def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """(key, upload_id) of every unfinished upload whose key starts with `prefix`, in no promised order.
+
+        Empty where an S3 server has no such listing, or has forgotten them in a restart.
+        """
+        ...
+
+    def list_pieces(self, key: str, upload_id: str) -> Pieces:
+        """The pieces an unfinished upload holds, by number. NotFound if there is no such upload.
+
+        Local: empty (its pieces are a file's bytes). Empty too where an S3 server has no such listing.
+        """
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,247 @@
+"""A store in a directory: `<root>/<key>` is the object.
+
+    <root>/.uploads/puts/<random>              a small object on its way to its name
+    <root>/.uploads/multipart/<key>/<id>       an unfinished upload: one file, pieces at their offsets
+
+Everything else under the root is objects. An object appears by a rename (or a link) of a file that is
+already on disk, so a reader, or a machine that lost power, sees all of it or none.
+
+A root that does not exist reads as an empty store and is made by the first write, but only if its
+parent exists: a mistyped path, or a disk that is not mounted, is an error and not a new store.
+Unlike in S3, one object's key cannot be another's folder: with `a` there is no `a/b`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
+from .base import SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
+from .directory_tree import DirectoryTree, sync_folder
+from .object_key import RESERVED_COMPONENT, checked_key, checked_prefix, key_fault
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_PASSING = (errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ENFILE, errno.EMFILE)
+_MISSING = (FileNotFoundError, NotADirectoryError)
+
+
+class LocalStore:
+    """Store over a local directory. Thread-safe, and safe among processes that share the directory."""
+
+    piece_bytes_min = 1
+    pieces_max = 1_000_000
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """StoreRefused if `root` is not a directory and could not become one."""
+        self._tree = DirectoryTree(root)
+        self._uploads = os.path.join(self._tree.root, RESERVED_COMPONENT, "multipart")
+        self._puts = os.path.join(self._tree.root, RESERVED_COMPONENT, "puts")
+        self._swept = False
+        self.url = Path(self._tree.root).as_uri()
+
+    def describe(self) -> str:
+        return self.url
+
+    def put(self, key: str, data: bytes) -> None:
+        self._put(key, data, replace=True)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        return self._put(key, data, replace=False)
+
+    def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
+        with self._opened(key) as (fd, found):
+            if found.st_size > bytes_max:
+                raise Corrupt(f"{self.url}: {key} has {found.st_size} bytes, expected at most {bytes_max}", key=key)
+            return self._read(fd, key, 0, found.st_size)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        if start < 0 or length < 0:
+            raise UsageError(f"not a range: {length} bytes from {start}")
+        with self._opened(key) as (fd, found):
+            if start + length > found.st_size:
+                raise Corrupt(
+                    f"{self.url}: {key} ends at byte {found.st_size}, expected {length} bytes from {start}",
+                    key=key,
+                )
+            return self._read(fd, key, start, length)
+
+    def head(self, key: str) -> ObjectInfo:
+        with self._opened(key) as (_, found):
+            return ObjectInfo(key, found.st_size, found.st_mtime)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        for key, path in self._walk(self._tree.root, prefix):
+            if key_fault(key) is not None:
+                continue  # somebody else's file, with a name that no object can have
+            with contextlib.suppress(*_MISSING):
+                found = os.lstat(path)
+                yield ObjectInfo(key, found.st_size, found.st_mtime)
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with contextlib.suppress(*_MISSING, IsADirectoryError):
+            with self._refusals("delete", key):
+                os.unlink(path)
+                sync_folder(os.path.dirname(path))
+            self._tree.prune(os.path.dirname(path), self._tree.root)
+
+    def create_upload(self, key: str) -> str:
+        upload_id = secrets.token_hex(16)
+        path = self._upload_path(key, upload_id)
+        with self._refusals("begin an upload of", key), self._names_taken(key):
+            os.close(self._tree.create(path))
+            sync_folder(os.path.dirname(path))
+        return upload_id
+
+    def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
+        if not 1 <= number <= self.pieces_max:
+            raise UsageError(f"not a piece number: {number}; they go from 1 to {self.pieces_max}")
+        return Grant(path=self._upload_path(key, upload_id))
+
+    def grant_read(self, key: str, *, expires_s: int) -> Grant:
+        return Grant(path=self._path(key))
+
+    def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
+        """See Store. `pieces` says nothing here: the bytes are already at their offsets."""
+        path, temporary = self._path(key), self._upload_path(key, upload_id)
+        try:
+            with self._refusals("complete", key):
+                fd = os.open(temporary, _READ)
+            try:
+                self._check_size(key, os.fstat(fd).st_size, size)
+                with self._refusals("complete", key), self._names_taken(key):
+                    # One descriptor's fsync covers what the pieces' writers wrote through theirs.
+                    os.fsync(fd)
+                    self._tree.place(temporary, path, replace=True)
+            finally:
+                os.close(fd)
+        except _MISSING:
+            self._check_completed(key, upload_id, size)
+            return
+        self._tree.prune(os.path.dirname(temporary), self._uploads)
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        with contextlib.suppress(*_MISSING, NotFound):
+            temporary = self._upload_path(key, upload_id)
+            with self._refusals("abort an upload of", key):
+                os.unlink(temporary)
+            self._tree.prune(os.path.dirname(temporary), self._uploads)
+
+    def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
+        for name, _ in self._walk(self._uploads, prefix):
+            key, _, upload_id = name.rpartition("/")
+            # A walk knows no ids: the prefix may have matched into one.
+            if key and key.startswith(prefix):
+                yield key, upload_id
+
+    def list_pieces(self, key: str, upload_id: str) -> Pieces:
+        if not os.path.isfile(self._upload_path(key, upload_id)):
+            raise NotFound(f"{self.url}: {key} has no unfinished upload {upload_id}", key=key)
+        return []
+
+    def close(self) -> None:
+        return None
+
+    def _path(self, key: str) -> str:
+        return self._tree.path(*checked_key(key).split("/"))
+
+    def _upload_path(self, key: str, upload_id: str) -> str:
+        if len(upload_id) != 32 or not set(upload_id) <= set("0123456789abcdef"):
+            raise NotFound(f"{self.url}: {key} has no unfinished upload {upload_id[:40]!a}", key=key)
+        return self._tree.path(self._uploads, *checked_key(key).split("/"), upload_id)
+
+    def _put(self, key: str, data: bytes, *, replace: bool) -> bool:
+        path = self._path(key)
+        temporary = os.path.join(self._puts, secrets.token_hex(16))
+        with self._refusals("write", key), self._names_taken(key):
+            if not self._swept:
+                self._swept = True
+                self._tree.sweep(self._puts)
+            fd = self._tree.create(temporary)
+            try:
+                with os.fdopen(fd, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                return self._tree.place(temporary, path, replace=replace)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+    def _walk(self, base: str, prefix: str) -> Iterator[tuple[str, str]]:
+        found = self._tree.walk(base, checked_prefix(prefix), without=RESERVED_COMPONENT)
+        while True:
+            with self._refusals("list", prefix):
+                step = next(found, None)
+            if step is None:
+                return
+            yield step
+
+    @contextlib.contextmanager
+    def _opened(self, key: str) -> Iterator[tuple[int, os.stat_result]]:
+        missing = NotFound(f"{self.url} has no object {key}", key=key)
+        path = self._path(key)
+        try:
+            with self._refusals("read", key):
+                fd = os.open(path, _READ)
+        except _MISSING:
+            raise missing from None
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise missing
+            yield fd, found
+        finally:
+            os.close(fd)
+
+    def _read(self, fd: int, key: str, start: int, length: int) -> bytes:
+        data = bytearray()
+        with self._refusals("read", key):
+            while len(data) < length:
+                got = os.pread(fd, length - len(data), start + len(data))
+                if not got:
+                    raise Corrupt(f"{self.url}: {key} became shorter while it was read", key=key)
+                data += got
+        return bytes(data)
+
+    def _check_size(self, key: str, found: int, expected: int) -> None:
+        if found != expected:
+            raise Corrupt(f"{self.url}: {key} holds {found} bytes, expected {expected}", key=key)
+
+    def _check_completed(self, key: str, upload_id: str, size: int) -> None:
+        """The upload is gone: fine if it was completed before, and its object is what was asked for."""
+        try:
+            info = self.head(key)
+        except NotFound:
+            raise NotFound(f"{self.url}: {key} has no unfinished upload {upload_id}", key=key) from None
+        self._check_size(key, info.size, size)
+
+    @contextlib.contextmanager
+    def _names_taken(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (NotADirectoryError, IsADirectoryError) as error:
+            raise StoreRefused(
+                f"{self.url}: cannot write {key}: another object's key is a folder of it, or in it", key=key
+            ) from error
+
+    @contextlib.contextmanager
+    def _refusals(self, verb: str, key: str) -> Iterator[None]:
+        """OSError as a store's error; what a missing file means is for the caller to say."""
+        try:
+            yield
+        except (*_MISSING, IsADirectoryError):
+            raise
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else type(error).__name__
+            if error.errno in _PASSING:
+                raise StoreUnavailable(f"{self.url}: cannot {verb} {key}: {reason}", key=key) from error
+            raise StoreRefused(
+                f"{self.url}: cannot {verb} {key}: {reason}; check the disk and its permissions", key=key
+            ) from error

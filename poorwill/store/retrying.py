@@ -1,0 +1,148 @@
+"""A store that tries again."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from ..errors import Corrupt, NotFound, TransientError
+from .base import SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces, Store
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class RetryingStore:
+    """Another store, with TransientError retried: each wait is up to twice the last one, with jitter.
+
+    It gives up, with the last error, after `attempts_max` tries, or when the next wait would end later
+    than `total_s` after the call began (a try that is under way is not interrupted). Every other error
+    passes at once. `sleep`, `clock` (s) and `uniform` (a number in [0, 1)) can be replaced.
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        *,
+        attempts_max: int = 5,
+        total_s: float = 60.0,
+        delay_first_s: float = 0.25,
+        delay_max_s: float = 10.0,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self._inner = inner
+        self._attempts_max = attempts_max
+        self._total_s = total_s
+        self._delay_first_s = delay_first_s
+        self._delay_max_s = delay_max_s
+        self._sleep = sleep
+        self._clock = clock
+        self._uniform = uniform
+        self.url = inner.url
+        self.piece_bytes_min = inner.piece_bytes_min
+        self.pieces_max = inner.pieces_max
+
+    def describe(self) -> str:
+        return self._inner.describe()
+
+    def put(self, key: str, data: bytes) -> None:
+        self._retried("put", key, lambda: self._inner.put(key, data))
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """See Store. A try whose answer was lost may have written: then finding exactly `data` is success."""
+        tries = 0
+
+        def attempt() -> bool:
+            nonlocal tries
+            tries += 1
+            return self._inner.put_new(key, data) or (tries > 1 and self._holds(key, data))
+
+        return self._retried("put_new", key, attempt)
+
+    def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
+        return self._retried("get", key, lambda: self._inner.get(key, bytes_max=bytes_max))
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        return self._retried("get_range", key, lambda: self._inner.get_range(key, start, length))
+
+    def head(self, key: str) -> ObjectInfo:
+        return self._retried("head", key, lambda: self._inner.head(key))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See Store. After a fault the listing begins again and goes on behind the last key it gave."""
+        last = ""
+        found: Iterator[ObjectInfo] | None = None
+
+        def following() -> ObjectInfo | None:
+            nonlocal found
+            try:
+                found = found or self._inner.list(prefix)
+                return next((info for info in found if info.key > last), None)
+            except TransientError:
+                found = None
+                raise
+
+        while True:
+            info = self._retried("list", prefix, following)
+            if info is None:
+                return
+            last = info.key
+            yield info
+
+    def delete(self, key: str) -> None:
+        self._retried("delete", key, lambda: self._inner.delete(key))
+
+    def create_upload(self, key: str) -> str:
+        """See Store. A try whose answer was lost leaves an empty upload that `list_uploads` shows."""
+        return self._retried("create_upload", key, lambda: self._inner.create_upload(key))
+
+    def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
+        return self._inner.grant_piece(key, upload_id, number, expires_s=expires_s)
+
+    def grant_read(self, key: str, *, expires_s: int) -> Grant:
+        return self._inner.grant_read(key, expires_s=expires_s)
+
+    def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
+        complete = self._inner.complete_upload
+        self._retried("complete_upload", key, lambda: complete(key, upload_id, pieces, size))
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        self._retried("abort_upload", key, lambda: self._inner.abort_upload(key, upload_id))
+
+    def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """See Store. Read whole before the first is given: uploads have no order to go on from."""
+        yield from self._retried("list_uploads", prefix, lambda: tuple(self._inner.list_uploads(prefix)))
+
+    def list_pieces(self, key: str, upload_id: str) -> Pieces:
+        return self._retried("list_pieces", key, lambda: self._inner.list_pieces(key, upload_id))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        try:
+            return self._inner.get(key, bytes_max=len(data)) == data
+        except (NotFound, Corrupt):
+            return False
+
+    def _retried(self, operation: str, key: str, attempt: Callable[[], _T]) -> _T:
+        began = self._clock()
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return attempt()
+            except TransientError as error:
+                ceiling = min(self._delay_max_s, self._delay_first_s * 2 ** (tries - 1))
+                # Never less than half: many clients that failed together must not all come back at once,
+                # and none at once.
+                delay_s = ceiling * (0.5 + self._uniform() / 2)
+                if tries >= self._attempts_max or self._clock() - began + delay_s > self._total_s:
+                    raise
+                _log.info("%s %s: try %d failed, next in %.1f s: %s", operation, key, tries, delay_s, error)
+            self._sleep(delay_s)

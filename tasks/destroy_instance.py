@@ -1,0 +1,55 @@
+"""Step 7: the machine goes, and only after the store was asked once more."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+from prefect import task
+
+from blocks.lookup import machine_block, save_machine, store_block
+from blocks.machines import Machine
+from poorwill.control.destruction import check_destroyable, check_unchanged
+from poorwill.control.provisioning import DESTROY_TIMEOUT_S
+from poorwill.errors import EngineFailed
+from poorwill.snapshot import keys
+from poorwill.store.base import Store
+from tasks import sessions
+from tasks.retries import policy
+from tasks.scan_workspace import order_from
+
+
+@task(name="destroy_instance", **policy())
+def destroy_instance(machine: str, store: str, workspace: str, order: dict[str, Any]) -> dict[str, Any]:
+    """Destroy the machine if losing it loses nothing: verified in full, and its workspace unchanged since.
+
+    It re-reads all of that from the store and the machine, whoever calls it. Asks the provider until the
+    instance is gone, then notes it in the machine's block and removes the pending record. Refused otherwise.
+
+    Args:
+        machine: name of a machine block.
+        store: name of a store block.
+        workspace: path on the machine.
+        order: as given to scan_workspace.
+    """
+    block, snapshot_id = machine_block(machine), str(order["snapshot_id"])
+    provider, instance = block.provider.open(), block.instance
+    with closing(store_block(store).open()) as opened:
+        metadata = check_destroyable(opened, block.name, snapshot_id, instance)
+        if provider.exists(instance):
+            live = sessions.reach(snapshot_id, machine, store, workspace)
+            check_unchanged(live.store, live.session, order_from(live, order), metadata)
+            sessions.stop(snapshot_id)
+            provider.destroy(instance, DESTROY_TIMEOUT_S)
+            if provider.exists(instance):
+                raise EngineFailed(f"{provider.describe()} says that {instance} is still there: it goes on billing")
+        note_asleep(machine, block, opened, snapshot_id)
+    return {"instance": instance, "destroyed": True}
+
+
+def note_asleep(name: str, block: Machine, store: Store, snapshot_id: str) -> None:
+    """The bookkeeping after an instance is gone. The pending record goes last: whoever continues looks for it."""
+    block.instance, block.status, block.snapshot = "", "asleep", snapshot_id
+    save_machine(name, block)
+    store.delete(keys.pending(block.name, snapshot_id))
+

@@ -1,0 +1,37 @@
+"""Step 3, once for every part: compress and upload it, streaming."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.context import TaskRunContext
+
+from poorwill.control.taking import STEP_DEADLINE_S
+from tasks import sessions
+from tasks.retries import policy, transient_or_upload_gone
+
+
+def attempt_number() -> int:
+    """How many times the current task run was tried, from 1: the engine drops events of older attempts."""
+    context = TaskRunContext.get()
+    return context.task_run.run_count if context is not None else 1
+
+
+@task(name="pack_part", task_run_name="pack_part-{number:02d}", **policy(transient_or_upload_gone))
+def pack_part(run: str, number: int, deadline_s: float = STEP_DEADLINE_S) -> dict[str, Any]:
+    """Have one part coded and sent, and complete its upload. A repeated call starts this part over.
+
+    Args:
+        run: the id of the connection.
+        number: of the part.
+        deadline_s: after this long the engine stops working on it.
+    """
+    done = sessions.get(run).taking().pack_part(number, deadline_s, attempt_number())
+    return {
+        "number": done.number,
+        "raw_bytes": done.raw_bytes,
+        "stored_bytes": done.stored_bytes,
+        "bytes": done.size,
+        "milliseconds": round(done.seconds * 1000),
+    }

@@ -1,0 +1,188 @@
+"""What a run leaves behind in Prefect's UI: a table of the parts, and pictures."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from blocks.lookup import store_block
+from poorwill.control import catalog
+from poorwill.control.verification import read_manifest
+from poorwill.snapshot.documents import Document
+from poorwill.snapshot.tables import Kind, Manifest
+from tasks import charts
+from tasks.sessions import Sample
+
+log = logging.getLogger(__name__)
+MARKDOWN_BYTES_MAX = 100_000
+KINDS_MAX = 8
+PART_ROWS_MAX = 64
+
+
+def publish_snapshot(
+    store: str, snapshot_id: str, packed: Sequence[dict[str, Any]], samples: Sequence[Sample], timings_ms: dict[str, int]
+) -> None:
+    """The report of a snapshot, as artifacts of the current run. What goes wrong here is logged, and nothing else."""
+    try:
+        with closing(store_block(store).open()) as opened:
+            metadata = catalog.find(opened, snapshot_id)
+            manifest = read_manifest(opened, metadata)
+        rows = part_rows(manifest, metadata, packed)
+        create_table_artifact(table=rows, key="parts", description=f"Parts of snapshot {snapshot_id}")
+        text = snapshot_markdown(metadata, rows, kinds_of_files(manifest), samples, timings_ms)
+        create_markdown_artifact(text, key="snapshot", description=f"Snapshot {snapshot_id}")
+    except Exception as error:
+        log.warning("the report of %s was not written: %s", snapshot_id, type(error).__name__)
+
+
+def publish_wake(result: dict[str, Any], samples: Sequence[Sample]) -> None:
+    """The same for a wake."""
+    try:
+        create_markdown_artifact(wake_markdown(result, samples), key="wake", description=f"Wake of {result['snapshot_id']}")
+    except Exception as error:
+        log.warning("the report of %s was not written: %s", result.get("snapshot_id"), type(error).__name__)
+
+
+def part_rows(manifest: Manifest, metadata: Document, packed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each part this snapshot sent: raw and stored MB, ratio, seconds and GB/s of this run."""
+    chunks = manifest.chunks
+    raw = np.bincount(chunks.part, weights=chunks.raw, minlength=len(manifest.parts))
+    stored = np.bincount(chunks.part, weights=chunks.stored, minlength=len(manifest.parts))
+    took = {int(done["number"]): int(done["milliseconds"]) / 1000 for done in packed}
+    rows = []
+    for row, part in enumerate(metadata["parts"][:PART_ROWS_MAX]):
+        if part["borrowed"]:
+            continue
+        number = int(manifest.parts.number[row])
+        seconds = took.get(number)
+        rows.append(
+            {
+                "part": f"{number:02d}",
+                "raw MB": round(raw[row] / 1e6, 2),
+                "stored MB": round(stored[row] / 1e6, 2),
+                "ratio": round(raw[row] / stored[row], 3) if stored[row] else None,
+                "seconds": round(seconds, 2) if seconds is not None else "kept",
+                "GB/s": round(raw[row] / 1e9 / seconds, 3) if seconds else None,
+            }
+        )
+    return rows
+
+
+def kinds_of_files(manifest: Manifest) -> dict[str, tuple[int, int]]:
+    """(raw, stored) bytes by file name extension, largest first; the rest summed as "other"."""
+    entries, segments, chunks = manifest.entries, manifest.segments, manifest.chunks
+    share = chunks.stored / np.maximum(chunks.raw, 1)
+    owner = manifest.segment_rows()
+    raw = np.bincount(owner, weights=segments.length, minlength=len(entries))
+    stored = np.bincount(owner, weights=segments.length * share[segments.chunk], minlength=len(entries))
+    sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for row in np.flatnonzero((entries.kind == Kind.FILE) & (raw > 0)).tolist():
+        sums[extension(entries.name[row])][0] += raw[row]
+        sums[extension(entries.name[row])][1] += stored[row]
+    ordered = sorted(sums.items(), key=lambda item: -item[1][0])
+    kinds = {name: (int(a), int(b)) for name, (a, b) in ordered[: KINDS_MAX - 1]}
+    rest = ordered[KINDS_MAX - 1 :]
+    if rest:
+        kinds["other"] = (int(sum(a for _, (a, _) in rest)), int(sum(b for _, (_, b) in rest)))
+    return kinds
+
+
+def extension(name: bytes) -> str:
+    """The kind of a file by its name, printable and short."""
+    stem, dot, last = name.rpartition(b".")
+    text = last.decode("ascii", "replace").lower() if dot and stem else ""
+    return f".{text}" if text.isalnum() and text.isascii() and len(text) <= 12 else "no extension"
+
+
+def snapshot_markdown(
+    metadata: Document,
+    rows: Sequence[dict[str, Any]],
+    kinds: dict[str, tuple[int, int]],
+    samples: Sequence[Sample],
+    timings_ms: dict[str, int],
+) -> str:
+    """The whole report of a snapshot; below MARKDOWN_BYTES_MAX."""
+    totals = metadata["totals"]
+    borrowed = sum(bool(part["borrowed"]) for part in metadata["parts"])
+    lines = [
+        f"# Snapshot {metadata['snapshot_id']} of {metadata['machine']}",
+        "",
+        f"{totals['files']:,} files, {_gb(totals['raw_bytes'])}; stored {_gb(totals['stored_bytes'])}, "
+        f"ratio {_ratio(totals['data_bytes'], totals['stored_bytes'])}; sent {_gb(totals['sent_bytes'])} "
+        f"in {totals['parts']} parts" + (f", and uses {borrowed} parts of earlier snapshots" if borrowed else ""),
+        "",
+        _stages(timings_ms),
+        "",
+        _throughput(samples, {"read": "read_bytes", "sent": "sent_bytes"}),
+        "",
+        _ratios("Ratio by kind of file", kinds),
+        "",
+        _ratios("Ratio by codec", {k: (v["raw_bytes"], v["stored_bytes"]) for k, v in metadata["codecs"].items()}),
+        "",
+        _table(rows),
+    ]
+    return _bounded(lines)
+
+
+def wake_markdown(result: dict[str, Any], samples: Sequence[Sample]) -> str:
+    """The whole report of a wake; below MARKDOWN_BYTES_MAX."""
+    restored = ", ".join(f"{count:,} {kind}" for kind, count in result["restored"].items() if count)
+    return _bounded(
+        [
+            f"# {result['machine']} is awake as {result['instance']}",
+            "",
+            f"Snapshot {result['snapshot_id']}: {_gb(result['raw_bytes'])}, {restored}, every hash checked.",
+            "",
+            _stages(result["timings_ms"]),
+            "",
+            _throughput(samples, {"downloaded": "fetched_bytes", "written": "written_bytes"}),
+        ]
+    )
+
+
+def _throughput(samples: Sequence[Sample], counters: dict[str, str]) -> str:
+    lines: list[charts.Line] = [
+        (name, charts.rates([(seconds, counted.get(counter, 0)) for seconds, counted in samples]))
+        for name, counter in counters.items()
+    ]
+    return charts.as_markdown_image(charts.line_chart("Throughput", lines, "MB/s", 1e6), "throughput over time")
+
+
+def _ratios(title: str, sums: dict[str, tuple[int, int]]) -> str:
+    bars = [
+        (name, raw / stored if stored else 0.0, f"{_ratio(raw, stored)} of {_gb(raw)}") for name, (raw, stored) in sums.items()
+    ]
+    return charts.as_markdown_image(charts.bar_chart(title, bars), title)
+
+
+def _stages(timings_ms: dict[str, int]) -> str:
+    head = "| stage | seconds |\n|---|---|\n"
+    return head + "\n".join(f"| {name} | {ms / 1000:.2f} |" for name, ms in timings_ms.items())
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return "No part was sent: everything was known."
+    names = list(rows[0])
+    head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n"
+    return head + "\n".join("| " + " | ".join(str(row[n]) if row[n] is not None else "" for n in names) + " |" for row in rows)
+
+
+def _ratio(raw: int, stored: int) -> str:
+    return f"{raw / stored:.3f}" if stored else "-"
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
+def _bounded(lines: list[str]) -> str:
+    while sum(len(line.encode()) + 1 for line in lines) >= MARKDOWN_BYTES_MAX:
+        lines.pop()
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,138 @@
+"""The live side of runs: which engine, store and half-done work belong to a run's id in this process.
+
+Tasks take ids and ask here. What is lost with the process is only this; all that matters lies in the store.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from blocks.lookup import machine_block, store_block
+from poorwill.control.restoring import RestoreRun
+from poorwill.control.session import EngineSession
+from poorwill.control.taking import SnapshotRun
+from poorwill.errors import EngineLost, NotFound, Refused
+from poorwill.providers.base import LocalEndpoint, Provider
+from poorwill.remote.local import LocalHost
+from poorwill.store.base import Store
+
+SAMPLES_MAX = 20_000
+Sample = tuple[float, dict[str, int]]
+
+
+@dataclass(slots=True)
+class Live:
+    """One run's connections. `samples` are (seconds since `began_s`, the engine's counters), oldest first."""
+
+    machine: str
+    instance: str
+    workspace: str  # as the engine sees it
+    provider: Provider
+    endpoint: LocalEndpoint
+    store: Store
+    session: EngineSession
+    snapshot: SnapshotRun | None = None
+    restore: RestoreRun | None = None
+    began_s: float = field(default_factory=time.monotonic)
+    samples: list[Sample] = field(default_factory=list)
+
+    def taking(self) -> SnapshotRun:
+        """What `scan_workspace` began. EngineLost if it did not, on this engine."""
+        if self.snapshot is None:
+            raise EngineLost(f"the engine on {self.instance} has no scan of this snapshot: scan again")
+        return self.snapshot
+
+    def restoring(self) -> RestoreRun:
+        """What `open_restore` began. EngineLost if it did not, on this engine."""
+        if self.restore is None:
+            raise EngineLost(f"the engine on {self.instance} has no open restore: open it again")
+        return self.restore
+
+    def note(self, counters: dict[str, int]) -> None:
+        """Remember the engine's counters of now, for the picture in the report."""
+        if len(self.samples) < SAMPLES_MAX:
+            self.samples.append((time.monotonic() - self.began_s, dict(counters)))
+
+    def close(self) -> None:
+        self.session.close()
+        self.store.close()
+
+
+_lives: dict[str, Live] = {}
+_lock = threading.Lock()
+
+
+def get(run: str) -> Live:
+    """The live side of a run. EngineLost if this process has none, or its engine is gone."""
+    with _lock:
+        live = _lives.get(run)
+    if live is None or not live.session.alive:
+        raise EngineLost(f"run {run} has no engine in this process: open the machine again")
+    return live
+
+
+def peek(run: str) -> Live | None:
+    """The same, whatever its state; None where this process has none."""
+    with _lock:
+        return _lives.get(run)
+
+
+def reach(run: str, machine: str, store: str, workspace: str) -> Live:
+    """The live side of a run, opened, or opened again if its engine is gone.
+
+    machine, store: names of blocks. workspace: as the machine sees it. NotFound, Refused, EngineLost.
+    """
+    try:
+        return get(run)
+    except EngineLost:
+        before = peek(run)
+    close(run)
+    live = _open(machine, store, workspace)
+    if before is not None:
+        live.began_s, live.samples = before.began_s, before.samples
+    with _lock:
+        _lives[run] = live
+    return live
+
+
+def _open(machine: str, store: str, workspace: str) -> Live:
+    block = machine_block(machine)
+    if not block.instance:
+        raise Refused(f"machine {machine} is asleep in snapshot {block.snapshot or '(none)'}: wake it first")
+    provider = block.provider.open()
+    try:
+        endpoint = provider.endpoint(block.instance)
+    except NotFound as error:
+        raise NotFound(f"machine {machine}: {error.message}: correct its block, or wake it again") from None
+    opened_store = store_block(store).open()
+    path = endpoint.path(workspace)
+    session = EngineSession(LocalHost(endpoint.environment))
+    try:
+        session.hello(path)
+    except BaseException:
+        session.close()
+        raise
+    return Live(block.name, block.instance, path, provider, endpoint, opened_store, session)
+
+
+def stop(run: str) -> None:
+    """End a run's engine; who waits for it hears EngineLost. The rest stays, for the report."""
+    live = peek(run)
+    if live is not None:
+        live.session.close()
+
+
+def close(run: str) -> None:
+    """Forget a run. Idempotent."""
+    with _lock:
+        live = _lives.pop(run, None)
+    if live is not None:
+        live.close()
+
+
+def facts(run: str) -> dict[str, Any]:
+    """What the engine told of its machine."""
+    return dict(get(run).session.facts)

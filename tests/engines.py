@@ -1,0 +1,141 @@
+"""Engines for tests: one on a thread of this process that can be interfered with, and one played by a script."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import IO, Any
+
+from poorwill.engine import protocol
+from poorwill.engine.context import Context
+from poorwill.engine.operations import Operations
+from poorwill.engine.protocol import Message
+from poorwill.engine.server import Server
+from poorwill.remote.base import Channel
+from poorwill.remote.local import LocalChannel, LocalHost
+
+Hook = Callable[[Message], None]
+
+
+class WatchedHost(LocalHost):
+    """This machine, with the engine's process at hand, to kill it."""
+
+    channel: LocalChannel
+
+    def start(self) -> LocalChannel:
+        self.channel = super().start()
+        return self.channel
+
+    def kill(self) -> None:
+        self.channel.process.kill()
+        self.channel.process.wait(30)
+
+
+class ThreadHost:
+    """Runs the engine on threads of this process.
+
+    before, after: called with the request before the engine works on it, and before its result is told.
+    """
+
+    def __init__(self, before: dict[str, Hook] | None = None, after: dict[str, Hook] | None = None) -> None:
+        self.before, self.after = before or {}, after or {}
+        self.operations = Operations()
+
+    def describe(self) -> str:
+        return "a thread"
+
+    def start(self) -> Channel:
+        return _PipeChannel(self._serve)
+
+    def _serve(self, requests: IO[bytes], events: IO[bytes]) -> None:
+        def handle(request: Message, context: Context, emit: Callable[[Message], None]) -> Message:
+            op = str(request.get("op"))
+            self.before.get(op, _nothing)(request)
+            result = self.operations.handle(request, context, emit)
+            self.after.get(op, _nothing)(request)
+            return result
+
+        Server(requests, events, handle, self.operations.meter).run()
+
+
+class ScriptedHost:
+    """An engine that does what a script says: play(requests, events) on a thread; it ends when the script ends."""
+
+    def __init__(self, play: Callable[[IO[bytes], IO[bytes]], None]) -> None:
+        self._play = play
+
+    def describe(self) -> str:
+        return "a script"
+
+    def start(self) -> Channel:
+        return _PipeChannel(self._play)
+
+
+def answering(lines: Iterable[bytes]) -> Callable[[IO[bytes], IO[bytes]], None]:
+    """A script that reads one request, writes `lines`, and stays until it is closed."""
+
+    def play(requests: IO[bytes], events: IO[bytes]) -> None:
+        requests.readline()
+        for line in lines:
+            events.write(line)
+        events.flush()
+        while requests.readline():
+            pass
+
+    return play
+
+
+def line(**fields: Any) -> bytes:
+    return protocol.encode(fields)
+
+
+def _nothing(request: Message) -> None:
+    return None
+
+
+class _Writing:
+    """The engine's end of a pipe. Unlike a process it survives the other end: what nobody reads is dropped."""
+
+    def __init__(self, fd: int) -> None:
+        self._file = os.fdopen(fd, "wb")
+
+    def write(self, data: bytes) -> None:
+        with suppress(OSError, ValueError):
+            self._file.write(data)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._file.flush()
+
+    def close(self) -> None:
+        with suppress(OSError, ValueError):
+            self._file.close()
+
+
+class _PipeChannel:
+    def __init__(self, serve: Callable[[IO[bytes], Any], None]) -> None:
+        requests, self.requests = (os.fdopen(fd, mode) for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+        reading, writing = os.pipe()
+        self.events = os.fdopen(reading, "rb")
+        events = _Writing(writing)
+
+        def run() -> None:
+            try:
+                with suppress(OSError, ValueError):
+                    serve(requests, events)
+            finally:
+                events.close()
+                requests.close()
+
+        self._thread = threading.Thread(target=run, name="engine", daemon=True)
+        self._thread.start()
+
+    def last_words(self) -> str:
+        return ""
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        with suppress(OSError):
+            self.requests.close()
+        self._thread.join(timeout_s)

@@ -1,0 +1,113 @@
+"""Whole snapshots, restores and verifications in a few words, through the control side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from poorwill.control import catalog
+from poorwill.control.restoring import RestoreRun
+from poorwill.control.session import EngineSession
+from poorwill.control.taking import Order, SnapshotRun
+from poorwill.control.verification import VerifyRun
+from poorwill.remote.base import Host
+from poorwill.snapshot import ids
+from poorwill.snapshot.documents import Document
+from poorwill.store.base import Store
+from tests.engines import ThreadHost
+
+MACHINE = "m1"
+
+
+@dataclass
+class Taken:
+    """A snapshot that was taken, and what the engine had counted by then."""
+
+    metadata: Document
+    counters: dict[str, int]
+    run: SnapshotRun
+
+    @property
+    def id(self) -> str:
+        return str(self.metadata["snapshot_id"])
+
+    @property
+    def totals(self) -> dict[str, int]:
+        return dict(self.metadata["totals"])
+
+    @property
+    def own_parts(self) -> list[str]:
+        return [str(part["key"]) for part in self.metadata["parts"] if not part["borrowed"]]
+
+
+def order(workspace: Path, snapshot_id: str | None = None, **fields: Any) -> Order:
+    given = {"machine": MACHINE, "instance": "i-1", **fields}
+    return Order(snapshot_id=snapshot_id or ids.new_snapshot_id(), workspace=str(workspace), **given)
+
+
+def take(
+    store: Store,
+    workspace: Path,
+    snapshot_id: str | None = None,
+    *,
+    host: Host | None = None,
+    at_settle: Callable[[], None] = lambda: None,
+    **fields: Any,
+) -> Taken:
+    """A snapshot from the first step to the last. at_settle is called before each look at what has changed."""
+    session = EngineSession(host or ThreadHost())
+    try:
+        run = SnapshotRun(store, session, order(workspace, snapshot_id, **fields))
+        assert run.open() is None
+        session.hello(str(workspace))
+        run.scan()
+        while run.planned:
+            at_once(run.pack_part, list(run.planned))
+            at_settle()
+            run.settle()
+        metadata = run.write_metadata()
+        run.remove_pending()
+        return Taken(metadata, dict(session.counters), run)
+    finally:
+        session.close()
+
+
+@dataclass
+class Restored:
+    result: dict[str, Any]
+    counters: dict[str, int]
+    resumed: bool
+    parts: list[int] = field(default_factory=list)
+
+
+def restore(store: Store, snapshot_id: str, workspace: Path, *, host: Host | None = None, **fields: Any) -> Restored:
+    """A restore from the first step to the last."""
+    session = EngineSession(host or ThreadHost())
+    try:
+        run = RestoreRun(store, session, catalog.find(store, snapshot_id), str(workspace), **fields)
+        run.open()
+        at_once(run.restore_part, list(run.parts))
+        return Restored(run.finish(), dict(session.counters), run.resumed, list(run.parts))
+    finally:
+        session.close()
+
+
+def verify(store: Store, snapshot_id: str, mode: str = "stored", *, host: Host | None = None) -> Document:
+    session = EngineSession(host or ThreadHost())
+    try:
+        return VerifyRun(store, session, catalog.find(store, snapshot_id), mode=mode).run_all()
+    finally:
+        session.close()
+
+
+def at_once(step: Callable[[int], Any], numbers: list[int]) -> None:
+    with ThreadPoolExecutor(32) as threads:
+        list(threads.map(step, numbers))
+
+
+def part_objects(store: Store) -> dict[str, tuple[int, float]]:
+    """Key -> (size, time) of every part in the store."""
+    return {found.key: (found.size, found.modified_s) for found in store.list("parts/")}

@@ -1,0 +1,197 @@
+"""What S3Store makes of answers that the S3 server of the tests does not give, but other stores do."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from botocore.response import StreamingBody
+from botocore.stub import Stubber
+
+from poorwill.errors import Corrupt, NotFound, StoreRefused, StoreUnavailable
+from poorwill.store.base import Piece
+from poorwill.store.s3 import S3Store
+from poorwill.store.s3_client import s3_client
+
+WHEN = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def scripted() -> Iterator[tuple[S3Store, Stubber]]:
+    """A store whose client answers from a script; every answer must have been asked for."""
+    client = s3_client("b", endpoint="http://s3.invalid", region="r", access_key="a", secret_key="s")
+    with Stubber(client) as script:
+        yield S3Store(client, "b", "p"), script
+        script.assert_no_pending_responses()
+
+
+def refuse(script: Stubber, operation: str, code: str, status: int, retries: int = 0) -> None:
+    script.add_client_error(operation, code, http_status_code=status, response_meta={"RetryAttempts": retries})
+
+
+def body(data: bytes, claimed: int | None = None) -> dict[str, Any]:
+    length = len(data) if claimed is None else claimed
+    return {"Body": StreamingBody(io.BytesIO(data), length), "ContentLength": length}
+
+
+def item(key: str) -> dict[str, Any]:
+    return {"Key": key, "Size": 1, "LastModified": WHEN}
+
+
+def test_put_new_is_strict_where_the_store_is(scripted: tuple[S3Store, Stubber]) -> None:
+    """412 after a look that found nothing: somebody else was faster."""
+    store, script = scripted
+    refuse(script, "head_object", "404", 404)
+    script.add_response("head_bucket", {})
+    refuse(script, "put_object", "PreconditionFailed", 412)
+    assert store.put_new("k", b"mine") is False
+
+
+@pytest.mark.parametrize(("held", "ours"), [(b"mine", True), (b"them", False), (b"mine, longer", False)])
+def test_put_new_that_the_client_repeated(scripted: tuple[S3Store, Stubber], held: bytes, ours: bool) -> None:
+    """412 to a second try may answer the first one's success: the bytes decide."""
+    store, script = scripted
+    refuse(script, "head_object", "404", 404)
+    script.add_response("head_bucket", {})
+    refuse(script, "put_object", "PreconditionFailed", 412, retries=1)
+    script.add_response("get_object", {**body(held[:4]), "ContentRange": f"bytes 0-3/{len(held)}"})
+    if held[:4] == b"mine":
+        script.add_response("head_object", {"ContentLength": len(held), "LastModified": WHEN})
+    assert store.put_new("k", b"mine") is ours
+
+
+def test_put_new_without_conditional_writes(scripted: tuple[S3Store, Stubber]) -> None:
+    """501 once: the store is asked plainly, now and from then on."""
+    store, script = scripted
+    refuse(script, "head_object", "404", 404)
+    script.add_response("head_bucket", {})
+    refuse(script, "put_object", "NotImplemented", 501)
+    refuse(script, "head_object", "404", 404)
+    script.add_response("put_object", {}, {"Bucket": "b", "Key": "p/k", "Body": b"x"})
+    assert store.put_new("k", b"x") is True
+    refuse(script, "head_object", "404", 404)
+    script.add_response("put_object", {}, {"Bucket": "b", "Key": "p/k2", "Body": b"x"})
+    assert store.put_new("k2", b"x") is True
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("SlowDown", 503, StoreUnavailable),
+        ("InternalError", 500, StoreUnavailable),
+        ("RequestTimeout", 400, StoreUnavailable),
+        ("AnyOther", 429, StoreUnavailable),
+        ("AnyOther", 502, StoreUnavailable),
+        ("ConditionalRequestConflict", 409, StoreUnavailable),
+        ("ExpiredToken", 400, StoreRefused),
+        ("AuthorizationHeaderMalformed", 400, StoreRefused),
+        ("PermanentRedirect", 301, StoreRefused),
+        ("AccessDenied", 403, StoreRefused),
+        ("NotImplemented", 501, StoreRefused),
+        ("Odd\nCode <b>", 418, StoreRefused),
+        ("NoSuchKey", 404, NotFound),
+    ],
+)
+def test_codes(scripted: tuple[S3Store, Stubber], code: str, status: int, kind: type[Exception]) -> None:
+    """Transient and permanent are told apart, in one line, without the server's own words."""
+    store, script = scripted
+    script.add_client_error("get_object", code, "AWSAccessKeyId=AKIA-SECRET", http_status_code=status)
+    with pytest.raises(kind, match=r"s3://b/p at http://s3\.invalid") as caught:
+        store.get("k")
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value) and "SECRET" not in str(caught.value)
+
+
+def test_a_listing_out_of_order_is_corrupt(scripted: tuple[S3Store, Stubber]) -> None:
+    """Also one that goes in circles, and one that answers with another prefix's keys."""
+    store, script = scripted
+    for keys in (["p/b", "p/a"], ["p/a", "p/a"], ["q/a"]):
+        script.add_response("list_objects_v2", {"Contents": [item(key) for key in keys]})
+        with pytest.raises(Corrupt, match="order"):
+            list(store.list(""))
+    script.add_response("list_objects_v2", {"IsTruncated": True, "NextContinuationToken": "t"})
+    script.add_response("list_objects_v2", {"IsTruncated": True, "NextContinuationToken": "t"})
+    with pytest.raises(StoreUnavailable, match="go on"):
+        list(store.list(""))
+
+
+def test_folders_that_other_tools_draw_are_no_objects(scripted: tuple[S3Store, Stubber]) -> None:
+    """Consoles make empty objects that end in '/'."""
+    store, script = scripted
+    script.add_response("list_objects_v2", {"Contents": [item("p/"), item("p/a/"), item("p/a/b")]})
+    assert [info.key for info in store.list("")] == ["a/b"]
+
+
+def test_stores_without_listings_of_uploads(scripted: tuple[S3Store, Stubber]) -> None:
+    """405 and 501 mean there is nothing to tell; any other refusal is one."""
+    store, script = scripted
+    refuse(script, "list_multipart_uploads", "MethodNotAllowed", 405)
+    assert list(store.list_uploads("")) == []
+    refuse(script, "list_parts", "NotImplemented", 501)
+    assert store.list_pieces("k", "id") == []
+    refuse(script, "list_multipart_uploads", "AccessDenied", 403)
+    with pytest.raises(StoreRefused):
+        list(store.list_uploads(""))
+    refuse(script, "list_parts", "AccessDenied", 403)
+    with pytest.raises(StoreRefused):
+        store.list_pieces("k", "id")
+
+
+def test_uploads_and_pieces_beyond_a_page(scripted: tuple[S3Store, Stubber]) -> None:
+    """Their markers are followed, and one that stands still ends the walk."""
+    store, script = scripted
+    page = {"IsTruncated": True, "NextKeyMarker": "p/a", "NextUploadIdMarker": "1"}
+    script.add_response("list_multipart_uploads", {**page, "Uploads": [{"Key": "p/a", "UploadId": "1"}]})
+    script.add_response(
+        "list_multipart_uploads",
+        {"Uploads": [{"Key": "p/b", "UploadId": "2"}]},
+        {"Bucket": "b", "Prefix": "p/", "KeyMarker": "p/a", "UploadIdMarker": "1"},
+    )
+    assert list(store.list_uploads("")) == [("a", "1"), ("b", "2")]
+    script.add_response("list_multipart_uploads", page)
+    script.add_response("list_multipart_uploads", page)
+    with pytest.raises(StoreUnavailable, match="go on"):
+        list(store.list_uploads(""))
+    for number, more in ((1, True), (2, False)):
+        part = {"PartNumber": number, "ETag": "t", "Size": 5}
+        answer = {"Parts": [part], "IsTruncated": more, "NextPartNumberMarker": number}
+        script.add_response("list_parts", answer)
+    assert store.list_pieces("k", "id") == [Piece(1, "t", 5), Piece(2, "t", 5)]
+
+
+def test_a_range_that_was_not_honoured(scripted: tuple[S3Store, Stubber]) -> None:
+    """A whole object where a range was asked for, or another range, is not read as if it were."""
+    store, script = scripted
+    for answer in (body(b"whole"), {**body(b"le"), "ContentRange": "bytes 3-4/5"}):
+        script.add_response("get_object", answer)
+        with pytest.raises(StoreRefused, match="range"):
+            store.get_range("k", 1, 2)
+    script.add_response("get_object", {**body(b"x" * 9), "ContentRange": "bytes 1-9/10"})
+    with pytest.raises(Corrupt, match="more than"):
+        store.get_range("k", 1, 2)
+
+
+def test_sizes_that_the_store_claims_are_not_believed(scripted: tuple[S3Store, Stubber]) -> None:
+    """More bytes than bytes_max are not read; fewer than claimed are a broken connection."""
+    store, script = scripted
+    script.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"x" * 100), None)})
+    with pytest.raises(Corrupt, match="larger"):
+        store.get("k", bytes_max=10)
+    script.add_response("get_object", body(b"half", claimed=8))
+    with pytest.raises(StoreUnavailable):
+        store.get("k")
+
+
+def test_completing_something_else(scripted: tuple[S3Store, Stubber]) -> None:
+    """Pieces the store does not hold are Corrupt; so is an object of another size, though it is there now."""
+    store, script = scripted
+    refuse(script, "complete_multipart_upload", "InvalidPart", 400)
+    with pytest.raises(Corrupt, match="pieces"):
+        store.complete_upload("k", "id", [Piece(1, "t")], 5)
+    script.add_response("complete_multipart_upload", {})
+    script.add_response("head_object", {"ContentLength": 4, "LastModified": WHEN})
+    with pytest.raises(Corrupt, match="4 bytes, expected 5"):
+        store.complete_upload("k", "id", [Piece(1, "t")], 5)
