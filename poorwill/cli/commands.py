@@ -17,7 +17,7 @@ from poorwill.control.session import EngineSession
 from poorwill.control.taking import Order, SnapshotRun
 from poorwill.control.verification import VerifyRun
 from poorwill.errors import EngineLost, PermanentError, Refused, TransientError
-from poorwill.remote.local import LocalHost
+from poorwill.remote.base import Host
 from poorwill.snapshot import ids, limits
 from poorwill.store.address import open_store
 
@@ -26,7 +26,7 @@ ATTEMPTS = 3
 BACKOFF_S = 0.5
 
 
-def snapshot(arguments: argparse.Namespace, output: Output) -> int:
+def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     machine = arguments.machine or ids.machine_name_from(socket.gethostname())
     order = Order(
         machine=ids.checked_machine_name(machine),
@@ -38,7 +38,7 @@ def snapshot(arguments: argparse.Namespace, output: Output) -> int:
         exclude=tuple(arguments.exclude),
         skip_unreadable=arguments.skip_unreadable,
     ).check()
-    session = EngineSession(LocalHost())
+    session = EngineSession(host)
     try:
         store = open_store(arguments.store)
         run = SnapshotRun(store, session, order)
@@ -110,8 +110,8 @@ def _with_retries(step: Callable[[int], Any], number: int) -> Any:
     raise AssertionError("unreachable")
 
 
-def restore(arguments: argparse.Namespace, output: Output) -> int:
-    session = EngineSession(LocalHost())
+def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
+    session = EngineSession(host)
     try:
         store = open_store(arguments.store)
         metadata = catalog.find(store, arguments.id)
@@ -137,7 +137,7 @@ def restore(arguments: argparse.Namespace, output: Output) -> int:
     return LEFT_OUT if result["left_out_count"] else 0
 
 
-def ls(arguments: argparse.Namespace, output: Output) -> int:
+def ls(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     store = open_store(arguments.store)
     rows = []
     for machine, snapshot_id in catalog.names(store, arguments.machine):
@@ -149,15 +149,15 @@ def ls(arguments: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def show(arguments: argparse.Namespace, output: Output) -> int:
+def show(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     store = open_store(arguments.store)
     metadata = catalog.find(store, arguments.id)
     output.document(metadata)
     return 0
 
 
-def verify(arguments: argparse.Namespace, output: Output) -> int:
-    session = EngineSession(LocalHost())
+def verify(arguments: argparse.Namespace, output: Output, host: Host) -> int:
+    session = EngineSession(host)
     try:
         store = open_store(arguments.store)
         metadata = catalog.find(store, arguments.id)
@@ -181,7 +181,7 @@ def verify(arguments: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def delete(arguments: argparse.Namespace, output: Output) -> int:
+def delete(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     result = deletion.delete(open_store(arguments.store), arguments.id)
     kept = len(result["kept_parts"])
     note = f"; {kept} of its parts are used by other snapshots and stay" if kept else ""

@@ -11,9 +11,9 @@ import sys
 from typing import NoReturn
 
 from poorwill import __version__
-from poorwill.cli import commands
 from poorwill.cli.output import Output
 from poorwill.errors import PoorwillError
+from poorwill.remote.local import LocalHost
 
 EXIT_CODES = """exit codes: 0 done, 1 failed, 2 usage, 3 done but something was left out, 4 corrupt or unverifiable,
 5 not found, 6 refused (would overwrite, would lose), 7 store or network, 130 interrupted"""
@@ -27,7 +27,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
     output = Output(json_lines=arguments.json)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = arguments.run(arguments, output)
+        host = LocalHost().start_ahead() if arguments.engine else LocalHost()
+        from poorwill.cli import commands  # while it is imported here, the engine imports the same beside us
+
+        code = getattr(commands, arguments.run)(arguments, output, host)
     except PoorwillError as error:
         output.failed(error)
         code = error.exit_code
@@ -79,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     take.add_argument("--parent", metavar="ID", help="compare with this one; default: the machine's latest")
     take.add_argument("--id", metavar="ID", help="continue the snapshot of this id that was interrupted")
     take.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read (exit code 3)")
-    take.set_defaults(run=commands.snapshot)
+    take.set_defaults(run="snapshot", engine=True)
 
     back = sub.add_parser("restore", parents=[shared], help="make a directory from a snapshot")
     back.add_argument("id", metavar="ID")
@@ -89,22 +92,22 @@ def parser() -> argparse.ArgumentParser:
         "--include", action="append", default=[], metavar="GLOB", help="only what matches; may be repeated"
     )
     back.add_argument("--privileged", action="store_true", help="keep set-id bits and security attributes")
-    back.set_defaults(run=commands.restore)
+    back.set_defaults(run="restore", engine=True)
 
     listing = sub.add_parser("ls", parents=[shared], help="list snapshots")
     listing.add_argument("--machine", metavar="NAME")
-    listing.set_defaults(run=commands.ls)
+    listing.set_defaults(run="ls", engine=False)
 
     show = sub.add_parser("show", parents=[shared], help="everything about one snapshot")
     show.add_argument("id", metavar="ID")
-    show.set_defaults(run=commands.show)
+    show.set_defaults(run="show", engine=False)
 
     verify = sub.add_parser("verify", parents=[shared], help="read a snapshot back and check every hash")
     verify.add_argument("id", metavar="ID")
     verify.add_argument("--full", action="store_true", help="decode every chunk too")
-    verify.set_defaults(run=commands.verify)
+    verify.set_defaults(run="verify", engine=True)
 
     delete = sub.add_parser("delete", parents=[shared], help="remove a snapshot; what others use is kept")
     delete.add_argument("id", metavar="ID")
-    delete.set_defaults(run=commands.delete)
+    delete.set_defaults(run="delete", engine=False)
     return top

@@ -36,7 +36,9 @@ class OpenZL:
             compressor = zl.Compressor()
             entropy = zl.graphs.Fse()(compressor)
             if layout == "bf16":
-                split = zl.nodes.BFloat16Deconstruct()(compressor, sign_frac=zl.graphs.Store()(compressor), exponent=entropy)
+                split = zl.nodes.BFloat16Deconstruct()(
+                    compressor, sign_frac=zl.graphs.Store()(compressor), exponent=entropy
+                )
                 start = zl.nodes.ConvertSerialToNumLE16()(compressor, split)
             elif layout == "u8":
                 start = entropy

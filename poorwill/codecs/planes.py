@@ -20,11 +20,13 @@ from poorwill.errors import Corrupt
 
 VERSION = 1
 ROTATED = 1
-_HEAD = struct.Struct("<BBBBII")  # version, element bytes, flags, planes that may be coded (bits), block bytes, raw bytes
+_HEAD = struct.Struct(
+    "<BBBBII"
+)  # version, element bytes, flags, planes that may be coded (bits), block bytes, raw bytes
 _CODED = 1 << 31
 PLANE_BLOCK_BYTES = 128 << 10
 _BLOCK_BYTES_MAX = 8 << 20
-_DTYPES = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
+_DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
 Array = npt.NDArray[Any]
 
 
@@ -69,7 +71,7 @@ class Planes:
             count = (min(block, body - start)) // width
             planes = self._split(source[start : start + count * width], count)
             for k in range(width):
-                plane = memoryview(planes[k * count : (k + 1) * count])
+                plane = planes[k * count : (k + 1) * count].data
                 coded = self._door.compress(plane, out[at : at + count]) if layout.coded >> k & 1 else None
                 if coded is not None and coded < count:
                     sizes[n * width + k] = coded | _CODED
@@ -124,7 +126,7 @@ class Planes:
                 at += length
                 plane = self._planes[k * count : (k + 1) * count] if width > 1 else target[start : start + count]
                 if size & _CODED:
-                    self._door.decompress(data, memoryview(plane))
+                    self._door.decompress(data, plane.data)
                 elif length == count:
                     plane[:] = np.frombuffer(data, np.uint8)
                 else:

@@ -7,6 +7,7 @@ types of files play no part. A wrong choice costs bytes, never correctness.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ PIECES, PIECE_BYTES = 16, 2048
 TRIAL_BYTES = 32 << 10
 PLANE_STORED_ABOVE = 0.97
 ZSTD_BETTER_BY = 0.95
+WIDER_BY_LEAST = 0.002
+"""Wider elements must win by more than the noise of a sample."""
 _CANDIDATES = ((1, False), (2, True), (2, False), (4, True), (4, False))
 Array = npt.NDArray[Any]
 
@@ -42,7 +45,8 @@ class Estimate:
 def estimate(raw: memoryview) -> Estimate:
     """The best plane layout for a chunk, by sampling."""
     sample = _sample(raw)
-    return min((_of_layout(sample, width, rotated) for width, rotated in _CANDIDATES), key=lambda e: e.ratio + 0.002 * e.layout.width)
+    estimates = [_of_layout(sample, width, rotated) for width, rotated in _CANDIDATES]
+    return min(estimates, key=lambda e: e.ratio + WIDER_BY_LEAST * e.layout.width)
 
 
 def _sample(raw: memoryview) -> Array:
@@ -75,7 +79,7 @@ def _entropy(values: Array) -> float:
     counts = np.bincount(values, minlength=256)
     shares = counts[counts > 0] / len(values)
     # A sample sees fewer symbols than there are: the Miller-Madow term corrects the estimate.
-    return float(-(shares * np.log2(shares)).sum()) + (len(shares) - 1) / (2 * len(values) * np.log(2))
+    return float(-(shares * np.log2(shares)).sum()) + (len(shares) - 1) / (2 * len(values) * math.log(2))
 
 
 class Chooser:

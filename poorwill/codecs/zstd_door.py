@@ -78,7 +78,7 @@ class _Public:
             with self._decoder.stream_reader(frame, read_across_frames=True) as stream:
                 at = 0
                 while at < len(out):
-                    got = stream.readinto(out[at:])  # type: ignore[arg-type]
+                    got = stream.readinto(out[at:])
                     if not got:
                         raise Corrupt(f"zstd: a frame of {at} bytes, expected {len(out)}")
                     at += got

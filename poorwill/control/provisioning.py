@@ -117,7 +117,10 @@ def discard(store: Store, provider: Provider, label: str) -> str:
         close_intent(store, label)
         return "the machine that was provisioned for it was destroyed again"
     except PoorwillError as error:
-        return f"the machine labelled {label} of {provider.describe()} may still be billing ({error.message}): destroy it by hand"
+        return (
+            f"the machine labelled {label} of {provider.describe()} may still be billing ({error.message}): "
+            "destroy it by hand"
+        )
 
 
 def _read(store: Store, label: str) -> Intent | None:

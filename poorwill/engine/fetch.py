@@ -9,7 +9,6 @@ from typing import Protocol
 
 from poorwill.engine.buffers import BufferPool
 from poorwill.engine.context import Context
-from poorwill.engine.http import Http, persist
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench, Job, WorkPool
 from poorwill.engine.positioned import read_at
@@ -53,22 +52,6 @@ class PathSource:
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-class UrlSource:
-    """An object behind a presigned URL; url_of(fresh) gives it, anew when the last one was refused."""
-
-    remote = True
-
-    def __init__(self, url_of: Callable[[bool], str], what: str, http: Http, meter: Meter, context: Context) -> None:
-        self._url_of, self._what, self._http, self._meter, self._context = url_of, what, http, meter, context
-
-    def read(self, start: int, into: memoryview) -> None:
-        persist(self._context, lambda n: self._http.get(self._url_of(n > 0), start, into, self._what))
-        self._meter.add(fetched_bytes=len(into))
-
-    def close(self) -> None:
-        pass
 
 
 class Reader:

@@ -12,7 +12,6 @@ from poorwill.engine.context import Context
 from poorwill.errors import Corrupt, NotFound, StoreUnavailable, TransientError, UploadLost
 from poorwill.store.grant_errors import ANSWER_BYTES_MAX, grant_error
 
-CONNECTIONS = 32
 ATTEMPTS = 6
 BACKOFF_S = 0.25
 BACKOFF_S_MAX = 10.0
@@ -23,8 +22,8 @@ T = TypeVar("T")
 class Http:
     """PUT and ranged GET on presigned URLs. Thread-safe."""
 
-    def __init__(self) -> None:
-        self._pool = urllib3.PoolManager(num_pools=4, maxsize=CONNECTIONS, block=True, retries=False, timeout=_TIMEOUT)
+    def __init__(self, connections: int) -> None:
+        self._pool = urllib3.PoolManager(num_pools=4, maxsize=connections, block=True, retries=False, timeout=_TIMEOUT)
 
     def put(self, url: str, body: memoryview, what: str) -> str:
         """Upload `body`, uncopied; returns the ETag."""
@@ -70,11 +69,11 @@ class Http:
             return response
         status, text = response.status, response.read(ANSWER_BYTES_MAX)
         response.release_conn()
-        error = grant_error(url, status, text)
-        if isinstance(error, NotFound) and method == "PUT":
+        refusal = grant_error(url, status, text)
+        if isinstance(refusal, NotFound) and method == "PUT":
             # Stores forget uploads (a restart, a lifecycle rule): the part needs a new one, not another try.
-            raise UploadLost(f"{what}: {error.message}")
-        raise error
+            raise UploadLost(f"{what}: {refusal.message}")
+        raise refusal
 
 
 def persist(context: Context, attempt: Callable[[int], T], jitter: Callable[[], float] = random.random) -> T:

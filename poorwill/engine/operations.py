@@ -6,7 +6,6 @@ import base64
 import logging
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import blake3
@@ -15,22 +14,20 @@ import numpy as np
 from poorwill.engine import facts, protocol
 from poorwill.engine.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.context import Context
-from poorwill.engine.fetch import PathSource, Reader, Source, UrlSource
-from poorwill.engine.http import CONNECTIONS, Http
+from poorwill.engine.fetch import Reader
 from poorwill.engine.meter import Meter
 from poorwill.engine.packing import Adopted, threads_of_this_machine
 from poorwill.engine.part_reading import RUN_BYTES, read_index
 from poorwill.engine.pool import WorkPool
 from poorwill.engine.protocol import Message
 from poorwill.engine.restoring import Restoring
-from poorwill.engine.sink import PathSink, Sink, UrlSink
 from poorwill.engine.taking import Settings, Taking
+from poorwill.engine.transfers import Transfers
 from poorwill.engine.verifying import Verifying
 from poorwill.errors import Corrupt, UsageError
 from poorwill.snapshot import limits, manifest
 from poorwill.snapshot.tables import Manifest
 
-URLS_AHEAD = 8
 log = logging.getLogger(__name__)
 Emit = Callable[[Message], None]
 T = TypeVar("T")
@@ -42,12 +39,10 @@ class Operations:
     def __init__(self) -> None:
         self.meter = Meter()
         self._pool = WorkPool(threads_of_this_machine())
-        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="transfer")
-        self._http = Http()
+        self._transfers = Transfers(self.meter)
         self._taking: Taking | None = None
         self._restoring: Restoring | None = None
         self._verifying: Verifying | None = None
-        self._pieces: BufferPool | None = None
 
     def handle(self, request: Message, context: Context, emit: Emit) -> Message:
         op = str(request.get("op"))
@@ -71,7 +66,7 @@ class Operations:
         return self._taking.scan(before, parent["blake3"] if parent else "", adopted, context)
 
     def _adopt(self, found: Message, context: Context) -> Adopted | None:
-        source = self._source(found["key"], context)
+        source = self._transfers.source(found["key"], context)
         try:
             return Adopted(
                 int(found["number"]), int(found["size"]), read_index(source, int(found["size"]), found["key"])
@@ -84,28 +79,7 @@ class Operations:
 
     def op_pack(self, request: Message, context: Context, emit: Emit) -> Message:
         taking, number = _needed(self._taking, "scan"), int(request["part"])
-        return taking.pack(number, lambda: self._sink(number, context), context)
-
-    def _sink(self, number: int, context: Context) -> Sink:
-        upload = context.ask("upload", {"part": number})
-        if "path" in upload:
-            return PathSink(str(upload["path"]), self.meter)
-        piece_bytes = int(upload["piece_bytes"])
-        if self._pieces is None or self._pieces.buffer_bytes < piece_bytes:
-            self._pieces = BufferPool(piece_bytes, max(4, POOL_BYTES // piece_bytes))
-        urls: dict[int, str] = {}
-
-        def url_of(piece: int, fresh: bool) -> str:
-            if fresh or piece not in urls:
-                wanted = [piece] if fresh else list(range(piece, piece + URLS_AHEAD))
-                given = context.ask("pieces", {"part": number, "numbers": wanted})
-                urls.update((int(n), str(url)) for n, url in given["urls"].items())
-            return urls.pop(piece)
-
-        return UrlSink(
-            url_of, what=f"part {number:02d}", buffers=self._pieces, threads=self._threads,
-            http=self._http, meter=self.meter, context=context,
-        )  # fmt: skip
+        return taking.pack(number, lambda: self._transfers.sink(number, context), context)
 
     def op_settle(self, request: Message, context: Context, emit: Emit) -> Message:
         return _needed(self._taking, "scan").settle(context)
@@ -153,7 +127,7 @@ class Operations:
 
     def op_restore(self, request: Message, context: Context, emit: Emit) -> Message:
         restoring, row = _needed(self._restoring, "open_restore"), int(request["part_row"])
-        source = self._source(restoring.manifest.parts.key(row), context)
+        source = self._transfers.source(restoring.manifest.parts.key(row), context)
         try:
             return restoring.part(row, row, source, context)
         finally:
@@ -169,7 +143,7 @@ class Operations:
 
     def op_verify(self, request: Message, context: Context, emit: Emit) -> Message:
         verifying, row = _needed(self._verifying, "open_verify"), int(request["part_row"])
-        source = self._source(verifying.manifest.parts.key(row), context)
+        source = self._transfers.source(verifying.manifest.parts.key(row), context)
         try:
             return verifying.part(row, row, source, context)
         finally:
@@ -178,27 +152,14 @@ class Operations:
     def _reader(self, found: Manifest) -> Reader:
         largest = int(found.chunks.stored.max()) if len(found.chunks) else 0
         size = max(RUN_BYTES, largest)
-        return Reader(self._pool, BufferPool(size, max(4, POOL_BYTES // size)), self._threads)
-
-    def _source(self, key: str, context: Context) -> Source:
-        given: dict[str, Any] = context.ask("read", {"key": key})
-        if "path" in given:
-            return PathSource(str(given["path"]), key, self.meter)
-        kept = [str(given["url"])]
-
-        def url_of(fresh: bool) -> str:
-            if fresh:
-                kept[0] = str(context.ask("read", {"key": key})["url"])
-            return kept[0]
-
-        return UrlSource(url_of, key, self._http, self.meter, context)
+        return Reader(self._pool, BufferPool(size, max(4, POOL_BYTES // size)), self._transfers.threads)
 
     def _manifest(self, given: Message, context: Context) -> Manifest:
         key, size = str(given["key"]), int(given["bytes"])
         if not 0 < size <= limits.MANIFEST_BYTES_MAX:
             raise Corrupt(f"{key}: a manifest of {size} bytes, expected at most {limits.MANIFEST_BYTES_MAX}")
         data = bytearray(size)
-        source = self._source(key, context)
+        source = self._transfers.source(key, context)
         try:
             source.read(0, memoryview(data))
         finally:

@@ -12,13 +12,15 @@ import blake3
 import numpy as np
 
 from poorwill.codecs.sampler import Chooser
+from poorwill.engine import attributes
 from poorwill.engine.buffers import new_buffer
 from poorwill.engine.context import Context
+from poorwill.engine.matching import racy, unchanged_since
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench, Job, WorkPool
 from poorwill.engine.reading import SourceReader, Torn
 from poorwill.engine.records import OWN, ChunkRecords
-from poorwill.engine.scan import Scan, racy, unchanged_since
+from poorwill.engine.scan import Scan
 from poorwill.engine.sink import Sink
 from poorwill.snapshot import limits, part_index, plan
 from poorwill.snapshot.columns import Array, Blobs
@@ -73,6 +75,7 @@ def begin(
     """Plan a round: files unchanged since `previous` keep their segments; chunks that an adopted part holds
     are done; the rest is dealt to the part `numbers`, at most `parts` of them."""
     matched = unchanged_since(scan, previous.entries, previous.scanned_at_ns)
+    attributes.fill(scan, matched, previous)
     entries = scan.entries
     rows = np.flatnonzero((entries.kind == Kind.FILE) & (matched < 0))
     extents = {row: found for row, found in scan.extents.items() if matched[row] < 0}

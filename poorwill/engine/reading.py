@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from poorwill.engine.scan import LeftOut, Scan
 from poorwill.snapshot.plan import Plan
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NO_FILE_ANY_MORE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EAGAIN)
+"""It vanished, or a directory, symlink, socket or FIFO has taken its name, or a parent's: the next scan will see."""
 
 
 @dataclass(slots=True)
@@ -44,9 +47,11 @@ class SourceReader:
             at += length
             try:
                 got = self._whole(scan, row, view) if offset == 0 else self._range(scan, row, offset, view)
-            except FileNotFoundError:
-                got = 0
             except OSError as error:
+                if error.errno in _NO_FILE_ANY_MORE:
+                    torn.append(Torn(row))
+                    view[:] = bytes(length)
+                    continue
                 path = scan.path(row)[len(scan.root.rstrip(b"/")) + 1 :]
                 torn.append(Torn(row, LeftOut(path, str(error.strerror))))
                 view[:] = bytes(length)

@@ -1,4 +1,4 @@
-"""Walking a workspace into an entry table, and seeing what has not changed since an earlier one."""
+"""Walking a workspace into an entry table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from array import array
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from poorwill.errors import WorkspaceError
-from poorwill.snapshot import limits, tensors, xattrs
+from poorwill.snapshot import limits, tensors
 from poorwill.snapshot.columns import Array, Blobs
 from poorwill.snapshot.globs import Globs
 from poorwill.snapshot.tables import Entries, Kind, Targets, XattrSets
@@ -26,6 +27,7 @@ _KIND_OF = {
     stat.S_IFLNK: Kind.SYMLINK,
     stat.S_IFIFO: Kind.FIFO,
 }
+_NAME = attrgetter("name")
 _BLOCK_BYTES = 512
 _INODE_MASK = (1 << 63) - 1  # some network file systems use the 64th bit
 _CLOCK = 5 if sys.platform == "linux" else time.CLOCK_REALTIME
@@ -46,7 +48,7 @@ class LeftOut:
 
 @dataclass(slots=True)
 class Scan:
-    """A workspace at one moment. `entries.segments` is still zero everywhere.
+    """A workspace at one moment. `entries.segments` and `entries.xattrs` are still zero everywhere.
 
     directories: row -> absolute path. starts, extents: as plan.plan_chunks wants them.
     """
@@ -124,7 +126,6 @@ class _Walk:
         self.rows = array("q")
         self.names: list[bytes] = []
         self.targets: list[bytes] = []
-        self.xattr_rows: dict[bytes, int] = {}
         self.links: dict[tuple[int, int], int] = {}
         self.directories: dict[int, bytes] = {}
         self.extents: dict[int, list[tuple[int, int]]] = {}
@@ -157,16 +158,15 @@ class _Walk:
         columns: dict[str, Any] = {c.name: rows[:, i].astype(c.dtype) for i, c in enumerate(fixed)}
         self.rows = array("q")
         entries = Entries(name=Blobs.of(self.names), **columns)
-        targets, sets = Targets(Blobs.of(self.targets)), XattrSets(Blobs.of(list(self.xattr_rows)))
         return Scan(
-            self.root, scanned_at_ns, entries, targets, sets,
+            self.root, scanned_at_ns, entries, Targets(Blobs.of(self.targets)), XattrSets.empty(),
             self.directories, self.extents, self.unreadable, self.skipped,
         )  # fmt: skip
 
     def _enter(self, row: int, path: bytes) -> None:
         try:
             with os.scandir(path) as found:
-                children = sorted(found, key=lambda child: child.name)
+                children = sorted(found, key=_NAME)
         except OSError as error:
             if row == 0:
                 raise WorkspaceError(f"workspace {os.fsdecode(path)}: {error.strerror}: nothing was read") from None
@@ -233,26 +233,11 @@ class _Walk:
                 info.st_ctime_ns,
                 info.st_ino & _INODE_MASK,
                 link,
-                self._xattrs(path),
+                0,
                 0,
             )
         )
         self.names.append(name)
-
-    def _xattrs(self, path: bytes) -> int:
-        try:
-            names = os.listxattr(path, follow_symlinks=False)
-        except OSError:
-            return 0
-        if not names:
-            return 0
-        found = {}
-        for name in map(os.fsencode, names):
-            try:
-                found[name] = os.getxattr(path, name, follow_symlinks=False)
-            except OSError as error:
-                self.skipped.append(LeftOut(self._below(path), f"xattr {os.fsdecode(name)}: {error.strerror}"))
-        return self.xattr_rows.setdefault(xattrs.encoded(found), len(self.xattr_rows)) + 1 if found else 0
 
     def _below(self, path: bytes) -> bytes:
         return path[len(self.root.rstrip(b"/")) + 1 :]
@@ -280,51 +265,3 @@ def _extents(path: bytes, size: int) -> list[tuple[int, int]]:
         return [(0, size)]
     finally:
         os.close(fd)
-
-
-def _tick_ns(times: Array) -> int:
-    # File systems with whole-second times need a wider margin than those with kernel ticks (4-10 ms).
-    return 2_000_000_000 if len(times) and not (times % 1_000_000_000).any() else 20_000_000
-
-
-def racy(entries: Entries, scanned_at_ns: int) -> Array:
-    """Files changed so shortly before the scan that a later change could carry the same times. bool."""
-    return entries.ctime_ns >= scanned_at_ns - _tick_ns(entries.ctime_ns)
-
-
-def unchanged_since(now: Scan, before: Entries, before_scanned_at_ns: int) -> Array:
-    """For each entry its row in `before` if it is the same file, unchanged since that scan; else -1. int64.
-
-    The same: same path, kind, size, mtime, ctime and inode, and not racy when it was scanned.
-    """
-    matched = _same_paths(now.entries, before)
-    rows = np.flatnonzero(matched >= 0)
-    old = matched[rows]
-    same = ~racy(before, before_scanned_at_ns)[old]
-    for column in ("kind", "size", "mtime_ns", "ctime_ns", "inode"):
-        same &= getattr(now.entries, column)[rows] == getattr(before, column)[old]
-    matched[rows[~same]] = -1
-    return matched
-
-
-def _same_paths(now: Entries, before: Entries) -> Array:
-    """For each entry of `now` the row of the same path in `before`, or -1. int64."""
-    matched = np.full(len(now), -1, np.int64)
-    if not len(before):
-        return matched
-    matched[0] = 0
-    new_first, new_stop = (a.tolist() for a in now.children())
-    old_first, old_stop = (a.tolist() for a in before.children())
-    for row in np.flatnonzero(now.kind == Kind.DIRECTORY).tolist():
-        old = int(matched[row])
-        if old < 0 or new_first[row] == new_stop[row] or old_first[old] == old_stop[old]:
-            continue
-        a, b = new_first[row], new_stop[row]
-        c, d = old_first[old], old_stop[old]
-        ours, theirs = now.name.slice(a, b), before.name.slice(c, d)
-        if ours.data == theirs.data and np.array_equal(ours.ends, theirs.ends):
-            matched[a:b] = np.arange(c, d)
-            continue
-        index = {name: i for i, name in enumerate(theirs, c)}
-        matched[a:b] = [index.get(name, -1) for name in ours]
-    return matched

@@ -13,10 +13,11 @@ from poorwill.engine import state
 from poorwill.engine.assembly import assemble, empty_manifest, unsettled, without
 from poorwill.engine.context import Context
 from poorwill.engine.journal import Journal
+from poorwill.engine.matching import unchanged_since
 from poorwill.engine.meter import Meter
 from poorwill.engine.packing import Adopted, OpenSink, Packer, Round, begin
 from poorwill.engine.pool import WorkPool
-from poorwill.engine.scan import LeftOut, Scan, scan, unchanged_since
+from poorwill.engine.scan import LeftOut, Scan, scan
 from poorwill.errors import Refused, WorkspaceError
 from poorwill.snapshot import limits, manifest, plan
 from poorwill.snapshot.globs import Globs
@@ -102,6 +103,7 @@ class Taking:
             self.settings.machine, self.settings.snapshot_id, found, previous, adopted,
             planned or free[:1], self.settings.parts,
         )  # fmt: skip
+        self._note([], found.skipped)
         self._rounds += 1
         self._used.update(self._round.parts)
         raw = self._round.plan.raw_bytes()

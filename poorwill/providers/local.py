@@ -46,7 +46,11 @@ class LocalProvider:
             instance_id = f"local-{secrets.token_hex(6)}"
             building = self.root / f".creating-{instance_id}"
             (building / "state").mkdir(parents=True, mode=0o700)
-            record = {"id": instance_id, "label": label, "created_at": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"}
+            record = {
+                "id": instance_id,
+                "label": label,
+                "created_at": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+            }
             (building / _RECORD).write_text(json.dumps(record, indent=1) + "\n")
             (building / "workspace").mkdir()
             building.rename(self.root / instance_id)
@@ -56,7 +60,9 @@ class LocalProvider:
 
     def _refuse(self, wish: Wish) -> None:
         if wish.gpu or wish.gpu_count or wish.region:
-            raise Refused(f"{self.describe()} has no GPUs and no regions to choose from: leave out gpu, gpu_count, region")
+            raise Refused(
+                f"{self.describe()} has no GPUs and no regions to choose from: leave out gpu, gpu_count, region"
+            )
         free = shutil.disk_usage(self.root).free
         if wish.disk_gb is not None and wish.disk_gb * 10**9 > free:
             raise Refused(f"{self.describe()} has {free / 1e9:.0f} GB free, {wish.disk_gb} were asked for")

@@ -17,17 +17,30 @@ LAST_WORDS_LINES = 40
 _SECRET_PREFIXES = ("AWS_", "PREFECT_", "VAST_", "CLOUDFLARE_")
 
 
+# No BLAS is called; its threads would only cost memory and start-up time.
+_DEFAULTS = {"OPENBLAS_NUM_THREADS": "1"}
+
+
 class LocalHost:
     """Starts engines on this machine, with `environment` added to a copy of ours without credentials."""
 
     def __init__(self, environment: Mapping[str, str] | None = None, python: str = sys.executable) -> None:
-        self._environment = dict(environment or {})
+        self._environment = {**_DEFAULTS, **(environment or {})}
         self._python = python
+        self._started: LocalChannel | None = None
 
     def describe(self) -> str:
         return "this machine"
 
+    def start_ahead(self) -> LocalHost:
+        """Start the engine that the next `start` returns: it gets ready while the caller does."""
+        self._started = self.start()
+        return self
+
     def start(self) -> LocalChannel:
+        if self._started is not None:
+            started, self._started = self._started, None
+            return started
         kept = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_PREFIXES)}
         try:
             return LocalChannel([self._python, "-m", "poorwill.engine"], {**kept, **self._environment})

@@ -1,0 +1,74 @@
+"""Sinks and sources made from what the control side grants: a path, or presigned URLs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from poorwill.engine.buffers import POOL_BYTES, BufferPool
+from poorwill.engine.context import Context
+from poorwill.engine.fetch import PathSource, Source
+from poorwill.engine.meter import Meter
+from poorwill.engine.sink import PathSink, Sink
+
+if TYPE_CHECKING:
+    from poorwill.engine.http import Http
+
+TRANSFERS = 32
+URLS_AHEAD = 8
+
+
+class Transfers:
+    """One connection pool, one thread pool and one pool of piece buffers for all parts. Thread-safe."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.threads = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
+        self._meter = meter
+        self._pieces: BufferPool | None = None
+
+    @cached_property
+    def _http(self) -> Http:
+        from poorwill.engine.http import Http  # urllib3 takes a tenth of a second, which local stores need not pay
+
+        return Http(TRANSFERS)
+
+    def sink(self, number: int, context: Context) -> Sink:
+        """Where part `number` goes; asks for its upload, and for the URL of each piece shortly before its use."""
+        upload = context.ask("upload", {"part": number})
+        if "path" in upload:
+            return PathSink(str(upload["path"]), self._meter)
+        from poorwill.engine.url_sink import UrlSink
+
+        piece_bytes = int(upload["piece_bytes"])
+        if self._pieces is None or self._pieces.buffer_bytes < piece_bytes:
+            self._pieces = BufferPool(piece_bytes, max(4, POOL_BYTES // piece_bytes))
+        urls: dict[int, str] = {}
+
+        def url_of(piece: int, fresh: bool) -> str:
+            if fresh or piece not in urls:
+                wanted = [piece] if fresh else list(range(piece, piece + URLS_AHEAD))
+                given = context.ask("pieces", {"part": number, "numbers": wanted})
+                urls.update((int(n), str(url)) for n, url in given["urls"].items())
+            return urls.pop(piece)
+
+        return UrlSink(
+            url_of, what=f"part {number:02d}", buffers=self._pieces, threads=self.threads,
+            http=self._http, meter=self._meter, context=context,
+        )  # fmt: skip
+
+    def source(self, key: str, context: Context) -> Source:
+        """The object `key`, to read from."""
+        given: dict[str, Any] = context.ask("read", {"key": key})
+        if "path" in given:
+            return PathSource(str(given["path"]), key, self._meter)
+        from poorwill.engine.url_source import UrlSource
+
+        kept = [str(given["url"])]
+
+        def url_of(fresh: bool) -> str:
+            if fresh:
+                kept[0] = str(context.ask("read", {"key": key})["url"])
+            return kept[0]
+
+        return UrlSource(url_of, key, self._http, self._meter, context)

@@ -1,0 +1,25 @@
+"""A part behind a presigned URL, read by ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from poorwill.engine.context import Context
+from poorwill.engine.http import Http, persist
+from poorwill.engine.meter import Meter
+
+
+class UrlSource:
+    """An object behind a presigned URL; url_of(fresh) gives it, anew when the last one was refused."""
+
+    remote = True
+
+    def __init__(self, url_of: Callable[[bool], str], what: str, http: Http, meter: Meter, context: Context) -> None:
+        self._url_of, self._what, self._http, self._meter, self._context = url_of, what, http, meter, context
+
+    def read(self, start: int, into: memoryview) -> None:
+        persist(self._context, lambda n: self._http.get(self._url_of(n > 0), start, into, self._what))
+        self._meter.add(fetched_bytes=len(into))
+
+    def close(self) -> None:
+        pass
