@@ -25,7 +25,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    { echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV) (about two minutes, only when pyproject.toml or constraints.txt changed)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[s3,control,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --config-settings editable_mode=compat \
+	    -c constraints.txt -e '.[s3,control,dev]'
 	@touch $@
 
 demo: $(INSTALLED)

@@ -64,7 +64,9 @@ def _find(role: str, name: str, types: tuple[type[Any], ...]) -> Any:
     wanted = [kind for kind in types if slug in ("", kind.get_block_type_slug())]
     if not wanted or _NAME.fullmatch(document) is None:
         slugs = ", ".join(kind.get_block_type_slug() for kind in types)
-        raise UsageError(f"'{name[:120]}' is not the name of a {role} block: give its name, or one of {slugs}, '/', its name")
+        raise UsageError(
+            f"'{name[:120]}' is not the name of a {role} block: give its name, or one of {slugs}, '/', its name"
+        )
     found = [block for kind in wanted if (block := _load(kind, document)) is not None]
     if not found:
         names = ", ".join(kind.get_block_type_name() for kind in wanted)

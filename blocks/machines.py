@@ -21,7 +21,9 @@ class Machine(Block):
 
     provider: LocalProvider = Field(description="Where its instances come from.")
     instance: str = Field(default="", description="The provider's id of the instance it is now; empty while it sleeps.")
-    status: Literal["awake", "asleep", "waking"] = Field(default="awake", description="What the flows last did with it.")
+    status: Literal["awake", "asleep", "waking"] = Field(
+        default="awake", description="What the flows last did with it."
+    )
     snapshot: str = Field(default="", description="The snapshot it was last put to sleep in, or woken from.")
     name: str = Field(
         default="", description="The name its snapshots are kept under in stores. Empty: the name of this block."

@@ -41,7 +41,10 @@ class S3Store(Block):
         description="URL of a store that is not Amazon's, for example 'https://minio.example.com:9000'. "
         "Empty: the endpoint of the credentials' client parameters, else Amazon.",
     )
-    credentials: AwsCredentials | MinIOCredentials = Field(description="Keys that may read, write and list the bucket.")
+    # In this order: AwsCredentials, all of whose fields are optional, would accept a MinIO block's fields too.
+    credentials: MinIOCredentials | AwsCredentials = Field(
+        union_mode="left_to_right", description="Keys that may read, write and list the bucket."
+    )
 
     def open(self) -> Store:
         """The store, with transient errors retried. StoreRefused for unusable credentials; nobody is asked yet."""

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from poorwill.cli.output import human
+
 if TYPE_CHECKING:
     from tasks.sessions import Live
 
@@ -22,7 +23,10 @@ LINE_EVERY_S = 2.0
 
 @dataclass(slots=True)
 class Step:
-    """One step that has begun. `total`, `done`, `coded` are bytes; a step without `total` counts entries."""
+    """One step. `total`, `done`, `coded` are bytes; a step without `total` counts entries.
+
+    began_s: when it was last seen with nothing done.
+    """
 
     name: str
     began_s: float
@@ -36,12 +40,12 @@ class Step:
         if not self.total:
             return f"{self.done} entries"
         words = [f"{human(self.done)} of {human(self.total)}"]
-        low, high = sorted((self.done, self.coded))
-        if low and self.coded != self.done:
-            words.append(f"ratio {high / low:.2f}")
+        if self.coded:
+            words.append(f"ratio {self.done / self.coded:.2f}")
         if self.done and self.seconds:
             words.append(f"{self.done / self.seconds / 1e9:.2f} GB/s")
-            words.append(f"eta {max(self.total - self.done, 0) * self.seconds / self.done:.0f} s")
+            left_s = (self.total - self.done) * self.seconds / self.done
+            words.append(f"eta {left_s:.0f} s" if self.done < self.total else f"in {self.seconds:.1f} s")
         return "  ".join(words)
 
 
@@ -58,10 +62,10 @@ def _seen(live: Live) -> list[tuple[str, int, int, int]]:
         )
         checked, stored = counters.get("checked_bytes", 0), sum(part.size for part in live.snapshot.done.values())
         if checked:
-            found.append(("verify", checked, stored, checked))
+            found.append(("verify", checked, stored, 0))
     if live.restore is not None:
-        fetched = counters.get("fetched_bytes", 0)
-        found.append(("restore", counters.get("written_bytes", 0), live.restore.raw_bytes, fetched))
+        # What is fetched runs ahead of what is written: their quotient would say nothing yet.
+        found.append(("restore", counters.get("written_bytes", 0), live.restore.raw_bytes, 0))
     return found
 
 
@@ -78,7 +82,10 @@ class Steps:
         for name, done, total, coded in _seen(live):
             step = self.by_name.setdefault(name, Step(name, now))
             if done > step.done:
-                step.done, step.coded, step.seconds = done, coded, now - step.began_s
+                step.done, step.seconds = done, now - step.began_s
+            elif not step.done:
+                step.began_s = now
+            step.coded = max(step.coded, coded)
             step.total = max(total, step.done) if total else 0
 
 
@@ -164,9 +171,10 @@ class Lines:
 
     def show(self, steps: Steps) -> None:
         now = self._clock()
-        if not steps.by_name or now < self._next_s:
+        begun = [step for step in steps.by_name.values() if step.done]
+        if not begun or now < self._next_s:
             return
-        step = list(steps.by_name.values())[-1]
+        step = begun[-1]
         line = f"   {step.name:<8} {step.figures()}"
         if line != self._last:
             self._console.print(line, highlight=False)

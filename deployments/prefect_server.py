@@ -42,7 +42,8 @@ class PrefectServer:
 
     `directory` holds its database, its log `server.log` and what Prefect keeps at home; the same directory
     gives the same runs and blocks again, also after `restart()` and `kill()`. The port stays the same once
-    started. `ui`: also serve the web pages. `services`: run the scheduler and the other loops of a full server.
+    started. `ui`: also serve the web pages. `services`: run the scheduler and the other loops of a full server, and
+    know the block types of all of Prefect's collections.
     """
 
     def __init__(
@@ -121,6 +122,8 @@ class PrefectServer:
         """Start, and wait until it is healthy. Raises PrefectServerError with the end of its log."""
         if self._process is not None:
             raise PrefectServerError(f"the Prefect server is already running at {self.ui_url}")
+        if self._port is not None and not child_process.port_is_free(self._port):
+            raise PrefectServerError(f"port {self._port} of 127.0.0.1 is in use: end what uses it, or choose another")
         self.directory.mkdir(parents=True, exist_ok=True)
         # A port found free can be taken before the server binds it; one that was given is kept.
         attempts = 1 if self._port is not None else START_ATTEMPTS_MAX
@@ -189,6 +192,8 @@ class PrefectServer:
             "LOGGING_LEVEL": "WARNING",
         }
         if not self._services:
+            # The block types of all of Prefect's collections: ten of fifteen seconds. Saving a block registers its own.
+            settings["API_BLOCKS_REGISTER_ON_START"] = "false"
             settings.update({f"SERVER_SERVICES_{name}_ENABLED": "false" for name in _SERVICES_OFF})
         return {**kept, **{f"PREFECT_{name}": value for name, value in settings.items()}, "DO_NOT_TRACK": "1"}
 

@@ -1,0 +1,1 @@
+"""What is orchestrated. Each flow is given to Prefect by its module path: `flows.hibernate.hibernate`."""

@@ -28,11 +28,17 @@ import re
 from typing import Any
 
 _SECRET_IN_URL = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def masked(text: str) -> str:
     """`text` with the query of every URL cut off: a presigned URL's query is a credential."""
     return _SECRET_IN_URL.sub(r"\1?***", text)
+
+
+def one_line(text: str) -> str:
+    """`text` with control characters as `\\xNN`: names of files, and what a store answers, may hold anything."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 class PoorwillError(Exception):
@@ -41,7 +47,7 @@ class PoorwillError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, **facts: Any) -> None:
-        self.message = masked(message)
+        self.message = one_line(masked(message))
         self.facts = {k: masked(v) if isinstance(v, str) else v for k, v in facts.items()}
         super().__init__(self.message)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 
 WIDTH, HEIGHT = 640, 220
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 28, 34
@@ -32,9 +33,7 @@ def rates(samples: Sequence[tuple[float, int]]) -> list[tuple[float, float]]:
     step = max(1, -(-len(samples) // POINTS_MAX))
     kept = [*samples[:-1:step], samples[-1]]
     return [
-        (end, max(0, after - before) / (end - start))
-        for (start, before), (end, after) in zip(kept, kept[1:])
-        if end > start
+        (end, max(0, after - before) / (end - start)) for (start, before), (end, after) in pairwise(kept) if end > start
     ]
 
 
@@ -47,7 +46,9 @@ def line_chart(title: str, lines: Sequence[Line], unit: str, y_scale: float = 1.
     body = [_text(LEFT, 16, title, anchor="start", weight="bold")]
     for share in (0.0, 0.5, 1.0):
         y = TOP + high * (1 - share)
-        body.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="{INK}" stroke-opacity=".35"/>')
+        body.append(
+            f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="{INK}" stroke-opacity=".35"/>'
+        )
         body.append(_text(LEFT - 6, y + 4, f"{y_max * share:.3g}", anchor="end"))
         body.append(_text(LEFT + wide * share, HEIGHT - 18, f"{x_max * share:.3g} s"))
     body.append(_text(LEFT - 6, TOP - 12, unit, anchor="end"))

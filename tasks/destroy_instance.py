@@ -52,4 +52,3 @@ def note_asleep(name: str, block: Machine, store: Store, snapshot_id: str) -> No
     block.instance, block.status, block.snapshot = "", "asleep", snapshot_id
     save_machine(name, block)
     store.delete(keys.pending(block.name, snapshot_id))
-

@@ -26,7 +26,11 @@ PART_ROWS_MAX = 64
 
 
 def publish_snapshot(
-    store: str, snapshot_id: str, packed: Sequence[dict[str, Any]], samples: Sequence[Sample], timings_ms: dict[str, int]
+    store: str,
+    snapshot_id: str,
+    packed: Sequence[dict[str, Any]],
+    samples: Sequence[Sample],
+    timings_ms: dict[str, int],
 ) -> None:
     """The report of a snapshot, as artifacts of the current run. What goes wrong here is logged, and nothing else."""
     try:
@@ -44,7 +48,9 @@ def publish_snapshot(
 def publish_wake(result: dict[str, Any], samples: Sequence[Sample]) -> None:
     """The same for a wake."""
     try:
-        create_markdown_artifact(wake_markdown(result, samples), key="wake", description=f"Wake of {result['snapshot_id']}")
+        create_markdown_artifact(
+            wake_markdown(result, samples), key="wake", description=f"Wake of {result['snapshot_id']}"
+        )
     except Exception as error:
         log.warning("the report of %s was not written: %s", result.get("snapshot_id"), type(error).__name__)
 
@@ -156,7 +162,8 @@ def _throughput(samples: Sequence[Sample], counters: dict[str, str]) -> str:
 
 def _ratios(title: str, sums: dict[str, tuple[int, int]]) -> str:
     bars = [
-        (name, raw / stored if stored else 0.0, f"{_ratio(raw, stored)} of {_gb(raw)}") for name, (raw, stored) in sums.items()
+        (name, raw / stored if stored else 0.0, f"{_ratio(raw, stored)} of {_gb(raw)}")
+        for name, (raw, stored) in sums.items()
     ]
     return charts.as_markdown_image(charts.bar_chart(title, bars), title)
 
@@ -171,7 +178,9 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         return "No part was sent: everything was known."
     names = list(rows[0])
     head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n"
-    return head + "\n".join("| " + " | ".join(str(row[n]) if row[n] is not None else "" for n in names) + " |" for row in rows)
+    return head + "\n".join(
+        "| " + " | ".join(str(row[n]) if row[n] is not None else "" for n in names) + " |" for row in rows
+    )
 
 
 def _ratio(raw: int, stored: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,14 @@ def verify(store: Store, snapshot_id: str, mode: str = "stored", *, host: Host |
 
 
 def at_once(step: Callable[[int], Any], numbers: list[int]) -> None:
-    with ThreadPoolExecutor(32) as threads:
-        list(threads.map(step, numbers))
+    """step(number) for all; the first failure is raised without waiting for the others."""
+    threads = ThreadPoolExecutor(32)
+    futures = [threads.submit(step, number) for number in numbers]
+    try:
+        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+            future.result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def part_objects(store: Store) -> dict[str, tuple[int, float]]:

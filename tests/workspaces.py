@@ -99,7 +99,16 @@ def _make_sparse(root: Path) -> None:
 
 def _make_names(root: Path) -> None:
     root.mkdir()
-    names = [b"new\nline", b"not-utf8-\xff\xfe", b"-dash", b" space ", b"quote'\"", "Größe-猫-🐦".encode(), b"n" * 255, b"*?[x]"]
+    names = [
+        b"new\nline",
+        b"not-utf8-\xff\xfe",
+        b"-dash",
+        b" space ",
+        b"quote'\"",
+        "Größe-猫-🐦".encode(),
+        b"n" * 255,
+        b"*?[x]",
+    ]
     for name in names:
         Path(os.fsdecode(os.path.join(os.fsencode(root), name))).write_bytes(name)
     (root / os.fsdecode(b"folder\xff")).mkdir()
@@ -133,7 +142,11 @@ def _make_attributes(root: Path) -> None:
         _set_xattr(root / name, "user.empty", b"")
     (root / "read-only").chmod(0o444)
     _set_xattr(root, "user.of-a-folder", b"folder")
-    for name, mtime_ns in {"ns": 1_700_000_000_123_456_789, "before-1970": -1_234_567_890_123_456_789, "zero": 0}.items():
+    for name, mtime_ns in {
+        "ns": 1_700_000_000_123_456_789,
+        "before-1970": -1_234_567_890_123_456_789,
+        "zero": 0,
+    }.items():
         (root / name).write_text(name)
         os.utime(root / name, ns=(mtime_ns, mtime_ns))
     os.symlink("ns", root / "old-symlink")
@@ -161,7 +174,9 @@ def make_large(root: Path, chunks: int = 4, *, seed: int = 100) -> Path:
 
 def aged(root: Path) -> Path:
     """`root`, once its newest file is older than the tick within which a change could go unseen."""
-    newest = max(os.lstat(os.path.join(folder, n)).st_ctime_ns for folder, ds, fs in os.walk(root) for n in [*ds, *fs, "."])
+    newest = max(
+        os.lstat(os.path.join(folder, n)).st_ctime_ns for folder, ds, fs in os.walk(root) for n in [*ds, *fs, "."]
+    )
     while time.time_ns() < newest + TICK_NS:
         time.sleep(0.005)
     return root

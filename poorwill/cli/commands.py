@@ -44,8 +44,8 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         run = SnapshotRun(store, session, order)
         metadata = run.open()
         if metadata is None:
-            output.event("begun", snapshot_id=order.snapshot_id, machine=machine)
             output.hint = f"to continue: run the same command again with --machine {machine} --id {order.snapshot_id}"
+            output.event("begun", snapshot_id=order.snapshot_id, machine=machine)
             session.hello(order.workspace)
             metadata = _take(run, output)
         elif not run.remove_pending():

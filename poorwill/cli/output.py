@@ -97,7 +97,7 @@ class Output:
 
     def failed(self, error: PoorwillError) -> None:
         if self._json:
-            self._say(json.dumps({"event": "error", "exit_code": error.exit_code, **error.to_wire()}))
+            self.event("error", exit_code=error.exit_code, **error.to_wire(), hint=self.hint)
         else:
             print(f"poorwill: {error.message}", file=sys.stderr)
             if self.hint:
@@ -105,7 +105,7 @@ class Output:
 
     def interrupted(self) -> None:
         if self._json:
-            self.event("error", exit_code=130, type="Interrupted", message="interrupted")
+            self.event("error", exit_code=130, type="Interrupted", message="interrupted", hint=self.hint)
         else:
             print("poorwill: interrupted" + (f"; {self.hint}" if self.hint else ""), file=sys.stderr)
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from poorwill.errors import Corrupt, Unsupported
 
+FORMAT_VERSION = 27
+"""The newest frame format that is written; each frame names its own."""
+
 
 def _library() -> Any:
     try:
@@ -47,7 +50,7 @@ class OpenZL:
                 planes = zl.nodes.TransposeSplit()(compressor, zl.graphs.Entropy()(compressor))
                 start = zl.nodes.ConvertSerialToStruct(4 if layout == "u32" else 2)(compressor, planes)
             compressor.select_starting_graph(start)
-            compressor.set_parameter(zl.CParam.FormatVersion, zl.MAX_FORMAT_VERSION)
+            compressor.set_parameter(zl.CParam.FormatVersion, min(FORMAT_VERSION, zl.MAX_FORMAT_VERSION))
             self._compressors[layout] = compressor
         return self._compressors[layout]
 
@@ -65,13 +68,16 @@ class OpenZL:
         return len(frame)
 
     def decode(self, stored: memoryview, out: memoryview) -> None:
+        frame = bytes(stored)
         try:
-            found = self._decoder.decompress(bytes(stored))
-            if len(found) != 1:
-                raise Corrupt(f"openzl: a frame of {len(found)} outputs, expected 1")
-            data = memoryview(found[0].content.as_bytes())
+            info = self._zl.FrameInfo(frame)
+            declared = [info.output_content_size(n) for n in range(min(2, info.num_outputs))]
+            # The library allocates what a frame declares: that is compared first.
+            if declared != [len(out)]:
+                raise Corrupt(f"openzl: a frame of outputs {declared}, expected one of {len(out)} bytes")
+            data = memoryview(self._decoder.decompress(frame)[0].content.as_bytes())
         except (RuntimeError, ValueError, TypeError, MemoryError) as error:
-            raise Corrupt(f"openzl: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+            raise Corrupt("openzl: " + (", ".join(str(error).splitlines()[:2]) or type(error).__name__)) from None
         if len(data) != len(out):
             raise Corrupt(f"openzl: a frame of {len(data)} bytes, expected {len(out)}")
         out[:] = data

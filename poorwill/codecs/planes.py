@@ -20,12 +20,11 @@ from poorwill.errors import Corrupt
 
 VERSION = 1
 ROTATED = 1
-_HEAD = struct.Struct(
-    "<BBBBII"
-)  # version, element bytes, flags, planes that may be coded (bits), block bytes, raw bytes
+# version, element bytes, flags, planes that may be coded (bits), block bytes, raw bytes
+_HEAD = struct.Struct("<BBBBII")
 _CODED = 1 << 31
 PLANE_BLOCK_BYTES = 128 << 10
-_BLOCK_BYTES_MAX = 8 << 20
+_BLOCK_BYTES_MIN, _BLOCK_BYTES_MAX = 4 << 10, 8 << 20
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
 Array = npt.NDArray[Any]
 
@@ -63,98 +62,105 @@ class Planes:
         block = PLANE_BLOCK_BYTES * width
         sizes = np.zeros(-(-body // block) * width, "<u4")
         at = _HEAD.size + sizes.nbytes
-        tail = len(raw) - body
-        if at + tail > len(out) or not body:
+        end = len(out) - (len(raw) - body)
+        if at > end or not body:
             return None
-        source = np.frombuffer(raw, np.uint8)
-        for n, start in enumerate(range(0, body, block)):
-            count = (min(block, body - start)) // width
-            planes = self._split(source[start : start + count * width], count)
+        source = np.frombuffer(raw, np.uint8, body).view(_DTYPES[width])
+        target = np.frombuffer(out, np.uint8)
+        for n, start in enumerate(range(0, len(source), PLANE_BLOCK_BYTES)):
+            words = source[start : start + PLANE_BLOCK_BYTES]
             for k in range(width):
-                plane = planes[k * count : (k + 1) * count].data
-                coded = self._door.compress(plane, out[at : at + count]) if layout.coded >> k & 1 else None
-                if coded is not None and coded < count:
-                    sizes[n * width + k] = coded | _CODED
-                    at += coded
-                elif at + count + tail <= len(out):
-                    out[at : at + count] = plane
-                    sizes[n * width + k] = count
-                    at += count
-                else:
+                size = self._encode_plane(words, k, target[at : min(at + len(words), end)])
+                if size is None:
                     return None
-        if at + tail > len(out):
-            return None
-        out[at : at + tail] = raw[body:]
+                sizes[n * width + k] = size
+                at += size & ~_CODED
+        out[at : at + len(raw) - body] = raw[body:]
+        at += len(raw) - body
         _HEAD.pack_into(out, 0, VERSION, width, ROTATED * layout.rotated, layout.coded, block, len(raw))
         out[_HEAD.size : _HEAD.size + sizes.nbytes] = sizes.tobytes()
-        at += tail
         return at if at < len(raw) else None
 
-    def _split(self, block: Array, count: int) -> Array:
-        # Plain copies between widths, shifts and products are what numpy has SIMD loops for; strided byte views and
-        # casts inside a ufunc are several times slower.
-        width = self.layout.width
+    def _encode_plane(self, words: Array, k: int, out: Array) -> int | None:
+        """Write plane k of `words` into `out`; its entry in the table of sizes, or None if it does not fit."""
+        count = len(words)
+        if self.layout.coded >> k & 1:
+            plane = self._planes[:count] if self.layout.width > 1 else words
+            self._split(words, k, plane)
+            coded = self._door.compress(plane.data, out.data)
+            if coded is not None and coded < count:
+                return coded | _CODED
+            if len(out) == count:
+                out[:] = plane
+        elif len(out) == count:
+            self._split(words, k, out)
+        return count if len(out) == count else None
+
+    def _split(self, words: Array, k: int, plane: Array) -> None:
+        # What numpy has SIMD loops for: copies between widths, shifts, sums, comparisons. Strided views of bytes are
+        # five times slower. Rotating first and splitting then would be three passes more.
+        width, rotated = self.layout.width, self.layout.rotated
         if width == 1:
-            return block
-        dtype = _DTYPES[width]
-        source, planes = block.view(dtype), self._planes
-        words, other = self._words[: count * width].view(dtype), self._other[: count * width].view(dtype)
-        if self.layout.rotated:
-            np.multiply(source, dtype.type(2), out=words)
-            np.right_shift(source, dtype.type(8 * width - 1), out=other)
-            np.bitwise_or(words, other, out=words)
-            source = words
-        np.copyto(planes[:count], source, casting="unsafe")
-        for k in range(1, width):
-            np.right_shift(source, dtype.type(8 * k), out=other)
-            np.copyto(planes[k * count : (k + 1) * count], other, casting="unsafe")
-        return planes
+            if plane is not words:
+                plane[:] = words
+        elif k:
+            other = self._other[: words.nbytes].view(words.dtype)
+            np.right_shift(words, words.dtype.type(8 * k - rotated), out=other)
+            np.copyto(plane, other, casting="unsafe")
+        else:
+            np.copyto(plane, words, casting="unsafe")
+            if rotated:
+                signs = self._other[: len(words)]
+                np.less(words.view(f"<i{width}"), 0, out=signs.view(np.bool_))
+                np.add(plane, plane, out=plane)
+                np.bitwise_or(plane, signs, out=plane)
 
     def decode(self, stored: memoryview, out: memoryview) -> None:
         width, rotated, block, sizes = _checked_header(stored, len(out))
-        self._reserve(block)
         body = len(out) // width * width
+        self._reserve(min(block, body))
         at = _HEAD.size + 4 * len(sizes)
-        target = np.frombuffer(out, np.uint8)
+        source, target = np.frombuffer(stored, np.uint8), np.frombuffer(out, np.uint8)
         for n, start in enumerate(range(0, body, block)):
-            count = min(block, body - start) // width
+            words = target[start : min(start + block, body)]
+            count = len(words) // width
+            planes = []
             for k, size in enumerate(sizes[n * width : (n + 1) * width]):
                 length = size & ~_CODED
-                data = stored[at : at + length]
-                if len(data) != length:
+                if at + length > len(stored):
                     raise Corrupt(f"planes: ends after {len(stored)} bytes, inside block {n}")
-                at += length
-                plane = self._planes[k * count : (k + 1) * count] if width > 1 else target[start : start + count]
                 if size & _CODED:
-                    self._door.decompress(data, plane.data)
+                    plane = words if width == 1 else self._planes[k * count : (k + 1) * count]
+                    self._door.decompress(stored[at : at + length], plane.data)
                 elif length == count:
-                    plane[:] = np.frombuffer(data, np.uint8)
+                    plane = source[at : at + length]
                 else:
                     raise Corrupt(f"planes: a stored plane of {length} bytes, expected {count}")
-            if width > 1:
-                self._join(target[start : start + count * width].view(_DTYPES[width]), width, rotated, count)
-        tail = len(out) - body
-        if len(stored) != at + tail:
-            raise Corrupt(f"planes: {len(stored)} bytes, expected {at + tail}")
+                planes.append(plane)
+                at += length
+            self._join(planes, words.view(_DTYPES[width]), rotated)
+        if len(stored) != at + len(out) - body:
+            raise Corrupt(f"planes: {len(stored)} bytes, expected {at + len(out) - body}")
         out[body:] = stored[at:]
 
-    def _join(self, target: Array, width: int, rotated: bool, count: int) -> None:
-        dtype = _DTYPES[width]
-        planes = self._planes
-        words, other = self._words[: count * width].view(dtype), self._other[: count * width].view(dtype)
-        np.copyto(words, planes[(width - 1) * count : width * count])
-        np.multiply(words, dtype.type(1 << 8 * (width - 1)), out=words)
-        for k in range(width - 1):
-            np.copyto(other, planes[k * count : (k + 1) * count])
+    def _join(self, planes: list[Array], target: Array, rotated: bool) -> None:
+        if len(planes) == 1:
+            if planes[0] is not target:
+                target[:] = planes[0]
+            return
+        dtype, bits = target.dtype, 8 * len(planes)
+        words, other = (scratch[: target.nbytes].view(dtype) for scratch in (self._words, self._other))
+        np.copyto(words, planes[-1])
+        np.multiply(words, dtype.type(1 << bits - 8), out=words)
+        for k, plane in enumerate(planes[:-1]):
+            np.copyto(other, plane)
             if k:
                 np.multiply(other, dtype.type(1 << 8 * k), out=other)
-            np.bitwise_or(words, other, out=words)
-        if not rotated:
-            target[:] = words
-            return
-        np.right_shift(words, dtype.type(1), out=other)
-        np.multiply(words, dtype.type(1 << 8 * width - 1), out=words)
-        np.bitwise_or(words, other, out=target)
+            np.bitwise_or(words, other, out=words if rotated or k < len(planes) - 2 else target)
+        if rotated:
+            np.right_shift(words, dtype.type(1), out=other)
+            np.multiply(words, dtype.type(1 << bits - 1), out=words)
+            np.bitwise_or(words, other, out=target)
 
 
 def _checked_header(stored: memoryview, raw_bytes: int) -> tuple[int, bool, int, list[int]]:
@@ -163,7 +169,7 @@ def _checked_header(stored: memoryview, raw_bytes: int) -> tuple[int, bool, int,
     version, width, flags, _, block, declared = _HEAD.unpack_from(stored)
     if version != VERSION or width not in _DTYPES or flags & ~ROTATED:
         raise Corrupt(f"planes: header of version {version}, width {width}, flags {flags} is not known")
-    if declared != raw_bytes or not 0 < block <= _BLOCK_BYTES_MAX or block % width:
+    if declared != raw_bytes or not _BLOCK_BYTES_MIN <= block <= _BLOCK_BYTES_MAX or block % width:
         raise Corrupt(f"planes: {declared} raw bytes in blocks of {block}, expected {raw_bytes}")
     count = -(-(raw_bytes // width * width) // block) * width
     if _HEAD.size + 4 * count > len(stored):

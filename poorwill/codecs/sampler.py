@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,12 @@ from poorwill.errors import UsageError
 POLICIES = ("auto", "ans", "planes", "zstd", "raw")
 RAW_ABOVE = 0.98
 """Coded sizes above this share of the raw size are not worth decoding."""
-PIECES, PIECE_BYTES = 16, 2048
+PIECES, PIECE_BYTES = 16, 1024
 TRIAL_BYTES = 32 << 10
 PLANE_STORED_ABOVE = 0.97
 ZSTD_BETTER_BY = 0.95
 WIDER_BY_LEAST = 0.002
 """Wider elements must win by more than the noise of a sample."""
-_CANDIDATES = ((1, False), (2, True), (2, False), (4, True), (4, False))
 Array = npt.NDArray[Any]
 
 
@@ -45,7 +45,19 @@ class Estimate:
 def estimate(raw: memoryview) -> Estimate:
     """The best plane layout for a chunk, by sampling."""
     sample = _sample(raw)
-    estimates = [_of_layout(sample, width, rotated) for width, rotated in _CANDIDATES]
+    if not len(sample):
+        return Estimate(1.0, Layout(1, False, 0))
+    quads = _histograms(sample.view("<u4"))
+    pairs = quads[:2] + quads[2:]
+    by_layout = {
+        (1, False): pairs[:1] + pairs[1:],
+        (2, True): _histograms(_rotated(sample.view("<u2"))),
+        (2, False): pairs,
+        (4, True): _histograms(_rotated(sample.view("<u4"))),
+        (4, False): quads,
+    }
+    shares = iter((_bits(np.concatenate(list(by_layout.values()))) / 8).tolist())
+    estimates = [_of_layout(width, rotated, list(islice(shares, width))) for width, rotated in by_layout]
     return min(estimates, key=lambda e: e.ratio + WIDER_BY_LEAST * e.layout.width)
 
 
@@ -57,29 +69,41 @@ def _sample(raw: memoryview) -> Array:
     return np.concatenate([data[s : s + PIECE_BYTES] for s in starts.tolist()])
 
 
-def _of_layout(sample: Array, width: int, rotated: bool) -> Estimate:
-    words = sample[: len(sample) // width * width].view(f"<u{width}")
-    if not len(words):
-        return Estimate(1.0, Layout(1, False, 0))
-    if rotated:
-        words = (words << 1) | (words >> (8 * width - 1))
-    planes = words.view(np.uint8).reshape(-1, width)
-    total, coded = 0.0, 0
-    for k in range(width):
-        share = _entropy(planes[:, k]) / 8
-        if share <= PLANE_STORED_ABOVE:
-            coded |= 1 << k
-            total += share
-        else:
-            total += 1.0
-    return Estimate(total / width, Layout(width, rotated, coded))
+def _rotated(words: Array) -> Array:
+    rotated: Array = (words << 1) | (words >> (8 * words.itemsize - 1))
+    return rotated
 
 
-def _entropy(values: Array) -> float:
-    counts = np.bincount(values, minlength=256)
-    shares = counts[counts > 0] / len(values)
+def _histograms(words: Array) -> Array:
+    """How often each byte value stands in each plane: planes x 256."""
+    planes = words.view(np.uint8).reshape(-1, words.itemsize)
+    cells = planes + np.arange(0, 256 * words.itemsize, 256)
+    return np.bincount(cells.reshape(-1), minlength=256 * words.itemsize).reshape(-1, 256)
+
+
+def _bits(histograms: Array) -> Array:
+    """Bits a symbol of each histogram takes when coded."""
+    totals = histograms.sum(axis=1)
+    symbols = np.count_nonzero(histograms, axis=1)
+    shares = histograms / totals[:, None]
+    entropy = -(shares * np.log2(np.maximum(shares, 1e-12))).sum(axis=1)
     # A sample sees fewer symbols than there are: the Miller-Madow term corrects the estimate.
-    return float(-(shares * np.log2(shares)).sum()) + (len(shares) - 1) / (2 * len(values) * math.log(2))
+    entropy += (symbols - 1) / (2 * totals * math.log(2))
+    # The shortest code of a Huffman tree has one bit; a plane of one value is a run.
+    return np.where(symbols > 1, np.maximum(entropy, 1.0), 0.0)
+
+
+def _of_layout(width: int, rotated: bool, shares: list[float]) -> Estimate:
+    coded = [share <= PLANE_STORED_ABOVE for share in shares]
+    total = sum(share if c else 1.0 for share, c in zip(shares, coded, strict=True))
+    return Estimate(total / width, Layout(width, rotated, sum(c << k for k, c in enumerate(coded))))
+
+
+def openzl_layout(layout: Layout) -> str:
+    """OpenZL's counterpart of a layout of planes."""
+    if (layout.width, layout.rotated) == (2, True):
+        return "bf16"
+    return {1: "u8", 2: "u16", 4: "u32"}[layout.width]
 
 
 class Chooser:
@@ -117,8 +141,7 @@ class Chooser:
             return []
         if self._openzl is None:
             return [self._planes]
-        width, rotated = best.layout.width, best.layout.rotated
-        self._openzl.layout_name = "bf16" if (width, rotated) == (2, True) else {1: "u8", 2: "u16", 4: "u32"}[width]
+        self._openzl.layout_name = openzl_layout(best.layout)
         return [self._openzl, self._planes]
 
     def _repeats(self, raw: memoryview) -> float:

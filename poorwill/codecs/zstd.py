@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poorwill.codecs.zstd_door import open_door
+from poorwill.codecs.zstd_door import Door, open_door
 
 LEVEL = 1
 
@@ -13,8 +13,8 @@ class Zstd:
     id = 1
     name = "zstd"
 
-    def __init__(self) -> None:
-        self._door = open_door(huffman_only=False, level=LEVEL)
+    def __init__(self, door: Door | None = None) -> None:
+        self._door = door or open_door(huffman_only=False, level=LEVEL)
 
     def encode(self, raw: memoryview, out: memoryview) -> int | None:
         size = self._door.compress(raw, out)

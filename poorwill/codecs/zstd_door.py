@@ -61,8 +61,17 @@ class _Private:
 
 
 class _Public:
-    def __init__(self, level: int) -> None:
-        self._encoder = zstandard.ZstdCompressor(level=level)
+    def __init__(self, huffman_only: bool, level: int) -> None:
+        # Tables too small to find matches in are as near to Huffman alone as public parameters come.
+        parameters = zstandard.ZstdCompressionParameters(
+            window_log=17, chain_log=6, hash_log=6, search_log=1, min_match=7, target_length=0,
+            strategy=zstandard.STRATEGY_DFAST,
+        )  # fmt: skip
+        self._encoder = (
+            zstandard.ZstdCompressor(compression_params=parameters)
+            if huffman_only
+            else zstandard.ZstdCompressor(level=level)
+        )
         self._decoder = zstandard.ZstdDecompressor()
 
     def compress(self, raw: memoryview, out: memoryview) -> int | None:
@@ -73,18 +82,13 @@ class _Public:
         return len(frame)
 
     def decompress(self, frame: memoryview, out: memoryview) -> None:
-        # Streaming into `out`: the size a frame declares is never allocated.
+        # decompress() allocates what the frame declares: that is compared first.
         try:
-            with self._decoder.stream_reader(frame, read_across_frames=True) as stream:
-                at = 0
-                while at < len(out):
-                    got = stream.readinto(out[at:])
-                    if not got:
-                        raise Corrupt(f"zstd: a frame of {at} bytes, expected {len(out)}")
-                    at += got
-                if stream.read(1):
-                    raise Corrupt(f"zstd: a frame above the expected {len(out)} bytes")
-        except zstandard.ZstdError as error:
+            declared = zstandard.get_frame_parameters(frame).content_size
+            if declared != len(out):
+                raise Corrupt(f"zstd: a frame that declares {declared} bytes, expected {len(out)}")
+            out[:] = self._decoder.decompress(frame, allow_extra_data=False) if declared else b""
+        except (zstandard.ZstdError, ValueError) as error:
             raise Corrupt(f"zstd: {error}") from None
 
 
@@ -103,11 +107,11 @@ _MODULE = private_module()
 
 
 def open_door(*, huffman_only: bool, level: int = _FALLBACK_LEVEL, module: Any = _MODULE) -> Door:
-    """A door of this thread's own. huffman_only is a wish: without the private module frames are coded at `level`,
-    which every decoder reads just the same."""
+    """A door of this thread's own. huffman_only is a wish: without the private module frames are a little larger
+    and slower to write, and every decoder reads them just the same."""
     if module is not None:
         try:
             return _Private(module, huffman_only, level)
         except AttributeError:
             pass  # an older or newer zstd: the public API does
-    return _Public(level)
+    return _Public(huffman_only, level)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from poorwill.control import catalog
 from poorwill.errors import NotFound
 from poorwill.snapshot import documents, keys, limits
+from poorwill.snapshot.documents import Document
 from poorwill.store.base import Store
 
 
@@ -16,8 +18,8 @@ def delete(store: Store, snapshot_id: str) -> dict[str, Any]:
 
     Order: trash record, metadata (from here on the snapshot does not exist), then a look at who borrows, then
     the bytes. A snapshot begun meanwhile writes its pending record before it reads its parent's metadata
-    again: either it is seen here, or it sees that the parent is gone. While something borrows, the trash
-    record stays for a later removal.
+    again: either it is seen here, or it sees that the parent is gone. While something borrows, or is being
+    compared with it, manifest, verification and trash record stay for a later removal.
     """
     machine = _machine_of(store, snapshot_id)
     trash_key = keys.trash(machine, snapshot_id)
@@ -29,6 +31,7 @@ def delete(store: Store, snapshot_id: str) -> dict[str, Any]:
     except NotFound:
         documents.unseal(store.get(trash_key), "trash", trash_key)
     used = referenced_parts(store)
+    compared = any(pending["parent"] == snapshot_id for pending in _being_taken(store))
     kept, freed = [], 0
     for found in list(store.list(keys.parts_of(machine, snapshot_id))):
         if found.key in used:
@@ -36,9 +39,9 @@ def delete(store: Store, snapshot_id: str) -> dict[str, Any]:
             continue
         store.delete(found.key)
         freed += found.size
-    store.delete(keys.manifest(machine, snapshot_id))
-    store.delete(keys.verified(machine, snapshot_id))
-    if not kept:
+    if not kept and not compared:
+        store.delete(keys.manifest(machine, snapshot_id))
+        store.delete(keys.verified(machine, snapshot_id))
         store.delete(trash_key)
     return {"snapshot_id": snapshot_id, "machine": machine, "freed_bytes": freed, "kept_parts": kept}
 
@@ -63,11 +66,17 @@ def referenced_parts(store: Store) -> set[str]:
             used |= {part["key"] for part in catalog.read(store, machine, snapshot_id)["parts"]}
         except NotFound:
             continue  # removed since it was listed
-    for found in store.list(keys.PENDING):
-        try:
-            pending = documents.unseal(store.get(found.key), "pending", found.key)
-        except NotFound:
-            continue
+    for pending in _being_taken(store):
         borrowed = set(pending["borrows"])
         used |= {f.key for f in store.list(keys.PARTS) if (keys.owner_of(f.key) or ("", ""))[1] in borrowed}
     return used
+
+
+def _being_taken(store: Store) -> Iterator[Document]:
+    for found in store.list(keys.PENDING):
+        if keys.owner_of(found.key) is None:
+            continue  # somebody else's object
+        try:
+            yield documents.unseal(store.get(found.key), "pending", found.key)
+        except NotFound:
+            continue  # finished since it was listed

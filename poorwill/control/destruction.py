@@ -9,7 +9,7 @@ from poorwill.control.grants import ReadGrants
 from poorwill.control.session import EngineSession
 from poorwill.control.taking import Order
 from poorwill.control.verification import read_manifest, read_record
-from poorwill.errors import NotFound, Refused
+from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot.documents import Document
 from poorwill.store.base import Store
 
@@ -26,10 +26,14 @@ def check_destroyable(store: Store, machine: str, snapshot_id: str, instance: st
     """
     keep = f"instance {instance} of machine {machine} was not destroyed and goes on billing"
     try:
-        metadata = catalog.read(store, machine, snapshot_id)
-        record = read_record(store, machine, snapshot_id)
-    except NotFound as error:
+        return _checked(store, machine, snapshot_id, instance, keep)
+    except (NotFound, Corrupt, Unsupported) as error:
         raise Refused(f"snapshot {snapshot_id} is not committed and verified: {error.message}: {keep}") from None
+
+
+def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: str) -> Document:
+    metadata = catalog.read(store, machine, snapshot_id)
+    record = read_record(store, machine, snapshot_id)
     expected = (machine, snapshot_id, instance, metadata["manifest"])
     found = tuple(record[k] for k in ("machine", "snapshot_id", "instance", "manifest"))
     if metadata["instance"] != instance or found != expected:

@@ -112,10 +112,11 @@ def discard(store: Store, provider: Provider, label: str) -> str:
             return ""
         if intent.woken:
             return f"instance {intent.instance} is awake and goes on billing"
-        for instance in provider.list_by_label(label):
+        found = provider.list_by_label(label)
+        for instance in found:
             provider.destroy(instance.id, DESTROY_TIMEOUT_S)
         close_intent(store, label)
-        return "the machine that was provisioned for it was destroyed again"
+        return "the machine that was created for it was destroyed again" if found else ""
     except PoorwillError as error:
         return (
             f"the machine labelled {label} of {provider.describe()} may still be billing ({error.message}): "

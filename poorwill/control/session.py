@@ -35,7 +35,15 @@ EVENTS_MAX = 100_000
 class EngineSession:
     """Starts an engine on `host` and talks to it. Thread-safe. Closed by `close`, or lost for good (EngineLost)."""
 
-    def __init__(self, host: Host, on_progress: Callable[[dict[str, int]], None] = lambda counters: None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        on_progress: Callable[[dict[str, int]], None] = lambda counters: None,
+        *,
+        silence_s_max: float = protocol.SILENCE_S_MAX,
+        events_max: int = EVENTS_MAX,
+    ) -> None:
+        self._silence_s_max, self._events_max = silence_s_max, events_max
         self._channel = host.start()
         self._where = host.describe()
         self.on_progress = on_progress
@@ -80,7 +88,7 @@ class EngineSession:
         answer(question, facts) replies to what the engine asks meanwhile, on a thread of ours. When the
         deadline passes the request is cancelled (DeadlineExceeded).
         """
-        events: queue.Queue[Message] = queue.Queue(EVENTS_MAX)
+        events: queue.Queue[Message] = queue.Queue(self._events_max)
         with self._lock:
             if self._lost is not None:
                 raise self._lost
@@ -126,8 +134,8 @@ class EngineSession:
     def _check_silence(self) -> None:
         if self._lost is not None:
             raise self._lost
-        if time.monotonic() - self._heard_s > protocol.SILENCE_S_MAX:
-            self._lose(EngineLost(f"the engine on {self._where} has said nothing for {protocol.SILENCE_S_MAX:.0f} s"))
+        if time.monotonic() - self._heard_s > self._silence_s_max:
+            self._lose(EngineLost(f"the engine on {self._where} has said nothing for {self._silence_s_max:g} s"))
 
     def _cancel(self, number: int) -> None:
         try:
@@ -137,12 +145,15 @@ class EngineSession:
 
     def _send(self, message: Message) -> None:
         line = protocol.encode(message)
+        if not self._write_lock.acquire(timeout=self._silence_s_max):
+            raise self._lose(EngineLost(f"the engine on {self._where} reads nothing any more"))
         try:
-            with self._write_lock:
-                self._channel.requests.write(line)
-                self._channel.requests.flush()
+            self._channel.requests.write(line)
+            self._channel.requests.flush()
         except (OSError, ValueError):
             raise self._lose(EngineLost(f"the engine on {self._where} has ended")) from None
+        finally:
+            self._write_lock.release()
 
     def _lose(self, error: PoorwillError) -> PoorwillError:
         with self._lock:

@@ -235,7 +235,10 @@ class SnapshotRun:
 
         def keep(event: dict[str, Any]) -> None:
             nonlocal size
-            page = base64.b64decode(event.get("data", ""))
+            try:
+                page = base64.b64decode(str(event.get("data", "")), validate=True)
+            except ValueError:
+                raise Corrupt("the engine's manifest did not arrive as base64") from None
             size += len(page)
             if size > limits.MANIFEST_BYTES_MAX:
                 raise Corrupt(f"the engine's manifest exceeds {limits.MANIFEST_BYTES_MAX} bytes")

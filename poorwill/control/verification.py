@@ -81,7 +81,7 @@ class VerifyRun:
                 record = read_record(self.store, *owner)
             except PoorwillError:
                 continue  # no usable record: its parts are read again
-            if time.time() - int(record["verified_at_s"]) < BORROWED_AGE_S_MAX:
+            if 0 <= time.time() - int(record["verified_at_s"]) < BORROWED_AGE_S_MAX:
                 recent |= {part["key"] for part in record["parts"] if part["read"]}
         return recent & {p["key"] for p in self.metadata["parts"] if p["borrowed"]}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from poorwill.engine.packing import Round, one_part
@@ -24,7 +26,7 @@ def assemble(round_: Round) -> Manifest:
     row = np.concatenate([kept_row, new_row])
     segments = Segments.joined([kept, new])
     order = np.lexsort((segments.file_offset, row))
-    entries = _copy(round_.scan.entries)
+    entries = replace(round_.scan.entries, ctime_ns=round_.scan.entries.ctime_ns.copy())
     entries.segments = np.bincount(row, minlength=len(entries)).astype(np.uint32)
     again = np.fromiter({*round_.torn, *lost.tolist()}, np.int64)
     entries.ctime_ns[again] = -1
@@ -39,12 +41,6 @@ def assemble(round_: Round) -> Manifest:
 def unsettled(manifest: Manifest) -> Array:
     """Rows that `assemble` marked."""
     return np.flatnonzero(manifest.entries.ctime_ns == -1)
-
-
-def _copy(entries: Entries) -> Entries:
-    return Entries(
-        *[c.copy() if isinstance(c, np.ndarray) else c for c in (getattr(entries, s.name) for s in Entries.SCHEMA)]
-    )
 
 
 def _kept_segments(round_: Round) -> tuple[Array, Segments]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import numpy as np
 
 from poorwill.engine.scan import LeftOut, Scan
-from poorwill.snapshot import xattrs
+from poorwill.snapshot import limits, xattrs
 from poorwill.snapshot.columns import Array, Blobs
 from poorwill.snapshot.tables import Manifest, XattrSets
 
@@ -41,7 +42,10 @@ def _values(scan: Scan, path: bytes, names: list[str]) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     for name in names:
         try:
-            found[os.fsencode(name)] = os.getxattr(path, name, follow_symlinks=False)
+            value = os.getxattr(path, name, follow_symlinks=False)
+            if len(xattrs.encoded({**found, os.fsencode(name): value})) > limits.XATTR_SET_BYTES_MAX:
+                raise OSError(errno.E2BIG, f"more than {limits.XATTR_SET_BYTES_MAX} bytes of attributes")
+            found[os.fsencode(name)] = value
         except OSError as error:
             below = path[len(scan.root.rstrip(b"/")) + 1 :]
             scan.skipped.append(LeftOut(below, f"xattr {name}: {error.strerror}"))

@@ -31,6 +31,9 @@ class BufferPool:
         return new_buffer(self.buffer_bytes)
 
     def release(self, buffer: memoryview) -> None:
+        """Give a buffer back; one of another size is let go."""
+        if len(buffer) != self.buffer_bytes:
+            return
         with self._changed:
             self._free.append(buffer)
             self._changed.notify()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from poorwill.engine.buffers import BufferPool
+from poorwill.engine.buffers import BufferPool, new_buffer
 from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench, Job, WorkPool
@@ -74,7 +74,7 @@ class Reader:
         """
 
         def near(bench: Bench, run: tuple[int, int, object]) -> None:
-            size = self._buffers.buffer_bytes
+            size = max(self._buffers.buffer_bytes, run[1])
             view: memoryview = bench.tool(f"run-{size}", lambda: memoryview(bytearray(size)))[: run[1]]
             source.read(run[0], view)
             work(bench, view, run[2])
@@ -116,7 +116,9 @@ class Reader:
             job.context.check()
             if job.error is not None:
                 break
-            buffer = self._buffers.acquire()
+            # A chunk of another writer, longer than any that was expected, gets memory of its own.
+            fits = run[1] <= self._buffers.buffer_bytes
+            buffer = self._buffers.acquire() if fits else new_buffer(run[1])
             futures.append(self._threads.submit(fetch, buffer, run))
         for future in futures:
             future.result()

@@ -40,14 +40,17 @@ def _same_paths(now: Entries, before: Entries) -> Array:
     if not len(before):
         return matched
     matched[0] = 0
-    new_first, new_stop = (a.tolist() for a in now.children())
-    old_first, old_stop = (a.tolist() for a in before.children())
-    for row in np.flatnonzero(now.kind == Kind.DIRECTORY).tolist():
+    old_first, old_stop = before.children()
+    new_first, new_stop = now.children()
+    directories = np.flatnonzero(now.kind == Kind.DIRECTORY)
+    bounds = zip(directories.tolist(), new_first[directories].tolist(), new_stop[directories].tolist(), strict=True)
+    for row, a, b in bounds:
         old = int(matched[row])
-        if old < 0 or new_first[row] == new_stop[row] or old_first[old] == old_stop[old]:
+        if old < 0:
             continue
-        a, b = new_first[row], new_stop[row]
-        c, d = old_first[old], old_stop[old]
+        c, d = int(old_first[old]), int(old_stop[old])
+        if a == b or c == d:
+            continue
         ours, theirs = now.name.slice(a, b), before.name.slice(c, d)
         if ours.data == theirs.data and np.array_equal(ours.ends, theirs.ends):
             matched[a:b] = np.arange(c, d)

@@ -23,6 +23,7 @@ from poorwill.snapshot.globs import Globs
 from poorwill.snapshot.tables import Kind, Manifest
 
 FILE_OVERHEAD_BYTES = 4096
+SEGMENTS_AT_ONCE = 4096
 
 
 class Restoring:
@@ -134,21 +135,22 @@ class Restoring:
     def _scatter(self, bench: Bench, chunk: int, raw: memoryview) -> None:
         first, stop = int(self._first[chunk]), int(self._first[chunk + 1])
         segments, tree = self._segment, self.tree
-        rows = self._row[first:stop]
-        whole = self.manifest.entries.segments[rows] == 1
-        columns = (
-            rows.tolist(),
-            segments.chunk_offset[first:stop].tolist(),
-            segments.length[first:stop].tolist(),
-            segments.file_offset[first:stop].tolist(),
-            whole.tolist(),
-        )
-        written = 0
-        for row, at, length, file_offset, single in zip(*columns, strict=True):
-            write = tree.write_whole if single else tree.write_range
-            write(bench, row, raw[at : at + length], file_offset)
-            written += length
-        self._meter.add(written_bytes=written)
+        for begin in range(first, stop, SEGMENTS_AT_ONCE):
+            cut = slice(begin, min(begin + SEGMENTS_AT_ONCE, stop))
+            rows = self._row[cut]
+            columns = (
+                rows.tolist(),
+                segments.chunk_offset[cut].tolist(),
+                segments.length[cut].tolist(),
+                segments.file_offset[cut].tolist(),
+                (self.manifest.entries.segments[rows] == 1).tolist(),
+            )
+            written = 0
+            for row, at, length, file_offset, single in zip(*columns, strict=True):
+                write = tree.write_whole if single else tree.write_range
+                write(bench, row, raw[at : at + length], file_offset)
+                written += length
+            self._meter.add(written_bytes=written)
 
     def finish(self) -> dict[str, Any]:
         """Links, attributes and directory times; then a count of everything. Corrupt if a chunk is missing."""

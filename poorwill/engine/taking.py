@@ -51,6 +51,7 @@ class Taking:
         self._meter = meter
         self._packer = Packer(pool, meter, settings.codec)
         self._round: Round | None = None
+        self._before: Manifest | None = None
         self._rounds = 0
         self._used: set[int] = set()
         self._unreadable: set[bytes] = set()
@@ -128,11 +129,13 @@ class Taking:
         `parts` is empty in the answer when nothing is left to pack. After `SETTLE_ROUNDS` rounds a file that
         still changes is a WorkspaceError that names it.
         """
-        assert self._round is not None
-        previous = self._finished()
+        if self._round is not None:
+            # What the last round scanned is not needed beside what the next one scans: only its manifest is.
+            self._before, self._round = self._finished(), None
+        assert self._before is not None
         if self._rounds > SETTLE_ROUNDS:
-            self._give_up(previous, context)
-        return self._begin(self._scan(context), previous, [])
+            self._give_up(self._before, context)
+        return self._begin(self._scan(context), self._before, [])
 
     def _finished(self) -> Manifest:
         assert self._round is not None

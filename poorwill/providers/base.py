@@ -56,11 +56,8 @@ class LocalEndpoint:
 
     def path(self, path: str) -> str:
         """Where a path of the machine lies on this host. UsageError for what lies outside, or is the provider's."""
-        components = path.split("/")
-        if not path.startswith("/") or ".." in components or "\0" in path:
-            raise UsageError(f"'{path}': expected an absolute path without '..'")
-        named = [part for part in components if part not in ("", ".")]
-        if not named or named[0] in ("state", "instance.json"):
+        named = [part for part in checked_path(path).split("/") if part not in ("", ".")]
+        if named[0] in ("state", "instance.json"):
             raise UsageError(f"'{path}' of a local machine is the provider's own: use a path like /workspace")
         return "/".join([self.root, *named])
 
@@ -106,6 +103,14 @@ class Provider(Protocol):
         DeadlineExceeded or PermanentError, naming what still bills, when it is not gone afterwards.
         """
         ...
+
+
+def checked_path(path: str) -> str:
+    """`path`, or UsageError if it is not an absolute path on a machine, below its root."""
+    components = path.split("/")
+    if not path.startswith("/") or ".." in components or "\0" in path or not set(components) - {"", "."}:
+        raise UsageError(f"'{path[:200]}': expected an absolute path on the machine, without '..', like /workspace")
+    return path
 
 
 def checked_label(label: str) -> str:

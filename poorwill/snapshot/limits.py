@@ -35,7 +35,7 @@ MANIFEST_RATIO_MAX = 256
 """All pages together decompress to at most this many times the manifest's size, and a page more: so that a
 small object cannot ask for much memory. Digests, which do not compress, keep real ones far below."""
 INDEX_RATIO_MAX = 16
-"""The same for a part's index, and a KiB more; a row of 117 bytes has a digest of 32 that no other row has."""
+"""The same for a part's index, and a KiB more; a row of 113 bytes has a digest of 32 that no other row has."""
 DOCUMENT_BYTES_MAX = 16 << 20
 LEFT_OUT_MAX = 1000
 """How many left-out paths a metadata object names; beyond that it gives their count."""

@@ -136,17 +136,18 @@ def parts_for(sent_bytes: int, parts: int) -> int:
 def source_keys(plan: Plan, entries: Entries) -> Array:
     """What each chunk is read from, as a 32-byte digest of its segments' (inode, size, mtime, ctime, offset,
     length): equal keys on one machine mean equal bytes, without reading them. uint8 (chunks, 32)."""
-    columns = [
-        entries.inode[plan.row].astype("<u8"),
-        entries.size[plan.row].astype("<u8"),
-        entries.mtime_ns[plan.row].view("<u8"),
-        entries.ctime_ns[plan.row].view("<u8"),
-        plan.file_offset.astype("<u8"),
-        plan.length.astype("<u8"),
-    ]
-    data = np.stack(columns, axis=1)
-    first = plan.first.tolist()
-    keys = [blake3.blake3(data[a:b].tobytes()).digest() for a, b in pairwise(first)]
+    keys = []
+    for a, b in pairwise(plan.first.tolist()):
+        rows = plan.row[a:b]
+        columns = [
+            entries.inode[rows].astype("<u8"),
+            entries.size[rows].astype("<u8"),
+            entries.mtime_ns[rows].astype("<i8").view("<u8"),
+            entries.ctime_ns[rows].astype("<i8").view("<u8"),
+            plan.file_offset[a:b].astype("<u8"),
+            plan.length[a:b].astype("<u8"),
+        ]
+        keys.append(blake3.blake3(np.stack(columns, axis=1).tobytes()).digest())
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
 
 

@@ -93,6 +93,11 @@ def check(document: dict[str, Any], kind: str, what: str) -> None:
             raise Corrupt(f"{what}: {part['key']!r} is not the key of a part")
 
 
+def fields_of(kind: str) -> frozenset[str]:
+    """The names of the fields that a document of `kind` must have."""
+    return frozenset(_KINDS[kind])
+
+
 def _misfit(value: object, spec: Spec, where: str) -> str | None:
     """Where the first difference is, as a dotted path; None where there is none."""
     if isinstance(spec, dict):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deployments.tree_listing import Listing, list_tree
@@ -19,14 +20,14 @@ from poorwill.control.verification import VerifyRun
 from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Refused, Unsupported
-from poorwill.snapshot import keys
+from poorwill.snapshot import keys, part_index
 from poorwill.snapshot.part_index import TRAILER_BYTES
 from poorwill.store.local import LocalStore
 from tests.runs import MACHINE, take
 from tests.workspaces import aged, noise, safetensors
 
 HEAD_BYTES = 32
-SAMPLED_OFFSETS = 48
+SAMPLED_OFFSETS = 24
 OBJECTS = ("metadata", "manifest", "own part", "borrowed part")
 
 
@@ -105,13 +106,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
         "own part": second.own_parts[0],
         "borrowed part": first.own_parts[0],
     }
-    yield Kept(store, second.id, objects, _comparable(list_tree(workspace)), DirectSession(), folder / "out")
+    yield Kept(store, second.id, objects, list_tree(workspace), DirectSession(), folder / "out")
     os.umask(umask)
-
-
-def _comparable(listing: Listing) -> Listing:
-    # Where the file system keeps holes is its own affair, and no file here has any.
-    return listing
 
 
 def _offsets(size: int, seed: int) -> list[int]:
@@ -216,6 +212,28 @@ def test_a_damaged_chunk_is_described(kept: Kept) -> None:
             kept.restore()
         assert caught.value.facts["object"] == kept.objects["own part"]
         assert caught.value.facts["found"] != caught.value.facts["expected"]
+    finally:
+        path.write_bytes(good)
+
+
+def test_an_index_that_disagrees(kept: Kept) -> None:
+    """A part whose own index is valid, but lists a chunk otherwise than the manifest, is used by nobody."""
+    path, key = kept.path("own part"), kept.objects["own part"]
+    good = path.read_bytes()
+    trailer, rows = part_index.decode(good, len(good), key)
+    data = good[: -trailer.tail_bytes]
+    rows.source = np.frombuffer(noise(rows.source.size, 8), np.uint8).reshape(rows.source.shape)
+    harmless = data + part_index.encode(trailer.snapshot_id, trailer.number, rows)
+    rows.stored_hash, rows.raw_hash = rows.stored_hash ^ np.uint8(1), rows.raw_hash ^ np.uint8(1)
+    bad = data + part_index.encode(trailer.snapshot_id, trailer.number, rows)
+    assert len(harmless) == len(bad) == len(good)
+    try:
+        path.write_bytes(harmless)
+        assert kept.restore() == kept.expected
+        path.write_bytes(bad)
+        for step in (kept.verify, kept.restore):
+            with pytest.raises(Corrupt, match=f"{key}: manifest and the part's own index disagree about 'stored_hash'"):
+                step()
     finally:
         path.write_bytes(good)
 

@@ -252,9 +252,7 @@ def test_a_part_index_cannot_ask_for_much_memory() -> None:
     width = IndexRows.row_bytes_max()
     for rows in (100_000, limits.CHUNKS_MAX):
         frame = zstandard.ZstdCompressor(level=1).compress(bytes(rows * width))
-        trailer = struct.pack(
-            "<25sBxxIII16x", SNAPSHOT_ID.encode(), 0, rows, rows * width, len(frame)
-        )
+        trailer = struct.pack("<25sBxxIII16x", SNAPSHOT_ID.encode(), 0, rows, rows * width, len(frame))
         tail = frame + trailer + blake3.blake3(frame + trailer).digest() + b"PWPARTv1"
         tracemalloc.start()
         try:

@@ -1,0 +1,242 @@
+"""Puts a machine to sleep and wakes it, on this machine, with real parts, and proves that nothing was lost.
+
+    python -m deployments.demo [--keep] [--megabytes N]
+
+It starts an S3 server and a Prefect server of its own, makes a machine of the local provider with a workspace
+full of model weights, runs the flows `hibernate` and `wake`, compares the two workspaces in full, and removes
+everything it made. Exit code 0 only if the workspaces are equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+
+from deployments import demo_workspace
+from deployments.demo_stack import NAME, WORKSPACE, DemoError, Stack
+from deployments.prefect_server import PrefectServerError
+from deployments.s3server import S3ServerError
+from deployments.tree_listing import Listing, differences, list_tree, tree_bytes
+from poorwill.cli.output import human
+from poorwill.errors import PoorwillError
+
+if TYPE_CHECKING:
+    from prefect import Flow
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SHOWN_MAX = 20
+INTERRUPTED = 130
+FAILED = 1
+"""Also when the trees differ."""
+
+Compare = Callable[[Listing, Listing], list[str]]
+
+
+def main(argv: list[str] | None = None, compare: Compare = differences) -> int:
+    """Run the demo; returns the exit code. Errors become one line, and everything started is ended."""
+    options = _parser().parse_args(argv)
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _interrupt)
+    console, directory = Console(highlight=False, soft_wrap=True), Path(options.directory).absolute()
+    log_path = directory / "demo.log"
+    try:
+        with _only_one(directory), _quiet_logging(log_path):
+            return _run(options, console, directory / "demo", compare)
+    except (PoorwillError, DemoError, PrefectServerError, S3ServerError) as error:
+        console.print(f"[red]demo:[/red] {escape(str(error))}")
+        code = getattr(error, "exit_code", FAILED)
+    except OSError as error:
+        console.print(f"[red]demo:[/red] {escape(str(error.filename or directory))}: {error.strerror}")
+        code = FAILED
+    except (KeyboardInterrupt, _termination()):
+        console.print("[red]demo:[/red] interrupted; everything it started was ended and removed")
+        return INTERRUPTED
+    if log_path.exists():
+        console.print(f"      the log is {escape(str(log_path))}")
+    return int(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="demo", description="Hibernate and wake a workspace on this machine.")
+    parser.add_argument("--keep", action="store_true", help="leave the servers up until Ctrl-C, to look at the runs")
+    parser.add_argument("--megabytes", type=_megabytes, default=demo_workspace.MEGABYTES, help="size of the workspace")
+    parser.add_argument("--port", type=int, help="port of the Prefect server and its UI; default: a free one")
+    parser.add_argument(
+        "--directory", default=CHECKOUT / ".poorwill", help="where everything is kept; default: .poorwill"
+    )
+    return parser
+
+
+def _megabytes(text: str) -> int:
+    least = demo_workspace.MEGABYTES_MIN
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, at least {least}")
+    return int(text)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _termination() -> type[BaseException]:
+    # What Prefect makes of SIGTERM while a flow runs.
+    from prefect.exceptions import TerminationSignal
+
+    return TerminationSignal
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Two demos would remove each other's files; the lock goes with the process."""
+    directory.mkdir(parents=True, exist_ok=True)
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise DemoError(f"another demo is running in {directory}: end it first") from None
+    finally:
+        os.close(held)
+
+
+@contextmanager
+def _quiet_logging(log_path: Path) -> Iterator[None]:
+    """Everything that is logged goes to a file: the terminal belongs to the demo."""
+    os.environ["DO_NOT_TRACK"] = "1"
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    import prefect.main  # noqa: F401  # sets up its loggers
+
+    handler = logging.FileHandler(log_path, mode="w")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def _run(options: argparse.Namespace, console: Console, scratch: Path, compare: Compare) -> int:
+    stack = Stack(scratch, options.megabytes, options.port)
+    try:
+        with console.status("starting an S3 server and a Prefect server, making a workspace"):
+            before = _prepare(stack, console)
+        with stack.prefect.settings():
+            equal = _there_and_back(stack, console, before, compare)
+        if options.keep:
+            _wait(stack, console)
+        return 0 if equal else FAILED
+    finally:
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(name, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it behind
+        stack.close()
+
+
+def _prepare(stack: Stack, console: Console) -> Listing:
+    began = time.monotonic()
+    starting = stack.start_servers()
+    before = stack.make_machine()
+    kinds = f"{len(before)} entries, {human(tree_bytes(before))}"
+    _done(console, f"machine {stack.instance} has a workspace of {kinds}, listed with all hashes")
+    server = starting.result()
+    _done(console, f"S3 server at {stack.s3.endpoint}, Prefect server at {server.ui_url} ({_since(began)})")
+    with server.settings():
+        stack.save_blocks()
+    return before
+
+
+def _there_and_back(stack: Stack, console: Console, before: Listing, compare: Compare) -> bool:
+    from blocks.lookup import store_block
+    from deployments import demo_report
+    from flows.hibernate import hibernate
+    from flows.wake import wake
+    from poorwill.control import catalog
+    from poorwill.snapshot.ids import new_snapshot_id
+
+    old, snapshot_id = stack.instance, new_snapshot_id()
+    parameters = {"store": NAME, "workspace": WORKSPACE}
+    slept = _flow(console, hibernate, snapshot_id, machine=NAME, snapshot_id=snapshot_id, **parameters)
+    _show_that_it_is_gone(stack, console, old)
+    woke = _flow(console, wake, f"{NAME}/{snapshot_id}", snapshot=snapshot_id, provider=NAME, **parameters)
+    _done(console, f"machine {woke['instance']} is awake")
+    with closing(store_block(NAME).open()) as store:
+        metadata = catalog.read(store, NAME, snapshot_id)
+    demo_report.print_report(console, metadata, slept, woke)
+    return _compared(console, before, list_tree(stack.workspace_of(woke["instance"])), compare)
+
+
+def _flow(console: Console, flow: Flow[..., dict[str, Any]], run: str, **parameters: str) -> dict[str, Any]:
+    """Run a flow here with live progress, and return its result; raises what it raised.
+
+    run: the id under which the flow keeps its connection.
+    """
+    from deployments.demo_progress import ProgressView
+    from tasks import sessions
+
+    began = time.monotonic()
+    console.print(f"[bold]{flow.name}[/bold]")
+    with ProgressView(console, lambda: sessions.peek(run)):
+        result = flow(**parameters)
+    _done(console, f"flow {flow.name} completed in {_since(began)}")
+    return result
+
+
+def _show_that_it_is_gone(stack: Stack, console: Console, instance: str) -> None:
+    left, place = stack.instances(), stack.machines / instance
+    if left or os.path.lexists(place):
+        raise DemoError(f"{place} is still there after hibernating; the provider has {', '.join(left) or 'nothing'}")
+    _done(console, f"machine {instance} is gone: the provider has no machines, and {place.name}/ is not on the disk")
+
+
+def _compared(console: Console, before: Listing, after: Listing, compare: Compare) -> bool:
+    lines = compare(before, after)
+    for line in lines[:SHOWN_MAX]:
+        console.print(f"[red]differs[/red] {escape(line)}")
+    if lines:
+        console.print(f"[red]The workspaces differ in {len(lines)} things.[/red]")
+        return False
+    what = "contents, modes, owners, times to the nanosecond, links, holes, extended attributes"
+    console.print(f"[green]The two workspaces are equal:[/green] {len(after)} entries; {what}.")
+    return True
+
+
+def _wait(stack: Stack, console: Console) -> None:
+    console.print(f"\nPrefect UI    {stack.prefect.ui_url}/v2/runs")
+    console.print(f"artifacts     {stack.prefect.ui_url}/v2/artifacts")
+    console.print(f"objects       {stack.s3.root / stack.s3.bucket}")
+    console.print(f"Press Ctrl-C (or: kill {os.getpid()}) to end both servers and remove {stack.scratch}.")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print()
+
+
+def _done(console: Console, text: str) -> None:
+    console.print(f" [green]✓[/green] {escape(text)}")
+
+
+def _since(began: float) -> str:
+    return f"{time.monotonic() - began:.1f} s"
+
+
+def _leave(code: int) -> NoReturn:
+    sys.stdout.flush()
+    # Prefect's threads are gone or do not matter: leaving them to be joined only takes time.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _leave(main())

@@ -1,0 +1,72 @@
+"""The flow that puts a machine to sleep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.stages import failed
+from flows.taking import Request, own_snapshot_id, take
+from poorwill.errors import PoorwillError
+from poorwill.snapshot import limits
+
+
+@flow(
+    name="hibernate",
+    task_runner=ThreadPoolTaskRunner(max_workers=limits.PARTS),
+    flow_run_name="hibernate-{machine}",
+    persist_result=False,
+)
+def hibernate(
+    machine: str,
+    store: str,
+    workspace: str = "/workspace",
+    snapshot_id: str | None = None,
+    parent: str | None = None,
+    codec: Literal["auto", "ans", "planes", "zstd", "raw"] = "auto",
+    portable: bool = False,
+    parts: Annotated[int, Field(ge=1, le=limits.PARTS)] = limits.PARTS,
+    exclude: Sequence[str] = (),
+    verify: Literal["stored", "full", "sample"] = "stored",
+    destroy: bool = True,
+    stop_command: str | None = None,
+    on_unreadable: Literal["fail", "skip"] = "fail",
+) -> dict[str, Any]:
+    """Compress a machine's workspace into a store, prove that it can be read back, and destroy the machine.
+
+    A run that was cut off is continued by another one with the same `snapshot_id`: only what is missing is sent.
+
+    Args:
+        machine: Name of the machine's block, for example `trainer`.
+        store: Name of a store block, for example `weights`.
+        workspace: What to keep: a directory on the machine.
+        snapshot_id: To continue a run that was cut off: the id from its log. Empty: a new snapshot.
+        parent: Snapshot to borrow unchanged data from. Empty: the machine's latest.
+        codec: How to compress: `auto` takes what is fastest on the machine, `ans` is ANS everywhere.
+        portable: Use no codec that needs a GPU to decode.
+        parts: How many objects to send in parallel, at most 32.
+        exclude: Globs of what to leave out, for example `*.tmp` or `cache/**`.
+        verify: `stored` reads every stored byte back, `full` decodes everything as well, `sample` reads a few
+            chunks and is not enough to destroy.
+        destroy: Whether to destroy the machine once the snapshot is verified.
+        stop_command: Shell command to run in the workspace before, for example to stop services.
+        on_unreadable: Whether files that cannot be read fail the snapshot or are left out and listed.
+    """
+    try:
+        order = {
+            "snapshot_id": snapshot_id or own_snapshot_id(),
+            "parent": parent,
+            "codec": codec,
+            "portable": portable,
+            "parts": parts,
+            "exclude": tuple(exclude),
+            "skip_unreadable": on_unreadable == "skip",
+        }
+        return take(Request(machine, store, workspace, order, verify, destroy, stop_command))
+    except PoorwillError as error:
+        state: Any = failed(error)
+        return state

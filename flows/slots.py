@@ -1,0 +1,47 @@
+"""One hibernate, snapshot or wake at a time for a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
+
+from poorwill.errors import Refused
+
+LEASE_S = 60.0
+"""How long a killed run keeps its machine; Prefect renews the lease of a live one, and allows no shorter."""
+WAIT_S = 120.0
+"""Longer than a lease and Prefect's look for expired ones, so that a run begun again after a kill gets its turn."""
+
+
+def slot_name(machine: str) -> str:
+    """Of the global concurrency limit, as an operator sees it."""
+    return f"machine-{machine}"
+
+
+@contextmanager
+def machine_slot(machine: str, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Hold the machine's only slot. Refused if another run has it and keeps it for `wait_s`."""
+    name = slot_name(machine)
+    with get_client(sync_client=True) as client:
+        # A limit that does not exist would be passed silently.
+        client.upsert_global_concurrency_limit_by_name(name, 1)
+    slot = concurrency(
+        name, timeout_seconds=wait_s, strict=True, lease_duration=LEASE_S, raise_on_lease_renewal_failure=True
+    )
+    try:
+        slot.__enter__()
+    except TimeoutError:
+        raise Refused(
+            f"another run works on machine {machine} since {wait_s:.0f} s or more: wait for it, or cancel it "
+            f"(concurrency limit {name})"
+        ) from None
+    try:
+        yield
+    except BaseException as error:
+        if not slot.__exit__(type(error), error, error.__traceback__):
+            raise
+    else:
+        slot.__exit__(None, None, None)

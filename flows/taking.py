@@ -1,0 +1,199 @@
+"""What `hibernate` and `snapshot` do alike: pack, prove, and, for one of them, destroy."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+
+from blocks.lookup import machine_block, store_block
+from blocks.machines import Machine
+from flows.slots import machine_slot
+from flows.stages import OPENINGS_MAX, Stages, each
+from poorwill.control import catalog
+from poorwill.control.taking import Order
+from poorwill.control.verification import MODES
+from poorwill.errors import EngineLost, NotFound, Refused, UsageError
+from poorwill.providers.base import checked_path
+from poorwill.snapshot import ids, keys
+from poorwill.snapshot.documents import Document
+from tasks import report, sessions
+from tasks.destroy_instance import destroy_instance
+from tasks.open_machine import open_machine
+from tasks.pack_part import pack_part
+from tasks.progress import Progress, packing
+from tasks.run_command import run_command
+from tasks.scan_workspace import scan_workspace
+from tasks.settle import settle
+from tasks.verify_snapshot import verify_snapshot
+from tasks.write_metadata import write_metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a flow was asked for. `order` holds the plain values of poorwill's Order."""
+
+    machine: str
+    store: str
+    workspace: str
+    order: dict[str, Any]
+    verify: str
+    destroy: bool
+    stop_command: str | None
+
+    @property
+    def snapshot_id(self) -> str:
+        return str(self.order["snapshot_id"])
+
+    def check(self, block: Machine) -> None:
+        """UsageError, Refused: before anything is touched."""
+        Order(machine=block.name, workspace=checked_path(self.workspace), **self.order).check()
+        if self.verify not in MODES:
+            raise UsageError(f"verify '{self.verify}': expected one of {', '.join(MODES)}")
+        if self.destroy and self.verify == "sample":
+            raise Refused(
+                "verify='sample' is not enough to destroy a machine: use 'stored' or 'full', or destroy=False"
+            )
+        if block.status == "waking":
+            raise Refused(f"machine {self.machine} is being woken: wait for that, or wake it again")
+
+
+def own_snapshot_id() -> str:
+    """The id of the snapshot of the current flow run: the same again when Prefect retries the run."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.created is None:
+        return ids.new_snapshot_id()
+    began, run = context.flow_run.created, context.flow_run.id
+    return f"{ids.new_snapshot_id(began)[:16]}-{run.hex[-8:]}"
+
+
+def take(request: Request) -> dict[str, Any]:
+    """The whole of it, while no other run works on the machine. Returns ids, totals and milliseconds per stage."""
+    block = machine_block(request.machine)
+    request.check(block)
+    get_run_logger().info(
+        "snapshot %s of machine %s; if this run is cut off, give snapshot_id='%s' to continue it",
+        request.snapshot_id, block.name, request.snapshot_id,
+    )  # fmt: skip
+    with machine_slot(block.name):
+        try:
+            return _take(request, machine_block(request.machine))
+        finally:
+            sessions.close(request.snapshot_id)
+
+
+def _take(request: Request, block: Machine) -> dict[str, Any]:
+    stages = Stages()
+    instance, packed = block.instance, list[dict[str, Any]]()
+    metadata = _committed(request, block)
+    if not instance or not block.provider.open().exists(instance):
+        return _already_gone(request, block, metadata)
+    if metadata is None:
+        packed = _pack_persistently(request, stages)
+    with stages("verify"):
+        proof = verify_snapshot(request.snapshot_id, request.machine, request.store, request.workspace, request.verify)
+    live = sessions.peek(request.snapshot_id)
+    samples = list(live.samples) if live is not None else []
+    if request.destroy:
+        with stages("destroy"):
+            destroy_instance(request.machine, request.store, request.workspace, request.order)
+    else:
+        _remove_pending(request, block)
+    metadata = _committed(request, block)
+    assert metadata is not None
+    report.publish_snapshot(request.store, request.snapshot_id, packed, samples, stages.timings_ms)
+    return {
+        **_result(request, block, metadata, instance),
+        "verified": proof,
+        "destroyed": request.destroy,
+        "already_done": False,
+        "parts_sent": len(packed),
+        "timings_ms": stages.timings_ms,
+    }
+
+
+def _committed(request: Request, block: Machine) -> Document | None:
+    with closing(store_block(request.store).open()) as store:
+        try:
+            return catalog.read(store, block.name, request.snapshot_id)
+        except NotFound:
+            return None
+
+
+def _already_gone(request: Request, block: Machine, metadata: Document | None) -> dict[str, Any]:
+    """The machine does not exist: done before, as far as this snapshot goes, or nothing to take one of."""
+    if metadata is None or not request.destroy:
+        asleep = (
+            f"is asleep in snapshot {block.snapshot}"
+            if not block.instance
+            else f"has no instance {block.instance} any more"
+        )
+        raise NotFound(f"machine {request.machine} {asleep}: wake it, or correct its block")
+    if block.instance:
+        destroy_instance(request.machine, request.store, request.workspace, request.order)
+    get_run_logger().info("snapshot %s is complete and the machine is gone: nothing to do", request.snapshot_id)
+    return {
+        **_result(request, block, metadata, metadata["instance"]),
+        "verified": None,
+        "destroyed": True,
+        "already_done": True,
+        "parts_sent": 0,
+        "timings_ms": {},
+    }
+
+
+def _result(request: Request, block: Machine, metadata: Document, instance: str) -> dict[str, Any]:
+    return {
+        "snapshot_id": request.snapshot_id,
+        "machine": block.name,
+        "instance": instance,
+        "parent": metadata["parent"],
+        "totals": metadata["totals"],
+        "left_out_count": metadata["left_out_count"],
+    }
+
+
+def _pack_persistently(request: Request, stages: Stages) -> list[dict[str, Any]]:
+    """Open, scan, pack, commit; when the engine is lost, again from the start: finished parts are adopted."""
+    packed: dict[int, dict[str, Any]] = {}
+    for opening in range(1, OPENINGS_MAX + 1):
+        try:
+            _pack(request, stages, packed, stop=opening == 1)
+            break
+        except EngineLost as error:
+            if opening == OPENINGS_MAX:
+                raise
+            get_run_logger().warning("%s: opening the machine again", error.message)
+    return [packed[number] for number in sorted(packed)]
+
+
+def _pack(request: Request, stages: Stages, packed: dict[int, dict[str, Any]], stop: bool) -> None:
+    run = request.snapshot_id
+    with stages("open"):
+        open_machine(run, request.machine, request.store, request.workspace)
+    if stop and request.stop_command:
+        with stages("stop command"):
+            run_command(run, request.stop_command)
+    with stages("scan"):
+        scanned = scan_workspace(run, request.order)
+    if scanned["committed"]:
+        return  # the answer to an earlier write of the metadata was lost
+    if scanned["adopted"]:
+        get_run_logger().info("%d parts are in the store already", scanned["adopted"])
+    numbers = scanned["parts"]
+    with Progress(run, packing(scanned["pack_bytes"])):
+        while numbers:
+            with stages("pack"):
+                packed.update((done["number"], done) for done in each(pack_part, run, numbers))
+            with stages("settle"):
+                numbers = settle(run)
+    with stages("metadata"):
+        write_metadata(run)
+
+
+def _remove_pending(request: Request, block: Machine) -> None:
+    with closing(store_block(request.store).open()) as store:
+        store.delete(keys.pending(block.name, request.snapshot_id))

@@ -1,0 +1,186 @@
+"""The course of a wake: which snapshot onto which machine, and what becomes of the machine if it fails."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prefect.logging import get_run_logger
+
+from blocks.lookup import bare, block_name_of, machine_block, machine_if_any, provider_block
+from flows.slots import machine_slot
+from flows.stages import OPENINGS_MAX, Stages, each
+from poorwill.control import catalog
+from poorwill.control.restoring import check_needs
+from poorwill.errors import EngineLost, NotFound, PoorwillError, UsageError, from_wire
+from poorwill.providers.base import Wish
+from poorwill.snapshot import ids
+from poorwill.snapshot.documents import Document
+from poorwill.store.base import Store
+from tasks import report, sessions
+from tasks.finish_restore import finish_restore
+from tasks.open_machine import open_machine
+from tasks.progress import Progress, restoring
+from tasks.provision import discard, note_awake, provision
+from tasks.restore_part import open_restore, restore_part
+from tasks.run_command import run_command
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How to wake."""
+
+    store: str
+    provider: str | None
+    wish: Wish
+    workspace: str
+    include: tuple[str, ...]
+    overwrite: bool
+    start_command: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to wake, and as which machine. `instance` is empty if a machine is to be created, at `source`."""
+
+    snapshot_id: str
+    metadata: Document
+    name: str  # of the machine's block
+    machine: str  # the name its snapshots are kept under
+    instance: str
+    source: str
+
+
+def resolve(store: Store, snapshot: str, machine: str | None, provider: str | None) -> Target:
+    """Find snapshot and machine; nothing is created. UsageError, NotFound, Unsupported."""
+    block = machine_block(machine) if machine is not None else None
+    snapshot_id = _snapshot_id(store, snapshot, block.name if block is not None else None)
+    metadata = catalog.find(store, snapshot_id)
+    check_needs(metadata)
+    name = bare(machine) if machine is not None else block_name_of(metadata["machine"])
+    awake = block is not None and block.status == "awake" and bool(block.instance)
+    if awake and provider is not None:
+        raise UsageError(f"machine {name} is awake: leave out the provider to restore onto it")
+    known = block or machine_if_any(name)
+    if provider is not None:
+        source = provider_block(provider).open().describe()
+    elif known is not None:
+        source = known.provider.open().describe()
+    else:
+        raise UsageError(f"machine {name} has no block yet: say which provider to wake it with")
+    own = block.name if block is not None else metadata["machine"]
+    return Target(snapshot_id, metadata, name, own, block.instance if awake and block else "", source)
+
+
+def _snapshot_id(store: Store, snapshot: str, machine: str | None) -> str:
+    word, _, named = snapshot.partition(":")
+    if word != "latest":
+        return ids.checked_snapshot_id(snapshot)
+    owner = named or machine
+    if owner is None:
+        raise UsageError("snapshot='latest' needs a machine: give machine=, or write latest:<machine>")
+    found = catalog.latest(store, ids.checked_machine_name(owner))
+    if found is None:
+        raise NotFound(f"{store.describe()} holds no snapshot of machine {owner}")
+    return found
+
+
+def wake_target(request: Request, target: Target) -> dict[str, Any]:
+    """The whole of it, while no other run works on the machine. Returns ids, counts and milliseconds per stage."""
+    stages = Stages()
+    with machine_slot(target.machine):
+        if target.instance:
+            result = _restore(request, target, stages, target.instance, overwrite=request.overwrite)
+            label = ""
+        else:
+            result, label = _provision_and_restore(request, target, stages)
+        run = _run(target)
+        try:
+            if request.start_command:
+                _start(request, target, stages)
+            live = sessions.peek(run)
+            full = {
+                "snapshot_id": target.snapshot_id,
+                "machine": target.name,
+                **result,
+                "timings_ms": stages.timings_ms,
+            }
+            report.publish_wake(full, live.samples if live is not None else [])
+            return {**full, "provisioned": bool(label)}
+        finally:
+            sessions.close(run)
+
+
+def _run(target: Target) -> str:
+    return f"{target.machine}/{target.snapshot_id}"
+
+
+def _provision_and_restore(request: Request, target: Target, stages: Stages) -> tuple[dict[str, Any], str]:
+    own = (target.name, target.machine, request.store, request.provider, target.snapshot_id)
+    try:
+        with stages("provision"):
+            placed = provision(*own, asdict(request.wish))
+        if placed["adopted"]:
+            get_run_logger().info("an earlier wake had created instance %s: it is adopted", placed["instance"])
+        # Nobody was told of this machine yet: it holds nothing but what its image or an earlier try put there.
+        result = _restore(request, target, stages, placed["instance"], overwrite=True, woken=placed["woken"])
+        note_awake(target.name, request.store, placed["label"])
+        return result, placed["label"]
+    except BaseException as error:
+        sessions.close(_run(target))
+        said = discard(*own)
+        if said and isinstance(error, PoorwillError):
+            raise from_wire({**error.to_wire(), "message": f"{error.message}; {said}"}) from None
+        if said:
+            get_run_logger().warning("%s", said)
+        raise
+
+
+def _restore(
+    request: Request, target: Target, stages: Stages, instance: str, overwrite: bool, woken: bool = False
+) -> dict[str, Any]:
+    """Restore, beginning again when the engine is lost: what was written is kept."""
+    finished: dict[str, Any] = {}
+    opened = {"raw_bytes": 0, "resumed": False}
+    for opening in range(1, OPENINGS_MAX + 1):
+        try:
+            if not woken:
+                opened, finished = _restore_once(request, target, stages, overwrite)
+            break
+        except EngineLost as error:
+            if opening == OPENINGS_MAX:
+                raise
+            get_run_logger().warning("%s: opening the machine again", error.message)
+    return {
+        "instance": instance,
+        "workspace": request.workspace,
+        "raw_bytes": opened["raw_bytes"],
+        "resumed": opened["resumed"],
+        "restored": finished.get("restored", {}),
+        "left_out_count": finished.get("left_out_count", 0),
+    }
+
+
+def _restore_once(
+    request: Request, target: Target, stages: Stages, overwrite: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    run = _run(target)
+    with stages("open"):
+        open_machine(run, target.name, request.store, request.workspace)
+        opened = open_restore(run, target.snapshot_id, list(request.include), overwrite)
+    with Progress(run, restoring(opened["stored_bytes"], opened["raw_bytes"])), stages("restore"):
+        each(restore_part, run, opened["parts"])
+    with stages("finish"):
+        return opened, finish_restore(run)
+
+
+def _start(request: Request, target: Target, stages: Stages) -> None:
+    """The start command, once the machine is awake: its failure leaves the machine, and says so."""
+    try:
+        with stages("start command"):
+            open_machine(_run(target), target.name, request.store, request.workspace)
+            run_command(_run(target), str(request.start_command))
+    except PoorwillError as error:
+        wire = error.to_wire()
+        message = f"machine {target.name} is awake and bills, but its start command failed: {error.message}"
+        raise from_wire({**wire, "message": message}) from None

@@ -1,0 +1,62 @@
+"""What every provider of machines does; a provider joins with a fixture `provider`, as in test_providers.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from poorwill.errors import NotFound, UsageError
+from poorwill.providers.base import Provider, Wish
+
+TIMEOUT_S = 30.0
+
+
+class ProviderSuite:
+    """Each test gets a provider that has no machines of its labels."""
+
+    def test_a_created_machine_runs_and_is_found_by_its_label(self, provider: Provider) -> None:
+        """create, wait, get and list_by_label speak of the same machine, which exists."""
+        created = provider.create("suite-a", Wish())
+        running = provider.wait(created.id, TIMEOUT_S)
+        assert running.running and running.id == created.id and running.label == "suite-a"
+        assert provider.get(created.id).created_at == created.created_at
+        assert [found.id for found in provider.list_by_label("suite-a")] == [created.id]
+        assert provider.exists(created.id)
+
+    def test_labels_match_exactly_and_need_not_be_unique(self, provider: Provider) -> None:
+        """A prefix of a label finds nothing, and two machines of one label are both found."""
+        ids = {provider.create("suite-b", Wish()).id, provider.create("suite-b", Wish()).id}
+        assert len(ids) == 2
+        assert {found.id for found in provider.list_by_label("suite-b")} == ids
+        assert provider.list_by_label("suite-") == []
+
+    def test_destroy_is_confirmed_idempotent_and_touches_no_other(self, provider: Provider) -> None:
+        """After destroy the machine is gone to every question, destroying again succeeds, others stay."""
+        gone, stays = provider.create("suite-c", Wish()), provider.create("suite-c", Wish())
+        for _ in range(2):
+            provider.destroy(gone.id, TIMEOUT_S)
+            assert not provider.exists(gone.id)
+        with pytest.raises(NotFound):
+            provider.get(gone.id)
+        assert [found.id for found in provider.list_by_label("suite-c")] == [stays.id]
+
+    def test_what_never_existed_is_not_found_and_may_be_destroyed(self, provider: Provider) -> None:
+        """An unknown id is NotFound, does not exist, and destroying it is no error."""
+        for unknown in ("local-000000000000", "../../etc", ""):
+            assert not provider.exists(unknown)
+            provider.destroy(unknown, TIMEOUT_S)
+            for ask in (provider.get, provider.endpoint, lambda i: provider.wait(i, TIMEOUT_S)):
+                with pytest.raises(NotFound):
+                    ask(unknown)
+
+    def test_a_label_that_could_break_a_key_is_refused(self, provider: Provider) -> None:
+        """Labels become names of objects and of machines: slashes and empty ones are a UsageError."""
+        for label in ("", "a/b", "../x", "a b", "x" * 201):
+            with pytest.raises(UsageError):
+                provider.create(label, Wish())
+
+    def test_impossible_wishes_are_refused_before_anything_is_created(self, provider: Provider) -> None:
+        """Numbers that make no sense are a UsageError, and no machine is left behind."""
+        for wish in (Wish(disk_gb=0), Wish(gpu_count=-1), Wish(price_per_hour_max=0.0)):
+            with pytest.raises(UsageError):
+                provider.create("suite-d", wish)
+        assert provider.list_by_label("suite-d") == []

@@ -1,0 +1,299 @@
+"""Tasks by themselves: what destroying demands, what is retried, what is shown."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect import flow, task
+from prefect.states import Failed
+from pydantic import SecretStr
+
+import blocks
+from blocks import lookup
+from flows.snapshot import snapshot
+from poorwill.errors import (
+    Corrupt,
+    DeadlineExceeded,
+    EngineFailed,
+    EngineLost,
+    NotFound,
+    PoorwillError,
+    Refused,
+    StoreRefused,
+    StoreUnavailable,
+    UsageError,
+)
+from poorwill.providers.base import LocalEndpoint
+from poorwill.snapshot import keys
+from tasks import charts, retries, sessions
+from tasks.destroy_instance import destroy_instance
+from tasks.progress import Progress, packing, restoring
+from tasks.run_command import run_in
+from tests.flow_world import SNAPSHOT_ID, World
+
+
+def one_file(workspace: Path) -> None:
+    (workspace / "file").write_text("content")
+
+
+def destroy(world: World) -> dict[str, Any]:
+    order = {"snapshot_id": SNAPSHOT_ID}
+    try:
+        return dict(destroy_instance.fn(world.name, world.store_name, "/workspace", order))
+    finally:
+        sessions.close(SNAPSHOT_ID)
+
+
+class TestDestroying:
+    """Called by itself, `destroy_instance` demands everything that `hibernate` would have seen to."""
+
+    def test_without_a_snapshot(self, world: World) -> None:
+        """Nothing was ever taken: refused, and the machine is named as billing."""
+        world.machine(one_file)
+        with pytest.raises(Refused, match="goes on billing"):
+            destroy(world)
+        assert world.provider.exists(world.block().instance)
+
+    def test_without_a_verification_record(self, world: World) -> None:
+        """Committed, and even verified once, but the record is gone."""
+        world.machine(one_file)
+        snapshot(**world.hibernation())
+        world.store.delete(keys.verified(world.name, SNAPSHOT_ID))
+        with pytest.raises(Refused, match="not committed and verified"):
+            destroy(world)
+        assert world.provider.exists(world.block().instance)
+
+    def test_with_a_sample_alone(self, world: World) -> None:
+        """A few chunks that could be read say nothing of the rest."""
+        world.machine(one_file)
+        snapshot(**world.hibernation(verify="sample"))
+        with pytest.raises(Refused, match="sample"):
+            destroy(world)
+        assert world.provider.exists(world.block().instance)
+
+    def test_of_another_instance(self, world: World) -> None:
+        """The snapshot is of the instance the block named before: this one was never saved."""
+        world.machine(one_file)
+        snapshot(**world.hibernation())
+        world.machine(one_file)
+        with pytest.raises(Refused, match="was not destroyed"):
+            destroy(world)
+        assert world.provider.exists(world.block().instance)
+
+    def test_with_a_part_that_is_gone(self, world: World) -> None:
+        """What the record says was there then; it is asked for again now."""
+        world.machine(one_file)
+        snapshot(**world.hibernation())
+        world.store.delete(world.keys("parts/")[0])
+        with pytest.raises((Refused, NotFound), match="parts/"):
+            destroy(world)
+        assert world.provider.exists(world.block().instance)
+
+    def test_with_a_workspace_that_changed(self, world: World) -> None:
+        """One byte more since the scan is somebody's work."""
+        workspace = world.machine(one_file)
+        snapshot(**world.hibernation())
+        (workspace / "file").write_text("content!")
+        with pytest.raises(Refused, match=r"changed since.*\bfile\b"):
+            destroy(world)
+        assert world.provider.exists(world.block().instance)
+
+    def test_once_all_is_proved(self, world: World) -> None:
+        """Then it destroys, and a repeated call finds it done."""
+        world.machine(one_file)
+        snapshot(**world.hibernation())
+        instance = world.block().instance
+        assert destroy(world) == {"instance": instance, "destroyed": True}
+        assert not world.provider.exists(instance) and os.listdir(world.provider.root) == []
+        assert world.block().status == "asleep"
+
+
+@pytest.mark.parametrize(
+    ("error", "reaching", "continuing", "packing_"),
+    [
+        (StoreUnavailable("x"), True, True, True),
+        (DeadlineExceeded("x"), True, True, True),
+        (EngineLost("x"), True, False, False),
+        (NotFound("x"), False, False, True),
+        (StoreRefused("x"), False, False, False),
+        (Corrupt("x"), False, False, False),
+        (ValueError("x"), False, False, False),
+    ],
+)
+def test_what_is_retried(error: Exception, reaching: bool, continuing: bool, packing_: bool) -> None:
+    """Transient errors alone; a lost engine only by steps that start one, a lost upload only by packing."""
+    state = Failed(data=error)
+    assert retries.transient(None, None, state) is reaching
+    assert retries.transient_with_engine(None, None, state) is continuing
+    assert retries.transient_or_upload_gone(None, None, state) is packing_
+
+
+def test_prefect_follows_the_policy(world: World) -> None:
+    """In a real run a transient error is tried again until it passes, a permanent one is not."""
+    calls: list[str] = []
+    quick = {**retries.policy(), "retry_delay_seconds": 0}
+
+    @task(**quick)
+    def transient_twice() -> str:
+        calls.append("transient")
+        if calls.count("transient") < 3:
+            raise StoreUnavailable("later")
+        return "done"
+
+    @task(**quick)
+    def permanent() -> None:
+        calls.append("permanent")
+        raise StoreRefused("never")
+
+    @flow
+    def both() -> str:
+        with pytest.raises(StoreRefused):
+            permanent()
+        return str(transient_twice())
+
+    assert both() == "done"
+    assert calls == ["permanent", "transient", "transient", "transient"]
+
+
+class TestCommands:
+    """An operator's command cannot hang a run, nor see what it should not."""
+
+    def test_its_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Output comes back, the status counts, and the environment holds no credentials."""
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+        endpoint = LocalEndpoint(str(tmp_path), {"GIVEN": "given"})
+        said = run_in(endpoint, str(tmp_path), 'pwd; echo "$GIVEN/$AWS_SECRET_ACCESS_KEY/"', 20)
+        assert said == f"{tmp_path}\ngiven//"
+        with pytest.raises(EngineFailed, match="status 7: why"):
+            run_in(endpoint, str(tmp_path), "echo why; exit 7", 20)
+
+    def test_a_service_it_starts(self, tmp_path: Path) -> None:
+        """What goes on in the background, holding its output open, is not waited for."""
+        began = time.monotonic()
+        run_in(LocalEndpoint(str(tmp_path)), str(tmp_path), "sleep 60 & echo $! > pid", 50)
+        assert time.monotonic() - began < 30
+        os.kill(int((tmp_path / "pid").read_text()), 9)
+
+    def test_its_timeout(self, tmp_path: Path) -> None:
+        """It is killed, with its children, when its time is up."""
+        with pytest.raises(DeadlineExceeded):
+            run_in(LocalEndpoint(str(tmp_path)), str(tmp_path), "sleep 60; touch late", 0.2)
+        assert not (tmp_path / "late").exists()
+
+    def test_its_output_is_bounded(self, tmp_path: Path) -> None:
+        """The end of a flood is kept."""
+        said = run_in(LocalEndpoint(str(tmp_path)), str(tmp_path), "yes | head -c 1000000; echo end", 20)
+        assert len(said) <= 16 << 10 and said.endswith("end")
+
+
+def test_progress_survives_a_prefect_that_does_not_answer() -> None:
+    """Progress that cannot be shown is no reason to fail, and its thread ends."""
+
+    def refuse(**_: Any) -> UUID:
+        raise ConnectionError("no")
+
+    with Progress("no-such-run", packing(100), create=refuse, update=refuse):
+        pass
+    assert not any(thread.name == "progress" for thread in threading.enumerate())
+
+
+def test_progress_is_updated_when_it_ends() -> None:
+    """However short the run, the last percentages are shown; equal ones are not sent twice."""
+    shown: list[float] = []
+
+    def update(artifact_id: UUID, progress: float) -> None:
+        shown.append(progress)
+
+    with Progress("no-such-run", restoring(0, 10), create=lambda **_: uuid4(), update=update):
+        pass
+    assert sorted(shown) == [0.0, 100.0]
+
+
+def test_uploaded_never_runs_ahead_of_compressed() -> None:
+    """What was sent is measured against what was coded so far; no counters give nothing, not an error."""
+    measures = packing(1000)
+    assert measures["uploaded"]({}) == 0.0
+    assert measures["compressed"]({"read_bytes": 500}) == 50.0
+    assert measures["uploaded"]({"read_bytes": 500, "coded_bytes": 100, "sent_bytes": 50}) == 25.0
+    assert measures["uploaded"]({"read_bytes": 2000, "coded_bytes": 100, "sent_bytes": 200}) == 100.0
+    assert packing(0)["compressed"]({}) == 100.0
+
+
+class TestCharts:
+    """Pictures are well-formed whatever they are given."""
+
+    def test_lines_and_bars_are_xml(self) -> None:
+        """Names are escaped, empty input draws an empty chart."""
+        for svg in (
+            charts.line_chart("t <&>", [("a<b", [(0.0, 1e6), (2.0, 3e6)]), ("none", [])], "MB/s", 1e6),
+            charts.line_chart("t", [], "MB/s"),
+            charts.bar_chart("t", [(".a&b", 1.5, "1.5"), ("zero", 0.0, "-")]),
+            charts.bar_chart("t", []),
+        ):
+            assert ElementTree.fromstring(svg).tag.endswith("svg")
+
+    def test_rates_are_differences_and_bounded(self) -> None:
+        """Sums become amounts per second; a sum that begins anew counts 0; thousands of samples are thinned."""
+        assert charts.rates([(0.0, 0), (1.0, 10), (3.0, 50), (4.0, 0)]) == [(1.0, 10.0), (3.0, 20.0), (4.0, 0.0)]
+        assert charts.rates([(0.0, 5)]) == []
+        assert len(charts.rates([(float(n), n) for n in range(20_000)])) <= charts.POINTS_MAX + 1
+
+    def test_an_image_holds_the_picture(self) -> None:
+        """Markdown with a data: URL, which decodes to the same SVG."""
+        svg = charts.bar_chart("t", [("x", 1.0, "1")])
+        found = re.fullmatch(
+            r"!\[alt\]\(data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)\)", charts.as_markdown_image(svg, "alt")
+        )
+        assert found is not None and base64.b64decode(found[1]).decode() == svg
+
+
+def test_a_name_that_two_types_share_has_to_be_full(world: World) -> None:
+    """A bare name finds its block among all types of the role; where two have it, the message says how to tell them."""
+    assert lookup.store_block(world.store_name).directory == str(world.folder / "store")
+    keys_ = blocks.stores.AwsCredentials(aws_access_key_id="id", aws_secret_access_key=SecretStr("hush"))
+    blocks.S3Store(bucket="b", credentials=keys_).save(world.store_name)
+    with pytest.raises(UsageError, match=f"poorwill-s3-store/{world.store_name}") as several:
+        lookup.store_block(world.store_name)
+    assert "hush" not in str(several.value)
+    assert lookup.store_block(f"poorwill-s3-store/{world.store_name}").bucket == "b"
+    for name in ("", "Upper", "a/b/c", "poorwill-machine/x", "x" * 101):
+        with pytest.raises(UsageError):
+            lookup.store_block(name)
+    assert lookup.block_name_of("Trainer_1.b") == "trainer-1-b" and lookup.block_name_of("_") == "machine"
+
+
+def test_a_run_without_a_session_is_a_lost_engine() -> None:
+    """A task in a process that has no engine for the run says so, with an error that makes the flow begin again."""
+    for ask in (sessions.get, sessions.facts):
+        with pytest.raises(EngineLost, match="open the machine again"):
+            ask("no-such-run")
+    sessions.stop("no-such-run")
+    sessions.close("no-such-run")
+
+
+def test_a_session_is_opened_again_when_its_engine_is_gone(world: World) -> None:
+    """reach keeps a live engine, and starts another one after the first is lost."""
+    world.machine(one_file)
+    first = sessions.reach("run", world.name, world.store_name, "/workspace")
+    try:
+        assert sessions.reach("run", world.name, world.store_name, "/workspace") is first
+        sessions.stop("run")
+        with pytest.raises(EngineLost):
+            sessions.get("run")
+        second = sessions.reach("run", world.name, world.store_name, "/workspace")
+        assert second is not first and second.session.alive
+    finally:
+        sessions.close("run")
+    shutil.rmtree(world.provider.root)
+    with pytest.raises(PoorwillError, match="correct its block"):
+        sessions.reach("run", world.name, world.store_name, "/workspace")

@@ -1,0 +1,167 @@
+"""Sealed JSON documents: what was sealed comes back, and nothing else gets past."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poorwill.control import catalog
+from poorwill.control.restoring import check_needs, readable
+from poorwill.errors import Corrupt, PoorwillError, Unsupported
+from poorwill.snapshot import limits
+from poorwill.snapshot.documents import seal, unseal
+
+ID = "20260102T030405Z-0badcafe"
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below, max_size=3),
+    max_leaves=8,
+)
+TOTALS = ["entries", "files", "chunks", "parts", *(f"{k}_bytes" for k in ("raw", "data", "stored", "sent", "sent_raw"))]
+METADATA: dict[str, Any] = {
+    "format": "poorwill-snapshot/1",
+    "machine": "m",
+    "snapshot_id": ID,
+    "created_at": "2026-01-02T03:04:05Z",
+    "workspace": "/w",
+    "instance": "",
+    "parent": None,
+    "tool": {"name": "poorwill", "version": "0"},
+    "codec": "auto",
+    "portable": False,
+    "needs": [],
+    "manifest": {"key": f"manifests/m/{ID}", "bytes": 1, "blake3": "00"},
+    "parts": [{"key": f"parts/m/{ID}/00", "bytes": 1, "borrowed": False}],
+    "totals": dict.fromkeys(TOTALS, 0),
+    "codecs": {},
+    "left_out": [{"path": "s", "reason": "socket"}],
+    "left_out_count": 1,
+    "facts": {},
+    "timings_ms": {},
+}
+PATHS = [(key,) for key in METADATA if key != "format"] + [
+    ("tool", "name"), ("manifest", "key"), ("manifest", "bytes"), ("manifest", "blake3"), ("parts", 0),
+    ("parts", 0, "key"), ("parts", 0, "bytes"), ("totals", "raw_bytes"), ("left_out", 0), ("left_out", 0, "path"),
+]  # fmt: skip
+
+
+def read(document: dict[str, Any]) -> dict[str, Any]:
+    return unseal(seal(document), "snapshot", "metadata")
+
+
+@given(st.dictionaries(st.text(max_size=5).filter(lambda k: k not in ("checksum", "format")), JSON, max_size=5))
+def test_what_is_sealed_comes_back(body: dict[str, Any]) -> None:
+    """Any JSON without floats, also under keys that are not ASCII."""
+    document = {**body, "format": "poorwill-other/1"}
+    assert unseal(seal(document), "other", "d") == document
+
+
+def test_metadata_comes_back() -> None:
+    """A whole one, with a field that this version does not know."""
+    assert read(METADATA) == METADATA
+    assert read({**METADATA, "later": [1]})["later"] == [1]
+
+
+@given(st.integers(0, 10_000), st.integers(0, 7))
+def test_any_bit_flipped(at: int, bit: int) -> None:
+    """Is Corrupt, or changes nothing of the document (the case of a hex digit in an escape)."""
+    data = bytearray(seal({**METADATA, "workspace": "/\u00e9"}))
+    data[at % len(data)] ^= 1 << bit
+    try:
+        assert unseal(bytes(data), "snapshot", "d") == {**METADATA, "workspace": "/\u00e9"}
+    except Corrupt as error:
+        assert "d: " in error.message
+
+
+@given(st.sampled_from(PATHS), JSON)
+def test_a_field_of_another_type(path: tuple[Any, ...], value: Any) -> None:
+    """Sealed properly but not what it should be: refused, or harmless to all that rely on metadata."""
+    document = copy.deepcopy(METADATA)
+    place: Any = document
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    try:
+        found = read(document)
+        catalog.summary(found)
+        readable(found)
+        check_needs(found)
+    except PoorwillError as error:
+        assert error.message
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path != ("parts", 0)], ids=str)
+def test_a_field_that_is_missing(path: tuple[Any, ...]) -> None:
+    """Is named."""
+    document = copy.deepcopy(METADATA)
+    place: Any = document
+    for step in path[:-1]:
+        place = place[step]
+    del place[path[-1]]
+    if path == ("left_out", 0):
+        assert read(document)["left_out"] == []
+        return
+    with pytest.raises(Corrupt, match=f"{path[-1]}"):
+        read(document)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("manifest", {"key": "manifests/other/" + ID, "bytes": 1, "blake3": "00"}),
+        ("parts", [{"key": "manifests/m/" + ID, "bytes": 1, "borrowed": False}]),
+        ("parts", [{"key": f"parts/../{ID}/00", "bytes": 1, "borrowed": False}]),
+        ("machine", "../x"),
+        ("snapshot_id", "x"),
+        ("left_out_count", -1),
+        ("left_out_count", True),
+        ("left_out_count", 1 << 63),
+    ],
+)
+def test_values_that_reach_too_far(field: str, value: Any) -> None:
+    """Metadata cannot have an engine granted anything but its own manifest and parts."""
+    with pytest.raises(Corrupt):
+        read({**METADATA, field: value})
+
+
+def test_other_versions_and_kinds() -> None:
+    """A later version is Unsupported, another kind Corrupt, and floats are not sealed."""
+    with pytest.raises(Unsupported, match="use a newer"):
+        read({**METADATA, "format": "poorwill-snapshot/2"})
+    with pytest.raises(Corrupt, match="poorwill-pending"):
+        read({**METADATA, "format": "poorwill-pending/1"})
+    with pytest.raises(TypeError, match="floats"):
+        seal({**METADATA, "totals": {"raw_bytes": 1.5}})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\xff", b"[]", b"null", b"{", b'{"format": "poorwill-snapshot/1"}', b"[" * 100_000,
+        b'{"a": ' * 2000 + b"1" + b"}" * 2000, b'{"a": ' + b"9" * 10_000 + b"}", b'{"a": NaN}',
+        b'{"checksum": {"a": 1}}', b" " * (limits.DOCUMENT_BYTES_MAX + 1),
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_what_is_no_document(data: bytes) -> None:
+    """Also JSON nested deeper than any stack, and numbers longer than any integer."""
+    with pytest.raises(Corrupt, match="metadata: "):
+        unseal(data, "snapshot", "metadata")
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_crash_the_reader(data: bytes) -> None:
+    """Whatever they are."""
+    with pytest.raises(PoorwillError):
+        unseal(data, "snapshot", "d")
+
+
+def test_the_checksum_is_the_documented_one() -> None:
+    """Keys sorted, no spaces, ASCII, without the checksum itself: a vector of docs/snapshot-format.md."""
+    data = seal({"format": "poorwill-other/1", "b": 1, "a": "\u00e9"})
+    assert json.loads(data)["checksum"] == ("blake3:763a4f7f6b49fef1ade3c9f9916cb10c5d38dec0911480506e75d345edfde8b5")
