@@ -15,8 +15,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -36,36 +37,45 @@ if TYPE_CHECKING:
     from prefect import Flow
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+LOG_NAME = "demo.log"
 SHOWN_MAX = 20
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
 FAILED = 1
 """Also when the trees differ."""
 
-Compare = Callable[[Listing, Listing], list[str]]
+_interrupted = threading.Event()
+"""Prefect sometimes takes a KeyboardInterrupt for itself, and goes on."""
 
 
-def main(argv: list[str] | None = None, compare: Compare = differences) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the demo; returns the exit code. Errors become one line, and everything started is ended."""
     options = _parser().parse_args(argv)
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, _interrupt)
+    for name in SIGNALS:
+        if signal.getsignal(name) != signal.SIG_IGN:
+            signal.signal(name, _interrupt)
     console, directory = Console(highlight=False, soft_wrap=True), Path(options.directory).absolute()
-    log_path = directory / "demo.log"
     try:
-        with _only_one(directory), _quiet_logging(log_path):
-            return _run(options, console, directory / "demo", compare)
-    except (PoorwillError, DemoError, PrefectServerError, S3ServerError) as error:
-        console.print(f"[red]demo:[/red] {escape(str(error))}")
-        code = getattr(error, "exit_code", FAILED)
-    except OSError as error:
-        console.print(f"[red]demo:[/red] {escape(str(error.filename or directory))}: {error.strerror}")
-        code = FAILED
-    except (KeyboardInterrupt, _termination()):
-        console.print("[red]demo:[/red] interrupted; everything it started was ended and removed")
-        return INTERRUPTED
-    if log_path.exists():
-        console.print(f"      the log is {escape(str(log_path))}")
-    return int(code)
+        with _only_one(directory), _quiet_logging(directory / LOG_NAME):
+            code = _run(options, console, directory / "demo")
+    except BaseException as error:
+        code, line = _explained(error, directory)
+        console.print(f"[red]demo:[/red] {escape(line)}")
+    if code == FAILED:
+        console.print(f"      the log is {escape(str(directory / LOG_NAME))}")
+    return code
+
+
+def _explained(error: BaseException, directory: Path) -> tuple[int, str]:
+    """The exit code and the line for a person; raises what is nobody's mistake but ours."""
+    # First, because whatever was interrupted may have made another error of it.
+    if _interrupted.is_set() or isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted; everything it started was ended and removed"
+    if isinstance(error, (PoorwillError, DemoError, PrefectServerError, S3ServerError)):
+        return int(getattr(error, "exit_code", FAILED)), str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return FAILED, f"{error.filename or directory}: {error.strerror}"
+    raise error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,14 +97,9 @@ def _megabytes(text: str) -> int:
 
 
 def _interrupt(signum: int, frame: object) -> None:
+    # While a flow runs, Prefect has its own for SIGTERM, which raises too.
+    _interrupted.set()
     raise KeyboardInterrupt
-
-
-def _termination() -> type[BaseException]:
-    # What Prefect makes of SIGTERM while a flow runs.
-    from prefect.exceptions import TerminationSignal
-
-    return TerminationSignal
 
 
 @contextmanager
@@ -129,18 +134,18 @@ def _quiet_logging(log_path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _run(options: argparse.Namespace, console: Console, scratch: Path, compare: Compare) -> int:
+def _run(options: argparse.Namespace, console: Console, scratch: Path) -> int:
     stack = Stack(scratch, options.megabytes, options.port)
     try:
         with console.status("starting an S3 server and a Prefect server, making a workspace"):
             before = _prepare(stack, console)
         with stack.prefect.settings():
-            equal = _there_and_back(stack, console, before, compare)
+            code = _there_and_back(stack, console, before)
         if options.keep:
             _wait(stack, console)
-        return 0 if equal else FAILED
+        return code
     finally:
-        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for name in SIGNALS:
             signal.signal(name, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it behind
         stack.close()
 
@@ -158,7 +163,7 @@ def _prepare(stack: Stack, console: Console) -> Listing:
     return before
 
 
-def _there_and_back(stack: Stack, console: Console, before: Listing, compare: Compare) -> bool:
+def _there_and_back(stack: Stack, console: Console, before: Listing) -> int:
     from blocks.lookup import store_block
     from deployments import demo_report
     from flows.hibernate import hibernate
@@ -175,7 +180,7 @@ def _there_and_back(stack: Stack, console: Console, before: Listing, compare: Co
     with closing(store_block(NAME).open()) as store:
         metadata = catalog.read(store, NAME, snapshot_id)
     demo_report.print_report(console, metadata, slept, woke)
-    return _compared(console, before, list_tree(stack.workspace_of(woke["instance"])), compare)
+    return compared(console, before, list_tree(stack.workspace_of(woke["instance"])))
 
 
 def _flow(console: Console, flow: Flow[..., dict[str, Any]], run: str, **parameters: str) -> dict[str, Any]:
@@ -190,6 +195,8 @@ def _flow(console: Console, flow: Flow[..., dict[str, Any]], run: str, **paramet
     console.print(f"[bold]{flow.name}[/bold]")
     with ProgressView(console, lambda: sessions.peek(run)):
         result = flow(**parameters)
+        if _interrupted.is_set():
+            raise KeyboardInterrupt
     _done(console, f"flow {flow.name} completed in {_since(began)}")
     return result
 
@@ -201,16 +208,17 @@ def _show_that_it_is_gone(stack: Stack, console: Console, instance: str) -> None
     _done(console, f"machine {instance} is gone: the provider has no machines, and {place.name}/ is not on the disk")
 
 
-def _compared(console: Console, before: Listing, after: Listing, compare: Compare) -> bool:
-    lines = compare(before, after)
+def compared(console: Console, before: Listing, after: Listing) -> int:
+    """Say whether the workspaces are equal, and in what they differ. Returns the exit code."""
+    lines = differences(before, after)
     for line in lines[:SHOWN_MAX]:
         console.print(f"[red]differs[/red] {escape(line)}")
     if lines:
         console.print(f"[red]The workspaces differ in {len(lines)} things.[/red]")
-        return False
+        return FAILED
     what = "contents, modes, owners, times to the nanosecond, links, holes, extended attributes"
     console.print(f"[green]The two workspaces are equal:[/green] {len(after)} entries; {what}.")
-    return True
+    return 0
 
 
 def _wait(stack: Stack, console: Console) -> None:

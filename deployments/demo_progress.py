@@ -41,7 +41,9 @@ class Step:
             return f"{self.done} entries"
         words = [f"{human(self.done)} of {human(self.total)}"]
         if self.coded:
-            words.append(f"ratio {self.done / self.coded:.2f}")
+            # What is read runs ahead of what is coded by the buffers between them.
+            about = "~" if self.done < self.total else ""
+            words.append(f"ratio {about}{self.done / self.coded:.2f}")
         if self.done and self.seconds:
             words.append(f"{self.done / self.seconds / 1e9:.2f} GB/s")
             left_s = (self.total - self.done) * self.seconds / self.done

@@ -93,7 +93,8 @@ def _write_curiosities(root: Path) -> None:
     os.symlink("models/weights-bf16.safetensors", root / "latest.safetensors")
     os.symlink("/nowhere/at all", root / "dangling")
     os.link(root / "run.sh", scratch / "the same run.sh")
-    os.mkfifo(root / "commands.fifo", 0o620)
+    os.mkfifo(root / "commands.fifo")
+    (root / "commands.fifo").chmod(0o620)
     with open(root / "sparse.img", "wb") as sparse:
         sparse.write(b"begin" * 1000)
         sparse.seek(24 << 20)

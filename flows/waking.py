@@ -87,26 +87,20 @@ def _snapshot_id(store: Store, snapshot: str, machine: str | None) -> str:
 
 def wake_target(request: Request, target: Target) -> dict[str, Any]:
     """The whole of it, while no other run works on the machine. Returns ids, counts and milliseconds per stage."""
-    stages = Stages()
+    stages, run = Stages(), _run(target)
     with machine_slot(target.machine):
-        if target.instance:
-            result = _restore(request, target, stages, target.instance, overwrite=request.overwrite)
-            label = ""
-        else:
-            result, label = _provision_and_restore(request, target, stages)
-        run = _run(target)
         try:
+            if target.instance:
+                result = _restore(request, target, stages, target.instance, overwrite=request.overwrite)
+            else:
+                result = _provision_and_restore(request, target, stages)
             if request.start_command:
                 _start(request, target, stages)
             live = sessions.peek(run)
-            full = {
-                "snapshot_id": target.snapshot_id,
-                "machine": target.name,
-                **result,
-                "timings_ms": stages.timings_ms,
-            }
-            report.publish_wake(full, live.samples if live is not None else [])
-            return {**full, "provisioned": bool(label)}
+            done = {"snapshot_id": target.snapshot_id, "machine": target.name, **result}
+            done.update(provisioned=not target.instance, timings_ms=stages.timings_ms)
+            report.publish_wake(done, live.samples if live is not None else [])
+            return done
         finally:
             sessions.close(run)
 
@@ -115,7 +109,7 @@ def _run(target: Target) -> str:
     return f"{target.machine}/{target.snapshot_id}"
 
 
-def _provision_and_restore(request: Request, target: Target, stages: Stages) -> tuple[dict[str, Any], str]:
+def _provision_and_restore(request: Request, target: Target, stages: Stages) -> dict[str, Any]:
     own = (target.name, target.machine, request.store, request.provider, target.snapshot_id)
     try:
         with stages("provision"):
@@ -125,7 +119,7 @@ def _provision_and_restore(request: Request, target: Target, stages: Stages) -> 
         # Nobody was told of this machine yet: it holds nothing but what its image or an earlier try put there.
         result = _restore(request, target, stages, placed["instance"], overwrite=True, woken=placed["woken"])
         note_awake(target.name, request.store, placed["label"])
-        return result, placed["label"]
+        return result
     except BaseException as error:
         sessions.close(_run(target))
         said = discard(*own)

@@ -29,7 +29,8 @@ Answer = Callable[[str, dict[str, Any]], dict[str, Any]]
 HELLO_TIMEOUT_S = 60.0
 GRACE_S = 15.0
 """How much longer than the engine's own deadline we wait for it to say so."""
-EVENTS_MAX = 100_000
+EVENTS_MAX = 64
+PATIENCE_S = 30.0
 
 
 class EngineSession:
@@ -42,8 +43,9 @@ class EngineSession:
         *,
         silence_s_max: float = protocol.SILENCE_S_MAX,
         events_max: int = EVENTS_MAX,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        self._silence_s_max, self._events_max = silence_s_max, events_max
+        self._silence_s_max, self._events_max, self._patience_s = silence_s_max, events_max, patience_s
         self._channel = host.start()
         self._where = host.describe()
         self.on_progress = on_progress
@@ -194,10 +196,14 @@ class EngineSession:
         if events is None:
             return  # progress, or an event of a request we no longer wait for
         if event.get("event") == "ask":
-            self._answers.submit(self._reply, event, answer)
+            try:
+                self._answers.submit(self._reply, event, answer)
+            except RuntimeError:
+                pass  # the session was closed meanwhile: nobody answers any more
             return
         try:
-            events.put_nowait(event)
+            # Not reading on slows the engine down; a request that takes none of its events ends that patience.
+            events.put(event, timeout=self._patience_s)
         except queue.Full:
             raise Corrupt(f"the engine on {self._where} floods us with events") from None
 

@@ -95,7 +95,6 @@ class Taking:
             )
         for left in unreadable:
             self.left_out[left.path] = left
-            self._unreadable.add(left.path)
 
     def _begin(self, found: Scan, previous: Manifest, adopted: list[Adopted]) -> dict[str, Any]:
         free = [n for n in range(limits.PART_NUMBER_MAX + 1) if n not in self._used]
@@ -141,6 +140,8 @@ class Taking:
         assert self._round is not None
         unreadable = [t.unreadable for t in self._round.torn.values() if t.unreadable is not None]
         self._note(unreadable, [])
+        # The next scan would find these files again, and they would be torn again.
+        self._unreadable.update(left.path for left in unreadable)
         manifest_ = assemble(self._round)
         if not unreadable:
             return manifest_

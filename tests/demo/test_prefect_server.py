@@ -1,0 +1,57 @@
+"""The Prefect server that the demo and the flow tests stand on."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.client.orchestration import get_client
+
+from deployments.prefect_server import PrefectServer, PrefectServerError
+
+
+def test_it_comes_back_after_a_crash(tmp_path: Path) -> None:
+    """After SIGKILL the same port answers with what had been written before."""
+    with PrefectServer(tmp_path) as server, server.settings(), get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name("kept", 3)
+        before = server.api_url
+        server.kill()
+        assert server.pid is None
+        server.start()
+        assert server.api_url == before
+        assert client.read_global_concurrency_limit_by_name("kept").limit == 3
+    assert server.pid is None
+
+
+def test_stopping_it_ends_a_start_in_another_thread(tmp_path: Path) -> None:
+    """Whoever gives up while it starts leaves no process, and the starter hears of it."""
+    server, said = PrefectServer(tmp_path), list[str]()
+
+    def start() -> None:
+        try:
+            server.start()
+        except PrefectServerError as error:
+            said.append(str(error))
+
+    starter = threading.Thread(target=start)
+    starter.start()
+    try:
+        while server.pid is None:
+            assert starter.is_alive()
+        process = psutil.Process(server.pid)
+    finally:
+        server.stop()
+        starter.join(30)
+    assert said == ["the Prefect server was stopped before it had started"]
+    assert not process.is_running()
+
+
+def test_a_start_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    """The wait for it is bounded, and what was waited for is gone afterwards."""
+    server = PrefectServer(tmp_path, start_timeout_s=0.3)
+    with pytest.raises(PrefectServerError, match=r"did not answer on 127\.0\.0\.1:\d+ in 0\.3 s"):
+        server.start()
+    assert server.pid is None
+    assert [p for p in psutil.process_iter(["cwd", "cmdline"]) if str(tmp_path) in str(p.info["cmdline"])] == []
