@@ -40,6 +40,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 LOG_NAME = "demo.log"
 SHOWN_MAX = 20
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN_S = 0.05
 INTERRUPTED = 130
 FAILED = 1
 """Also when the trees differ."""
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in SIGNALS:
         if signal.getsignal(name) != signal.SIG_IGN:
             signal.signal(name, _interrupt)
+    sys.unraisablehook = _swallowed
     console, directory = Console(highlight=False, soft_wrap=True), Path(options.directory).absolute()
     try:
         with _only_one(directory), _quiet_logging(directory / LOG_NAME):
@@ -100,6 +102,14 @@ def _interrupt(signum: int, frame: object) -> None:
     # While a flow runs, Prefect has its own for SIGTERM, which raises too.
     _interrupted.set()
     raise KeyboardInterrupt
+
+
+def _swallowed(ignored: sys.UnraisableHookArgs) -> None:
+    """A KeyboardInterrupt that hit a destructor is lost: the signal comes again."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 @contextmanager

@@ -57,7 +57,10 @@ class ThreadHost:
             self.after.get(op, _nothing)(request)
             return result
 
-        Server(requests, events, handle, self.operations.meter).run()
+        try:
+            Server(requests, events, handle, self.operations.meter).run()
+        finally:
+            self.operations.close()
 
 
 class ScriptedHost:

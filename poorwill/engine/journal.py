@@ -73,5 +73,11 @@ class Journal:
 
     def end(self) -> None:
         """The restore is whole: remove the journal."""
-        os.close(self._fd)
+        self.close()
         os.unlink(self.path)
+
+    def close(self) -> None:
+        """Stop writing; the journal stays. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1

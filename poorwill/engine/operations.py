@@ -52,6 +52,13 @@ class Operations:
         result: Message = operation(request, context, emit)
         return result
 
+    def close(self) -> None:
+        """Let threads end and close files. Idempotent."""
+        self._pool.close()
+        self._transfers.close()
+        if self._restoring is not None:
+            self._restoring.close()
+
     def op_hello(self, request: Message, context: Context, emit: Emit) -> Message:
         return facts.machine_facts(str(request.get("workspace", "/")))
 
@@ -113,6 +120,9 @@ class Operations:
 
     def op_open_restore(self, request: Message, context: Context, emit: Emit) -> Message:
         found = self._manifest(request["manifest"], context)
+        if self._restoring is not None:
+            self._restoring.close()
+            self._restoring = None
         self._restoring = Restoring(
             os.fsencode(request["workspace"]), found, request["manifest"]["blake3"],
             include=list(request.get("include", [])), overwrite=bool(request.get("overwrite")),

@@ -28,6 +28,13 @@ class Bench:
             self.tools[name] = make()
         return self.tools[name]
 
+    def close(self) -> None:
+        """Close the tools that can be closed, and forget all."""
+        for tool in self.tools.values():
+            if hasattr(tool, "close"):
+                tool.close()
+        self.tools.clear()
+
 
 class Job:
     """Items of one request, worked on by the pool until all are done or one fails."""
@@ -57,7 +64,7 @@ class WorkPool:
         self.threads = threads
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
-        self._started = False
+        self._started = self._closed = False
 
     def open(self, job: Job) -> Job:
         with self._changed:
@@ -107,6 +114,9 @@ class WorkPool:
             with self._changed:
                 job = self._next()
                 while job is None:
+                    if self._closed:
+                        bench.close()
+                        return
                     self._changed.wait()
                     job = self._next()
                 item = job.items.popleft()
@@ -124,6 +134,12 @@ class WorkPool:
                     job.stop(error)
                 if not job.items or error is not None:
                     self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let the threads end, each after what it is working on. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def _next(self) -> Job | None:
         return next((job for job in self._jobs if job.items), None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from poorwill.engine.meter import Meter
 from poorwill.engine.part_reading import check_against_index, read_index, runs_of
 from poorwill.engine.pool import Bench
 from poorwill.engine.tree import Tree
-from poorwill.errors import Corrupt, Refused, WorkspaceError
+from poorwill.errors import Cancelled, Corrupt, Refused, WorkspaceError
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.globs import Globs
 from poorwill.snapshot.tables import Kind, Manifest
@@ -49,6 +51,7 @@ class Restoring:
         """
         self.root, self.manifest, self.manifest_hash = root, manifest, manifest_hash
         self._reader, self._meter, self._statvfs = reader, meter, statvfs
+        self._lock, self._running, self._closing = threading.Lock(), 0, False
         self._bench = Bench()
         self.wanted = _selected(manifest, Globs(include))
         _refuse_own_name(manifest)
@@ -60,8 +63,41 @@ class Restoring:
         self._done = np.zeros(len(manifest.chunks), bool) if done is None else done
         self._make_room(overwrite)
         self.tree = Tree(root, manifest, self.wanted, privileged)
-        self._journal.start(self.resumed)
-        self._prepare()
+        try:
+            self._journal.start(self.resumed)
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close files and directories once no part is being restored any more. Idempotent.
+
+        What was restored stays, and the journal with it.
+        """
+        with self._lock:
+            self._closing = True
+            if self._running == 0:
+                self.tree.close()
+                self._journal.close()
+
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        # A descriptor that is closed under a codec thread could already be that of another file.
+        with self._lock:
+            if self._closing:
+                raise Cancelled("the restore was given up")
+            self._running += 1
+        try:
+            yield
+        finally:
+            self._one_less()
+
+    def _one_less(self) -> None:
+        with self._lock:
+            self._running -= 1
+        if self._closing:
+            self.close()
 
     def _segments_of_chunks(self, manifest: Manifest) -> None:
         # Segments sorted by chunk: a chunk's segments are then one slice.
@@ -107,6 +143,10 @@ class Restoring:
 
     def part(self, number: int, part_row: int, source: Source, context: Context) -> dict[str, Any]:
         """Download, check, decode and write everything the snapshot needs of one part."""
+        with self._one_more():
+            return self._part(number, part_row, source, context)
+
+    def _part(self, number: int, part_row: int, source: Source, context: Context) -> dict[str, Any]:
         chunks = self.manifest.chunks
         rows = np.flatnonzero((chunks.part == part_row) & self.needed & ~self._done)
         key = self.manifest.parts.key(part_row)
@@ -166,7 +206,7 @@ class Restoring:
         tree.settle_directories(below_root=True)
         self._journal.end()
         tree.settle_directories(below_root=False)
-        tree.close()
+        self.close()
         if self.wanted.all():
             state.save_woken(self.root, self.manifest_hash, tree.inode, tree.ctime_ns)
         counts = {kind.name.lower(): int((self.wanted & (entries.kind == kind)).sum()) for kind in Kind}

@@ -33,6 +33,10 @@ class Transfers:
 
         return Http(TRANSFERS)
 
+    def close(self) -> None:
+        """Let the threads end, each after what it is transferring. Idempotent."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
     def sink(self, number: int, context: Context) -> Sink:
         """Where part `number` goes; asks for its upload, and for the URL of each piece shortly before its use."""
         upload = context.ask("upload", {"part": number})

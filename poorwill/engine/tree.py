@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from typing import Any
@@ -19,6 +20,7 @@ from poorwill.snapshot.tables import Kind, Manifest
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SERIALS = itertools.count()
 _SET_ID_BITS = stat.S_ISUID | stat.S_ISGID
 _PRIVILEGED_XATTRS = (b"security.", b"trusted.")
 
@@ -39,6 +41,7 @@ class Tree:
         self.wanted = rows
         self.left_out: list[LeftOut] = []
         self._slots: list[list[int]] = []
+        self._serial = next(_SERIALS)
         self.inode = np.zeros(len(self.entries), np.uint64)
         self.ctime_ns = np.zeros(len(self.entries), np.int64)
         self._xattrs = manifest.xattr_sets.attributes
@@ -62,10 +65,14 @@ class Tree:
         return plain
 
     def close(self) -> None:
-        for _, fd in self._slots:
-            if fd >= 0:
-                os.close(fd)
-        os.close(self.root_fd)
+        """Close every descriptor. Idempotent."""
+        for slot in self._slots:
+            if slot[1] >= 0:
+                os.close(slot[1])
+            slot[:] = [-1, -1]
+        if self.root_fd >= 0:
+            os.close(self.root_fd)
+        self.root_fd = -1
 
     def _slot(self, bench: Bench, name: str) -> list[int]:
         # A thread's last (row, descriptor) of a kind; registered here so that close() reaches all of them.
@@ -73,7 +80,7 @@ class Tree:
             self._slots.append([-1, -1])
             return self._slots[-1]
 
-        slot: list[int] = bench.tool(f"{name}-{id(self)}", make)
+        slot: list[int] = bench.tool(f"{name}-{self._serial}", make)
         return slot
 
     def directory(self, bench: Bench, row: int) -> int:

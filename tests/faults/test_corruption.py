@@ -106,7 +106,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
         "own part": second.own_parts[0],
         "borrowed part": first.own_parts[0],
     }
-    yield Kept(store, second.id, objects, list_tree(workspace), DirectSession(), folder / "out")
+    direct = DirectSession()
+    yield Kept(store, second.id, objects, list_tree(workspace), direct, folder / "out")
+    direct.operations.close()
     os.umask(umask)
 
 

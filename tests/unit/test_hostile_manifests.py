@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -143,8 +143,10 @@ HOSTILE: dict[str, tuple[Spoil, str]] = {
 
 
 @pytest.fixture(scope="module")
-def operations() -> Operations:
-    return Operations()
+def operations() -> Iterator[Operations]:
+    opened = Operations()
+    yield opened
+    opened.close()
 
 
 def open_restore(operations: Operations, data: bytes, folder: Path) -> None:
