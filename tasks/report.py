@@ -12,6 +12,7 @@ import numpy as np
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from blocks.lookup import store_block
+from poorwill.cli.output import human
 from poorwill.control import catalog
 from poorwill.control.verification import read_manifest
 from poorwill.snapshot.documents import Document
@@ -119,8 +120,10 @@ def snapshot_markdown(
     lines = [
         f"# Snapshot {metadata['snapshot_id']} of {metadata['machine']}",
         "",
-        f"{totals['files']:,} files, {_gb(totals['raw_bytes'])}; stored {_gb(totals['stored_bytes'])}, "
-        f"ratio {_ratio(totals['data_bytes'], totals['stored_bytes'])}; sent {_gb(totals['sent_bytes'])} "
+        f"{totals['files']:,} files, {human(totals['data_bytes'])} of data"
+        + (f" ({human(totals['raw_bytes'])} with holes)" if totals["raw_bytes"] != totals["data_bytes"] else "")
+        + f"; stored {human(totals['stored_bytes'])}, "
+        f"ratio {_ratio(totals['data_bytes'], totals['stored_bytes'])}; sent {human(totals['sent_bytes'])} "
         f"in {totals['parts']} parts" + (f", and uses {borrowed} parts of earlier snapshots" if borrowed else ""),
         "",
         _stages(timings_ms),
@@ -138,12 +141,17 @@ def snapshot_markdown(
 
 def wake_markdown(result: dict[str, Any], samples: Sequence[Sample]) -> str:
     """The whole report of a wake; below MARKDOWN_BYTES_MAX."""
-    restored = ", ".join(f"{count:,} {kind}" for kind, count in result["restored"].items() if count)
+    plural = {"directory": "directories"}
+    restored = ", ".join(
+        f"{count:,} {kind if count == 1 else plural.get(kind, kind + 's')}"
+        for kind, count in result["restored"].items()
+        if count
+    )
     return _bounded(
         [
             f"# {result['machine']} is awake as {result['instance']}",
             "",
-            f"Snapshot {result['snapshot_id']}: {_gb(result['raw_bytes'])}, {restored}, every hash checked.",
+            f"Snapshot {result['snapshot_id']}: {human(result['raw_bytes'])}, {restored}, every hash checked.",
             "",
             _stages(result["timings_ms"]),
             "",
@@ -162,7 +170,7 @@ def _throughput(samples: Sequence[Sample], counters: dict[str, str]) -> str:
 
 def _ratios(title: str, sums: dict[str, tuple[int, int]]) -> str:
     bars = [
-        (name, raw / stored if stored else 0.0, f"{_ratio(raw, stored)} of {_gb(raw)}")
+        (name, raw / stored if stored else 0.0, f"{_ratio(raw, stored)} of {human(raw)}")
         for name, (raw, stored) in sums.items()
     ]
     return charts.as_markdown_image(charts.bar_chart(title, bars), title)
@@ -185,10 +193,6 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _ratio(raw: int, stored: int) -> str:
     return f"{raw / stored:.3f}" if stored else "-"
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _bounded(lines: list[str]) -> str:
