@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from poorwill.engine.scan import LeftOut, Scan
+from poorwill.engine.scan import LeftOut, Scan, path_below
 from poorwill.snapshot import limits, xattrs
 from poorwill.snapshot.columns import Array, Blobs
 from poorwill.snapshot.tables import Manifest, XattrSets
@@ -47,6 +47,5 @@ def _values(scan: Scan, path: bytes, names: list[str]) -> dict[bytes, bytes]:
                 raise OSError(errno.E2BIG, f"more than {limits.XATTR_SET_BYTES_MAX} bytes of attributes")
             found[os.fsencode(name)] = value
         except OSError as error:
-            below = path[len(scan.root.rstrip(b"/")) + 1 :]
-            scan.skipped.append(LeftOut(below, f"xattr {name}: {error.strerror}"))
+            scan.skipped.append(LeftOut(path_below(scan.root, path), f"xattr {name}: {error.strerror}"))
     return found

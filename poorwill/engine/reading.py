@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from poorwill.engine.positioned import read_at
-from poorwill.engine.scan import LeftOut, Scan
+from poorwill.engine.scan import LeftOut, Scan, path_below
 from poorwill.snapshot.plan import Plan
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -52,7 +52,7 @@ class SourceReader:
                     torn.append(Torn(row))
                     view[:] = bytes(length)
                     continue
-                path = scan.path(row)[len(scan.root.rstrip(b"/")) + 1 :]
+                path = path_below(scan.root, scan.path(row))
                 torn.append(Torn(row, LeftOut(path, str(error.strerror))))
                 view[:] = bytes(length)
                 continue

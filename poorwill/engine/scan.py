@@ -110,6 +110,11 @@ def scan(
     return _Walk(os.path.realpath(root), exclude or Globs([]), skip, state_dir, on_entries).run()
 
 
+def path_below(root: bytes, path: bytes) -> bytes:
+    """`path`, which lies below the workspace `root`, as a snapshot spells it."""
+    return path[len(root.rstrip(b"/")) + 1 :]
+
+
 class _Walk:
     def __init__(
         self,
@@ -252,7 +257,7 @@ class _Walk:
         self.rows, self.names = array("q"), []
 
     def _below(self, path: bytes) -> bytes:
-        return path[len(self.root.rstrip(b"/")) + 1 :]
+        return path_below(self.root, path)
 
 
 def _extents(path: bytes, size: int) -> list[tuple[int, int]]:
