@@ -5,11 +5,15 @@ PoorwillError                  what a user can be shown: one line, no secret, wh
 │   ├── StoreUnavailable       the store did not answer, or answered 5xx / slow down
 │   ├── GrantExpired           a presigned URL was too old: ask for a new one
 │   ├── UploadLost             the store forgot an unfinished upload: begin the part anew
-│   ├── EngineLost             the engine's process or channel ended
+│   ├── EngineLost             the engine's process or channel ended, or its machine does not answer
+│   ├── ProviderUnavailable    a provider of machines did not answer, or answered 5xx / slow down
 │   └── DeadlineExceeded       a step did not end in its time
 └── PermanentError             trying again gives the same answer
     ├── UsageError             the call itself is wrong
     ├── StoreRefused           credentials, permission or bucket are wrong
+    ├── ProviderRefused        the provider says no: credentials, credit, quota, an invalid request
+    ├── HostRefused            a machine is not who it was (its host key), or does not let us in
+    ├── HostUnfit              a machine lacks what the engine needs: Python, disk, a C library
     ├── NotFound               a snapshot or object that is not there
     ├── Refused                it would overwrite or lose something, so it was not done
     ├── Corrupt                bytes are not what was written: hash, size or structure differ
@@ -19,7 +23,7 @@ PoorwillError                  what a user can be shown: one line, no secret, wh
     └── Cancelled              somebody asked for the step to stop
 
 The exit codes are those of the design page: 1 failed, 2 usage, 4 corrupt or unverifiable, 5 not
-found, 6 refused, 7 store or network, 130 interrupted.
+found, 6 refused, 7 store, provider or network, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -79,6 +83,10 @@ class EngineLost(TransientError):
     pass
 
 
+class ProviderUnavailable(TransientError):
+    exit_code = 7
+
+
 class DeadlineExceeded(TransientError):
     pass
 
@@ -93,6 +101,18 @@ class UsageError(PermanentError):
 
 class StoreRefused(PermanentError):
     exit_code = 7
+
+
+class ProviderRefused(PermanentError):
+    exit_code = 7
+
+
+class HostRefused(PermanentError):
+    exit_code = 6
+
+
+class HostUnfit(PermanentError):
+    pass
 
 
 class NotFound(PermanentError):

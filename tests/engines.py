@@ -14,7 +14,7 @@ from poorwill.engine.operations import Operations
 from poorwill.engine.protocol import Message
 from poorwill.engine.server import Server
 from poorwill.remote.base import Channel
-from poorwill.remote.local import LocalChannel, LocalHost
+from poorwill.remote.local import SILENCE_S_MAX, LocalChannel, LocalHost
 
 Hook = Callable[[Message], None]
 
@@ -38,6 +38,8 @@ class ThreadHost:
 
     before, after: called with the request before the engine works on it, and before its result is told.
     """
+
+    silence_s_max = SILENCE_S_MAX
 
     def __init__(self, before: dict[str, Hook] | None = None, after: dict[str, Hook] | None = None) -> None:
         self.before, self.after = before or {}, after or {}
@@ -65,6 +67,8 @@ class ThreadHost:
 
 class ScriptedHost:
     """An engine that does what a script says: play(requests, events) on a thread; it ends when the script ends."""
+
+    silence_s_max = SILENCE_S_MAX
 
     def __init__(self, play: Callable[[IO[bytes], IO[bytes]], None]) -> None:
         self._play = play

@@ -41,11 +41,12 @@ class EngineSession:
         host: Host,
         on_progress: Callable[[dict[str, int]], None] = lambda counters: None,
         *,
-        silence_s_max: float = protocol.SILENCE_S_MAX,
+        silence_s_max: float | None = None,
         events_max: int = EVENTS_MAX,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self._silence_s_max, self._events_max, self._patience_s = silence_s_max, events_max, patience_s
+        self._silence_s_max = silence_s_max if silence_s_max is not None else host.silence_s_max
+        self._events_max, self._patience_s = events_max, patience_s
         self._channel = host.start()
         self._where = host.describe()
         self.on_progress = on_progress

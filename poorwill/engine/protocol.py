@@ -15,8 +15,6 @@ LINE_BYTES_MAX = 16 << 20
 PAGE_BYTES = 192 << 10
 """How much of a manifest one event carries, before base64."""
 HEARTBEAT_S = 0.25
-SILENCE_S_MAX = 60.0
-"""An engine that says nothing for this long is taken for lost."""
 REQUESTS_MAX = 256
 
 Message = dict[str, Any]

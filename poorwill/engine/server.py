@@ -15,7 +15,8 @@ from poorwill.engine.meter import Meter
 from poorwill.engine.protocol import Message
 from poorwill.errors import DeadlineExceeded, EngineFailed, PoorwillError, from_wire
 
-ASK_TIMEOUT_S = 120.0
+ASK_TIMEOUT_S = 600.0
+"""Longer than the control side takes to mend a connection."""
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Message, Context, Callable[[Message], None]], Message]

@@ -2,7 +2,8 @@
 
 Every implementation passes tests/conformance/provider_suite.py. All calls are thread-safe and have a
 timeout. Errors, the same for all: NotFound (no such instance), Refused (the provider cannot give what was
-asked for), TransientError (it did not answer), PermanentError (it said no). No message holds a secret.
+asked for), ProviderUnavailable (it did not answer, or asked to slow down for longer than was waited),
+ProviderRefused (it said no: credentials, credit, quota). No message holds a secret.
 """
 
 from __future__ import annotations
@@ -24,16 +25,38 @@ class Wish:
     gpu: str | None = None
     gpu_count: int | None = None
     region: str | None = None
-    price_per_hour_max: float | None = None  # US dollars
+    price_per_hour_max: float | None = None  # US dollars, for the whole machine
     disk_gb: int | None = None
+    download_mbps_min: float | None = None  # megabits per second
+    reliability_min: float | None = None  # 0 to 1, as the provider counts it
+    spot: bool = False  # a machine that the provider may take away, for less money
 
     def check(self) -> Wish:
         """Itself, or UsageError."""
-        for name in ("gpu_count", "price_per_hour_max", "disk_gb"):
+        for name in ("gpu_count", "price_per_hour_max", "disk_gb", "download_mbps_min"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1_000_000:
                 raise UsageError(f"{name} {value}: expected a number above 0")
+        if self.reliability_min is not None and not 0 <= self.reliability_min <= 1:
+            raise UsageError(f"reliability_min {self.reliability_min}: expected a number from 0 to 1")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A machine that could be had now. None: the provider does not say."""
+
+    id: str
+    gpu: str  # "" without GPUs
+    gpu_count: int
+    cores: int
+    memory_gb: float
+    disk_gb: float  # the most that can be had
+    region: str
+    price_per_hour: float  # US dollars, with the disk that was wished for
+    download_mbps: float | None = None
+    reliability: float | None = None
+    spot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +85,23 @@ class LocalEndpoint:
         return "/".join([self.root, *named])
 
 
-Endpoint = LocalEndpoint
+@dataclass(frozen=True, slots=True)
+class SshEndpoint:
+    """A machine that runs an SSH server. `user` is empty where the provider does not say."""
+
+    host: str
+    port: int = 22
+    user: str = ""
+
+    def path(self, path: str) -> str:
+        """The same path. UsageError if it is none."""
+        return checked_path(path)
+
+
+Endpoint = LocalEndpoint | SshEndpoint
 """How a machine is reached."""
+
+OFFERS_MAX = 20
 
 
 class Provider(Protocol):
@@ -73,8 +111,16 @@ class Provider(Protocol):
         """For messages; no secret."""
         ...
 
+    def offers(self, wish: Wish) -> list[Offer]:
+        """What would fulfil the wish now, cheapest first, at most OFFERS_MAX. Empty if there is nothing."""
+        ...
+
     def create(self, label: str, wish: Wish) -> Instance:
-        """Create a machine. Not idempotent: look with `list_by_label` before, or there may be two of them."""
+        """Create a machine: the cheapest offer that is still there. Refused if nothing fulfils the wish.
+
+        Not idempotent: look with `list_by_label` before, or there may be two of them. Never retried inside
+        after a request that may have succeeded: ProviderUnavailable then.
+        """
         ...
 
     def get(self, instance_id: str) -> Instance:
@@ -85,8 +131,12 @@ class Provider(Protocol):
         """Every machine with exactly this label, also one that is not running yet."""
         ...
 
+    def list_by_prefix(self, prefix: str) -> list[Instance]:
+        """Every machine whose label begins with `prefix`."""
+        ...
+
     def wait(self, instance_id: str, timeout_s: float) -> Instance:
-        """The machine once it runs. DeadlineExceeded if it does not in time, NotFound if it vanished."""
+        """The machine once it runs and `endpoint` can tell where. DeadlineExceeded if it does not in time, NotFound if it vanished."""
         ...
 
     def endpoint(self, instance_id: str) -> Endpoint:

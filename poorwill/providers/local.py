@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from poorwill.errors import DeadlineExceeded, NotFound, PermanentError, Refused, UsageError
-from poorwill.providers.base import Endpoint, Instance, LocalEndpoint, Wish, checked_label
+from poorwill.providers.base import Endpoint, Instance, LocalEndpoint, Offer, Wish, checked_label
 
 _ID = re.compile(r"local-[0-9a-f]{12}")
 log = logging.getLogger(__name__)
@@ -37,6 +37,19 @@ class LocalProvider:
 
     def describe(self) -> str:
         return f"local provider at {self.root}"
+
+    def offers(self, wish: Wish) -> list[Offer]:
+        wish.check()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._refuse(wish)
+            free = shutil.disk_usage(self.root).free
+        except Refused:
+            return []
+        except OSError as error:
+            raise PermanentError(f"{self.describe()}: {error.strerror}") from None
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return [Offer("directory", "", 0, os.cpu_count() or 1, memory / 1e9, free / 1e9, "", 0.0)]
 
     def create(self, label: str, wish: Wish) -> Instance:
         checked_label(label)
@@ -59,9 +72,10 @@ class LocalProvider:
         return self.get(instance_id)
 
     def _refuse(self, wish: Wish) -> None:
-        if wish.gpu or wish.gpu_count or wish.region:
+        if wish.gpu or wish.gpu_count or wish.region or wish.spot or wish.download_mbps_min or wish.reliability_min:
             raise Refused(
-                f"{self.describe()} has no GPUs and no regions to choose from: leave out gpu, gpu_count, region"
+                f"{self.describe()} has nothing to choose from: leave out gpu, gpu_count, region, spot, "
+                "download_mbps_min and reliability_min"
             )
         free = shutil.disk_usage(self.root).free
         if wish.disk_gb is not None and wish.disk_gb * 10**9 > free:
@@ -89,6 +103,9 @@ class LocalProvider:
         return found if isinstance(found, dict) else None
 
     def list_by_label(self, label: str) -> list[Instance]:
+        return [instance for instance in self.list_by_prefix(label) if instance.label == label]
+
+    def list_by_prefix(self, prefix: str) -> list[Instance]:
         try:
             names = sorted(name for name in os.listdir(self.root) if _ID.fullmatch(name))
         except FileNotFoundError:
@@ -99,7 +116,7 @@ class LocalProvider:
                 instance = self.get(name)
             except NotFound:
                 continue  # destroyed since it was listed
-            if instance.label == label:
+            if instance.label.startswith(prefix):
                 found.append(instance)
         return found
 

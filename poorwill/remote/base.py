@@ -1,8 +1,17 @@
-"""What reaching a machine promises: a channel to an engine that runs there."""
+"""What reaching a machine promises: a channel to an engine that runs there.
+
+A machine over SSH is reached through three smaller things: a Shell runs one command at a time (to look around
+and to install the engine), a Stream is the bytes of one connection, and a Link (link.py) makes of many streams,
+one after the other, the one Channel that the engine's session needs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import IO, Protocol
+
+OUTPUT_BYTES_MAX = 256 << 10
 
 
 class Channel(Protocol):
@@ -23,8 +32,50 @@ class Channel(Protocol):
 class Host(Protocol):
     """A machine that can run an engine."""
 
+    silence_s_max: float
+    """How long its engine may say nothing until it is taken for lost: longer where connections are mended."""
+
     def describe(self) -> str: ...
 
     def start(self) -> Channel:
-        """Start an engine. EngineLost if the machine cannot be reached or the engine does not start."""
+        """Start an engine.
+
+        EngineLost if the machine cannot be reached or the engine does not start, HostRefused if it is another
+        machine than it was or does not let us in, HostUnfit if it lacks what an engine needs.
+        """
+        ...
+
+
+class Stream(Protocol):
+    """The two directions of one connection to a program on a machine. One reader, one writer."""
+
+    def read(self, bytes_max: int, timeout_s: float) -> bytes:
+        """Some bytes as soon as there are any; b"" at the end. TimeoutError, or OSError when it is broken."""
+        ...
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """All of `data`. TimeoutError, or OSError when it is broken; then nobody knows how much arrived."""
+        ...
+
+    def close(self) -> None:
+        """Idempotent, waits for nobody, and wakes a reader."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A command that ended. `stdout` and `stderr` are cut to OUTPUT_BYTES_MAX, the beginning of them."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Shell(Protocol):
+    """Runs commands on a machine, by its login shell's `sh`-compatible syntax."""
+
+    def describe(self) -> str: ...
+
+    def run(self, command: str, *, stdin: Iterable[bytes] = (), timeout_s: float) -> Finished:
+        """Run it to its end. EngineLost when the connection breaks, DeadlineExceeded when the time is up."""
         ...

@@ -12,6 +12,7 @@ from typing import IO
 
 from poorwill.errors import EngineLost
 
+SILENCE_S_MAX = 60.0
 LAST_WORDS_LINES = 40
 # What only the control side may know. The engine gets none of it, as on a rented machine.
 _SECRET_PREFIXES = ("AWS_", "PREFECT_", "VAST_", "CLOUDFLARE_")
@@ -23,6 +24,8 @@ _DEFAULTS = {"OPENBLAS_NUM_THREADS": "1"}
 
 class LocalHost:
     """Starts engines on this machine, with `environment` added to a copy of ours without credentials."""
+
+    silence_s_max = SILENCE_S_MAX
 
     def __init__(self, environment: Mapping[str, str] | None = None, python: str = sys.executable) -> None:
         self._environment = {**_DEFAULTS, **(environment or {})}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from poorwill.errors import NotFound, UsageError
-from poorwill.providers.base import Provider, Wish
+from poorwill.errors import NotFound, Refused, UsageError
+from poorwill.providers.base import OFFERS_MAX, Provider, Wish
 
 TIMEOUT_S = 30.0
 
@@ -28,6 +28,25 @@ class ProviderSuite:
         assert len(ids) == 2
         assert {found.id for found in provider.list_by_label("suite-b")} == ids
         assert provider.list_by_label("suite-") == []
+        assert {found.id for found in provider.list_by_prefix("suite-")} >= ids
+        assert provider.list_by_prefix("suite-none") == []
+
+    def test_what_is_offered_can_be_created_at_its_price(self, provider: Provider) -> None:
+        """The first offer is the cheapest, asking creates nothing, and a machine costs what its offer said."""
+        offers = provider.offers(Wish())
+        assert 0 < len(offers) <= OFFERS_MAX
+        assert [offer.price_per_hour for offer in offers] == sorted(offer.price_per_hour for offer in offers)
+        assert provider.list_by_prefix("suite-") == []
+        created = provider.create("suite-e", Wish())
+        assert created.price_per_hour == pytest.approx(offers[0].price_per_hour)
+
+    def test_a_wish_nobody_fulfils_is_refused(self, provider: Provider) -> None:
+        """No offers, and creating says so, with nothing left behind."""
+        wish = Wish(gpu="GPU-OF-NO-ONE", gpu_count=1)
+        assert provider.offers(wish) == []
+        with pytest.raises(Refused):
+            provider.create("suite-f", wish)
+        assert provider.list_by_label("suite-f") == []
 
     def test_destroy_is_confirmed_idempotent_and_touches_no_other(self, provider: Provider) -> None:
         """After destroy the machine is gone to every question, destroying again succeeds, others stay."""
