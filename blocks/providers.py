@@ -22,4 +22,5 @@ class LocalProvider(Block):
         return DirectoryProvider(self.root)
 
 
+AnyProvider = LocalProvider
 PROVIDERS = (LocalProvider,)

@@ -136,7 +136,10 @@ class Provider(Protocol):
         ...
 
     def wait(self, instance_id: str, timeout_s: float) -> Instance:
-        """The machine once it runs and `endpoint` can tell where. DeadlineExceeded if it does not in time, NotFound if it vanished."""
+        """The machine once it runs and `endpoint` can tell where.
+
+        DeadlineExceeded if it does not in time, NotFound if it vanished.
+        """
         ...
 
     def endpoint(self, instance_id: str) -> Endpoint:
