@@ -76,6 +76,18 @@ class EngineSession:
             )
         return self.facts
 
+    def command(self, command: str, workspace: str, timeout_s: float) -> str:
+        """Run a shell command in the workspace. Returns the end of its output. Not retried: it may have had effects.
+
+        DeadlineExceeded when it was killed because its time was up, EngineFailed if its status is not 0.
+        """
+        done = self.request("command", deadline_s=timeout_s, command=command, workspace=workspace)
+        said = str(done.get("output", ""))
+        if done.get("status") != 0:
+            last = said.splitlines()[-1][:300] if said else "it said nothing"
+            raise EngineFailed(f"the command ended with status {done.get('status')}: {last}")
+        return said
+
     def request(
         self,
         op: str,

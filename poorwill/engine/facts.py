@@ -6,21 +6,26 @@ import os
 import platform
 import shutil
 import socket
-from pathlib import Path
+import subprocess
 from typing import Any
 
 from poorwill import __version__
 from poorwill.engine import protocol
 from poorwill.engine.packing import threads_of_this_machine
 
+GPUS_MAX = 64
+NVIDIA_SMI_TIMEOUT_S = 20.0
+"""Without its persistence daemon the driver takes seconds to answer."""
+
 
 def machine_facts(workspace: str) -> dict[str, Any]:
-    """Host name, cores, memory and disk in bytes, kernel, Python; recorded with every snapshot."""
+    """Host, cores, memory and disk in bytes, GPUs and driver, kernel, Python; recorded with every snapshot."""
     try:
         disk = shutil.disk_usage(workspace)
         total, free = disk.total, disk.free
     except OSError:
         total = free = 0
+    gpus, driver = nvidia_gpus()
     return {
         "host": socket.gethostname(),
         "cores": len(os.sched_getaffinity(0)),
@@ -30,7 +35,27 @@ def machine_facts(workspace: str) -> dict[str, Any]:
         "disk_free_bytes": free,
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "gpu": [p.name for p in sorted(Path("/proc/driver/nvidia/gpus").glob("*"))][:64],
+        "gpu": gpus,
+        "gpu_driver": driver,
         "engine": __version__,
         "protocol": protocol.VERSION,
     }
+
+
+def nvidia_gpus(path: str | None = None) -> tuple[list[str], str]:
+    """The GPUs as "name, memory", and the driver's version; nothing where nvidia-smi is missing or fails.
+
+    path: where to look for nvidia-smi; None: $PATH.
+    """
+    program = shutil.which("nvidia-smi", path=path)
+    if program is None:
+        return [], ""
+    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(
+            [program, *query], stdin=subprocess.DEVNULL, capture_output=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return [], ""
+    rows = [line.rsplit(", ", 1) for line in said.decode("utf-8", "replace").splitlines()[:GPUS_MAX] if ", " in line]
+    return [row[0][:100] for row in rows], rows[0][1][:40] if rows else ""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import blake3
 import numpy as np
 
-from poorwill.engine import facts, protocol
+from poorwill.engine import command, facts, protocol
 from poorwill.engine.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.context import Context
 from poorwill.engine.fetch import Reader
@@ -61,6 +61,10 @@ class Operations:
 
     def op_hello(self, request: Message, context: Context, emit: Emit) -> Message:
         return facts.machine_facts(str(request.get("workspace", "/")))
+
+    def op_command(self, request: Message, context: Context, emit: Emit) -> Message:
+        status, output = command.run(str(request["command"]), str(request["workspace"]), context)
+        return {"status": status, "output": output}
 
     def op_scan(self, request: Message, context: Context, emit: Emit) -> Message:
         given = request["settings"]

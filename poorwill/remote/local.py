@@ -14,16 +14,15 @@ from poorwill.errors import EngineLost
 
 SILENCE_S_MAX = 60.0
 LAST_WORDS_LINES = 40
-# What only the control side may know. The engine gets none of it, as on a rented machine.
-_SECRET_PREFIXES = ("AWS_", "PREFECT_", "VAST_", "CLOUDFLARE_")
-
-
+# Nothing else of our environment reaches the engine, as on a rented machine: it may hold any credential.
+_KEPT = frozenset(("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TERM", "TMPDIR", "TZ"))
+_KEPT_PREFIXES = ("LC_", "XDG_", "LD_", "PYTHON", "CUDA_", "NVIDIA_", "POORWILL_STATE")
 # No BLAS is called; its threads would only cost memory and start-up time.
 _DEFAULTS = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 class LocalHost:
-    """Starts engines on this machine, with `environment` added to a copy of ours without credentials."""
+    """Starts engines on this machine, with `environment` added to a few harmless variables of ours."""
 
     silence_s_max = SILENCE_S_MAX
 
@@ -44,7 +43,7 @@ class LocalHost:
         if self._started is not None:
             started, self._started = self._started, None
             return started
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_PREFIXES)}
+        kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
         try:
             return LocalChannel([self._python, "-m", "poorwill.engine"], {**kept, **self._environment})
         except OSError as error:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import threading
-import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from flows.snapshot import snapshot
 from poorwill.errors import (
     Corrupt,
     DeadlineExceeded,
-    EngineFailed,
     EngineLost,
     NotFound,
     PoorwillError,
@@ -33,12 +31,10 @@ from poorwill.errors import (
     StoreUnavailable,
     UsageError,
 )
-from poorwill.providers.base import LocalEndpoint
 from poorwill.snapshot import keys
 from tasks import charts, retries, sessions
 from tasks.destroy_instance import destroy_instance
 from tasks.progress import Progress, packing, restoring
-from tasks.run_command import run_in
 from tests.flow_world import SNAPSHOT_ID, World
 
 
@@ -163,37 +159,6 @@ def test_prefect_follows_the_policy(world: World) -> None:
 
     assert both() == "done"
     assert calls == ["permanent", "transient", "transient", "transient"]
-
-
-class TestCommands:
-    """An operator's command cannot hang a run, nor see what it should not."""
-
-    def test_its_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Output comes back, the status counts, and the environment holds no credentials."""
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
-        endpoint = LocalEndpoint(str(tmp_path), {"GIVEN": "given"})
-        said = run_in(endpoint, str(tmp_path), 'pwd; echo "$GIVEN/$AWS_SECRET_ACCESS_KEY/"', 20)
-        assert said == f"{tmp_path}\ngiven//"
-        with pytest.raises(EngineFailed, match="status 7: why"):
-            run_in(endpoint, str(tmp_path), "echo why; exit 7", 20)
-
-    def test_a_service_it_starts(self, tmp_path: Path) -> None:
-        """What goes on in the background, holding its output open, is not waited for."""
-        began = time.monotonic()
-        run_in(LocalEndpoint(str(tmp_path)), str(tmp_path), "sleep 60 & echo $! > pid", 50)
-        assert time.monotonic() - began < 30
-        os.kill(int((tmp_path / "pid").read_text()), 9)
-
-    def test_its_timeout(self, tmp_path: Path) -> None:
-        """It is killed, with its children, when its time is up."""
-        with pytest.raises(DeadlineExceeded):
-            run_in(LocalEndpoint(str(tmp_path)), str(tmp_path), "sleep 60; touch late", 0.2)
-        assert not (tmp_path / "late").exists()
-
-    def test_its_output_is_bounded(self, tmp_path: Path) -> None:
-        """The end of a flood is kept."""
-        said = run_in(LocalEndpoint(str(tmp_path)), str(tmp_path), "yes | head -c 1000000; echo end", 20)
-        assert len(said) <= 16 << 10 and said.endswith("end")
 
 
 def test_progress_survives_a_prefect_that_does_not_answer() -> None:

@@ -1,0 +1,74 @@
+"""An operator's command on a machine, and what a machine says of its GPUs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from poorwill.control.session import EngineSession
+from poorwill.engine.facts import nvidia_gpus
+from poorwill.errors import DeadlineExceeded, EngineFailed, UsageError
+from poorwill.remote.local import LocalHost
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[EngineSession]:
+    os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["SOME_TOKEN"] = "hush", "hush"
+    try:
+        opened = EngineSession(LocalHost({"GIVEN": "given"}))
+    finally:
+        del os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["SOME_TOKEN"]
+    yield opened
+    opened.close()
+
+
+def test_its_end(session: EngineSession, tmp_path: Path) -> None:
+    """Output comes back, the status counts, and the environment holds nothing of the control side's."""
+    said = session.command('pwd; echo "$GIVEN/$AWS_SECRET_ACCESS_KEY/$SOME_TOKEN/"', str(tmp_path), 20)
+    assert said == f"{tmp_path}\ngiven///"
+    with pytest.raises(EngineFailed, match="status 7: why"):
+        session.command("echo why; exit 7", str(tmp_path), 20)
+    with pytest.raises(UsageError, match="no command can be run in"):
+        session.command("true", str(tmp_path / "none"), 20)
+
+
+def test_a_service_it_starts(session: EngineSession, tmp_path: Path) -> None:
+    """What goes on in the background, holding its output open, is not waited for."""
+    began = time.monotonic()
+    session.command("sleep 60 & echo $! > pid", str(tmp_path), 50)
+    assert time.monotonic() - began < 30
+    os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
+def test_its_timeout(session: EngineSession, tmp_path: Path) -> None:
+    """It is killed, with its children, when its time is up."""
+    with pytest.raises(DeadlineExceeded):
+        session.command("sleep 60 & echo $! > pid; wait", str(tmp_path), 0.3)
+    child = int((tmp_path / "pid").read_text())
+    ends = time.monotonic() + 20
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < ends, "the child of a command that was killed goes on"
+
+
+def test_its_output_is_bounded(session: EngineSession, tmp_path: Path) -> None:
+    """The end of a flood is kept."""
+    said = session.command("yes | head -c 1000000; echo end", str(tmp_path), 20)
+    assert len(said) <= 16 << 10 and said.endswith("end")
+
+
+def test_gpus_and_their_driver_are_read(tmp_path: Path) -> None:
+    """Names and memory as nvidia-smi prints them; a machine without it, or with a broken one, has no GPUs."""
+    assert nvidia_gpus(str(tmp_path)) == ([], "")
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\necho 'NVIDIA H200, 143771 MiB, 570.124.06'\necho 'NVIDIA H200, 143771 MiB, 570.124.06'\n"
+    )
+    program.chmod(0o755)
+    assert nvidia_gpus(str(tmp_path)) == (["NVIDIA H200, 143771 MiB"] * 2, "570.124.06")
+    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    assert nvidia_gpus(str(tmp_path)) == ([], "")
