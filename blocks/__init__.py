@@ -4,7 +4,7 @@ Import this package to have all block types known to the process.
 """
 
 from blocks.machines import Machine
-from blocks.providers import LocalProvider
+from blocks.providers import Ec2Provider, LocalProvider, OwnMachines, VastProvider
 from blocks.stores import LocalStore, S3Store
 
-__all__ = ["LocalProvider", "LocalStore", "Machine", "S3Store"]
+__all__ = ["Ec2Provider", "LocalProvider", "LocalStore", "Machine", "OwnMachines", "S3Store", "VastProvider"]

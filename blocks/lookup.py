@@ -12,7 +12,7 @@ from typing import Any
 from prefect.blocks.core import Block
 
 from blocks.machines import Machine
-from blocks.providers import PROVIDERS, LocalProvider
+from blocks.providers import PROVIDERS, AnyProvider
 from blocks.stores import STORES, LocalStore, S3Store
 from poorwill.errors import NotFound, UsageError
 
@@ -24,7 +24,7 @@ def store_block(name: str) -> LocalStore | S3Store:
     return _find("store", name, STORES)
 
 
-def provider_block(name: str) -> LocalProvider:
+def provider_block(name: str) -> AnyProvider:
     """The provider block of that name. NotFound, UsageError."""
     return _find("provider", name, PROVIDERS)
 

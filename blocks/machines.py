@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import Literal
 
-from prefect.blocks.core import Block
 from pydantic import Field
 
-from blocks.providers import LocalProvider
+from blocks.access import SshAccess
+from blocks.providers import AnyProvider, LocalProvider
+from poorwill.providers.base import Endpoint, Provider, SshEndpoint
+from poorwill.remote.identity import Identity
 
 
-class Machine(Block):
+class Machine(SshAccess):
     """One machine through all its sleeps: it keeps its name, while its instances come and go.
 
-    The flows keep it up to date: `wake` sets the instance, `hibernate` clears it once it is gone.
+    The flows keep it up to date: `wake` sets the instance, `hibernate` clears it once it is gone, and the first
+    connection records the instance's host key.
     """
 
     _block_type_name = "Poorwill machine"
     _block_type_slug = "poorwill-machine"
 
-    provider: LocalProvider = Field(description="Where its instances come from.")
+    provider: AnyProvider = Field(description="Where its instances come from.", union_mode="left_to_right")
     instance: str = Field(default="", description="The provider's id of the instance it is now; empty while it sleeps.")
     status: Literal["awake", "asleep", "waking"] = Field(
         default="awake", description="What the flows last did with it."
@@ -28,3 +31,25 @@ class Machine(Block):
     name: str = Field(
         default="", description="The name its snapshots are kept under in stores. Empty: the name of this block."
     )
+    ssh_host: str = Field(default="", description="Where its SSH server is. Empty: the provider is asked.")
+    ssh_port: int = Field(default=22, ge=1, le=65535, description="Only together with ssh_host.")
+    ssh_user: str = Field(default="", description="Whom to log in as. Empty: what the provider says, else root.")
+    host_key: str = Field(
+        default="",
+        description="The machine's public host key, like 'ssh-ed25519 AAAA...'. Empty: recorded at first contact.",
+    )
+
+    def endpoint(self, provider: Provider) -> Endpoint:
+        """Where this instance is reached. NotFound, and Refused where nobody knows."""
+        if self.ssh_host:
+            return SshEndpoint(self.ssh_host, self.ssh_port, self.ssh_user)
+        found = provider.endpoint(self.instance)
+        if isinstance(found, SshEndpoint):
+            return SshEndpoint(found.host, found.port, self.ssh_user or found.user)
+        return found
+
+    def identity(self) -> Identity:
+        """The machine's own key, else that of its provider."""
+        if self.ssh_key is None and not isinstance(self.provider, LocalProvider):
+            return self.provider.identity()
+        return super().identity()

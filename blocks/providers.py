@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from prefect_aws import AwsCredentials
+from pydantic import Field, SecretStr
 
+from blocks.access import SshAccess
+from poorwill.errors import UsageError
+from poorwill.providers import ec2, vast
 from poorwill.providers.base import Provider
 from poorwill.providers.local import LocalProvider as DirectoryProvider
+from poorwill.providers.own import OwnMachines as OwnProvider
 
 
 class LocalProvider(Block):
@@ -22,5 +27,84 @@ class LocalProvider(Block):
         return DirectoryProvider(self.root)
 
 
-AnyProvider = LocalProvider
-PROVIDERS = (LocalProvider,)
+class VastProvider(SshAccess):
+    """Machines rented from vast.ai."""
+
+    _block_type_name = "Poorwill vast.ai provider"
+    _block_type_slug = "poorwill-vast-provider"
+
+    api_key: SecretStr = Field(description="From https://cloud.vast.ai/manage-keys/. It never leaves the control side.")
+    image: str = Field(
+        default=vast.IMAGE, description="The Docker image of new machines. It must have Python 3.10 or newer."
+    )
+    url: str = Field(default=vast.BASE_URL, description="Of the API.")
+
+    def open(self) -> Provider:
+        """The provider. UsageError."""
+        return vast.VastProvider(
+            self.api_key.get_secret_value(), image=self.image, public_keys=self.public_lines(), base_url=self.url
+        )
+
+
+class Ec2Provider(SshAccess):
+    """Machines rented from Amazon EC2, on demand or spot, in one region."""
+
+    _block_type_name = "Poorwill EC2 provider"
+    _block_type_slug = "poorwill-ec2-provider"
+
+    credentials: AwsCredentials = Field(
+        description="Keys that may describe, run, tag and terminate instances. They never leave the control side."
+    )
+    region: str = Field(description="For example eu-west-1.")
+    image_id: str = Field(
+        default="", description="The AMI of new machines. Empty: Amazon's current Deep Learning AMI on Ubuntu."
+    )
+    user: str = Field(default="ubuntu", description="Whom that image lets in.")
+    instance_types: list[str] = Field(
+        default=[], description="Only these types, for example g5.xlarge. Empty: any that fulfils the wish."
+    )
+    security_group_ids: list[str] = Field(
+        default=[], description="They must let SSH in from where the flows run. Empty: the VPC's default group."
+    )
+    subnet_id: str = Field(default="", description="Empty: the default VPC's.")
+
+    def open(self) -> Provider:
+        """The provider. UsageError."""
+        found = self.credentials
+        if found.profile_name or found.assume_role_arn:
+            raise UsageError("EC2 provider block: profiles and assumed roles are not supported, give it keys")
+        secret = found.aws_secret_access_key
+        return ec2.Ec2Provider.connect(
+            self.region,
+            access_key=found.aws_access_key_id,
+            secret_key=secret.get_secret_value() if secret is not None else None,
+            session_token=found.aws_session_token,
+            endpoint=found.aws_client_parameters.endpoint_url,
+            image_id=self.image_id,
+            user=self.user,
+            public_keys=self.public_lines(),
+            instance_types=self.instance_types,
+            security_group_ids=self.security_group_ids,
+            subnet_id=self.subnet_id or None,
+        )
+
+
+class OwnMachines(SshAccess):
+    """Machines that are always there and looked after by hand: they are never created or destroyed."""
+
+    _block_type_name = "Poorwill own machines"
+    _block_type_slug = "poorwill-own-machines"
+
+    def open(self) -> Provider:
+        """The provider."""
+        return OwnProvider()
+
+
+# The ones that need least come last: they would accept the fields of the others.
+AnyProvider = LocalProvider | VastProvider | Ec2Provider | OwnMachines
+PROVIDERS: tuple[type[LocalProvider | VastProvider | Ec2Provider | OwnMachines], ...] = (
+    LocalProvider,
+    VastProvider,
+    Ec2Provider,
+    OwnMachines,
+)

@@ -5,21 +5,28 @@ Tasks take ids and ask here. What is lost with the process is only this; all tha
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from blocks.lookup import machine_block, store_block
+from blocks.lookup import machine_block, save_machine, store_block
+from blocks.machines import Machine
 from poorwill.control.restoring import RestoreRun
 from poorwill.control.session import EngineSession
 from poorwill.control.taking import SnapshotRun
 from poorwill.errors import EngineLost, NotFound, Refused
-from poorwill.providers.base import LocalEndpoint, Provider
+from poorwill.providers.base import Endpoint, LocalEndpoint, Provider
+from poorwill.remote.base import Host
+from poorwill.remote.host_key import PinnedKey, fingerprint
 from poorwill.remote.local import LocalHost
 from poorwill.store.base import Store
 
 SAMPLES_MAX = 20_000
+BOOT_PATIENCE_S = 300.0
+"""How long a machine that was just created may take to let us in."""
+log = logging.getLogger(__name__)
 Sample = tuple[float, dict[str, int]]
 
 
@@ -31,7 +38,6 @@ class Live:
     instance: str
     workspace: str  # as the engine sees it
     provider: Provider
-    endpoint: LocalEndpoint
     store: Store
     session: EngineSession
     snapshot: SnapshotRun | None = None
@@ -104,18 +110,33 @@ def _open(machine: str, store: str, workspace: str) -> Live:
         raise Refused(f"machine {machine} is asleep in snapshot {block.snapshot or '(none)'}: wake it first")
     provider = block.provider.open()
     try:
-        endpoint = provider.endpoint(block.instance)
+        endpoint = block.endpoint(provider)
     except NotFound as error:
         raise NotFound(f"machine {machine}: {error.message}: correct its block, or wake it again") from None
-    opened_store = store_block(store).open()
     path = endpoint.path(workspace)
-    session = EngineSession(LocalHost(endpoint.environment))
+    opened_store = store_block(store).open()
+    session = EngineSession(_host(machine, block, endpoint))
     try:
         session.hello(path)
     except BaseException:
         session.close()
         raise
-    return Live(block.name, block.instance, path, provider, endpoint, opened_store, session)
+    return Live(block.name, block.instance, path, provider, opened_store, session)
+
+
+def _host(machine: str, block: Machine, endpoint: Endpoint) -> Host:
+    if isinstance(endpoint, LocalEndpoint):
+        return LocalHost(endpoint.environment)
+
+    from poorwill.remote.ssh import SshHost
+
+    def record(line: str) -> None:
+        log.warning("first contact with %s: its host key is %s", endpoint.host, fingerprint(line))
+        block.host_key = line
+        save_machine(machine, block)
+
+    patience_s = BOOT_PATIENCE_S if block.status == "waking" else 0.0
+    return SshHost(endpoint, block.identity(), PinnedKey(block.host_key, record), boot_patience_s=patience_s)
 
 
 def stop(run: str) -> None:

@@ -1,10 +1,12 @@
-"""Real parts for all tests: an S3 server that checks signatures, and stores on it."""
+"""Real parts for all tests: an S3 server that checks signatures, stores on it, and machines reached over SSH."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,10 @@ from deployments.s3server import S3Server
 from poorwill.store.local import LocalStore
 from poorwill.store.s3 import S3Store
 from tests.s3_connection import connect
+from tests.ssh_machines import KeyPair, SshMachine
+from tests.sshd_software import AptInstaller, Software, choose, preview
 
+USED_SOFTWARE = pytest.StashKey[Software]()
 _prefixes = (f"test-{number:04}" for number in itertools.count())
 
 
@@ -41,3 +46,44 @@ def s3_store(s3_server: S3Server) -> Iterator[S3Store]:
 @pytest.fixture
 def local_store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "local-store")
+
+
+def pytest_report_header() -> str:
+    return f"SSH servers of test machines: {preview(AptInstaller())}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The header is not shown by `pytest -q`."""
+    if USED_SOFTWARE in config.stash:
+        terminalreporter.write_line(f"SSH servers of test machines: {config.stash[USED_SOFTWARE]}")
+
+
+@pytest.fixture(scope="session")
+def sshd_software(pytestconfig: pytest.Config) -> Software:
+    """OpenSSH's sshd, installed by now where that is possible; else the embedded server."""
+    pytestconfig.stash[USED_SOFTWARE] = choose(installer=AptInstaller())
+    return pytestconfig.stash[USED_SOFTWARE]
+
+
+@pytest.fixture(scope="session")
+def ssh_keys() -> KeyPair:
+    """What the machines of this session let in."""
+    return KeyPair.generate()
+
+
+@pytest.fixture
+def rent(tmp_path: Path, sshd_software: Software, ssh_keys: KeyPair) -> Iterator[Callable[..., SshMachine]]:
+    """Each call starts one more machine, with the options of SshMachine; all end with the test."""
+    numbers = itertools.count()
+    with ExitStack() as running:
+
+        def start(**options: Any) -> SshMachine:
+            given = {"authorized": [ssh_keys.public], **options}
+            return running.enter_context(SshMachine(tmp_path / f"rented-{next(numbers)}", sshd_software, **given))
+
+        yield start
+
+
+@pytest.fixture
+def ssh_machine(rent: Callable[..., SshMachine]) -> SshMachine:
+    return rent()
