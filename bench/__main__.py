@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import experiments, machine, peers
+from bench import experiments, machine, peers, rented
 from bench.arena import Arena, say
 from bench.report import Report
 from bench.targets import findings
 
-ROWS = ("snapshot", "restore", "ratio", "memory", "unchanged", "changed", "many")
+ROWS = ("snapshot", "restore", "ratio", "memory", "unchanged", "changed", "many", "ssh", "link", "cost")
 ROUND_TRIP_ROWS = {"snapshot", "restore", "ratio"}
 # The most that each row has in the scratch folder at one time.
 NEED_BYTES = {"memory": 15e9, "many": 4.5e9, "unchanged": 6.5e9}
@@ -62,9 +62,10 @@ def _check_room(scratch: Path, rows: set[str], share: float) -> None:
         sys.exit(f"bench: {scratch} has {seen.f_favail} free inodes, {NEED_INODES * share:.0f} are needed")
 
 
-def _measure(arena: Arena, rows: set[str]) -> list[dict[str, Any]]:
+def _measure(arena: Arena, rows: set[str]) -> tuple[list[dict[str, Any]], list[rented.Linked]]:
     """Run what `rows` need; in an order in which each workspace is made once."""
     said: list[dict[str, Any]] = []
+    linked: list[rented.Linked] = []
     everyone = tuple(peers.ALL)
     if rows & ROUND_TRIP_ROWS:
         experiments.there_and_back(arena, "weights", everyone)
@@ -74,12 +75,16 @@ def _measure(arena: Arena, rows: set[str]) -> list[dict[str, Any]]:
         experiments.there_and_back(arena, "weights", ("poorwill",), memory=True)
     if "changed" in rows:
         said = experiments.changed(arena)
+    if "ssh" in rows:
+        rented.over_ssh(arena)
+    if rows & {"link", "cost"}:
+        linked = rented.link_limited(arena)
     if "many" in rows:
         experiments.there_and_back(arena, "many", ("poorwill", "tar"))
     if "memory" in rows:
         experiments.there_and_back(arena, "many", ("poorwill",), memory=True)
         experiments.memory_without_source(arena, "weights-8gb")
-    return said
+    return said, linked
 
 
 def _kind(runs: int, quick: bool) -> str:
@@ -105,13 +110,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _on_terminate)
     scratch = Path(tempfile.mkdtemp(prefix="poorwill-bench-", dir=given.scratch))
     try:
-        changed = _measure(Arena(scratch, report, small=given.quick), rows)
+        changed, linked = _measure(Arena(scratch, report, small=given.quick), rows)
     except KeyboardInterrupt:
         say("bench: interrupted")
         return 130
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    report.findings = findings(report, changed, rows)
+    report.findings = findings(report, changed, linked, rows, ROWS)
     print(report.as_markdown())
     if given.quick or given.only:
         say("not written to the results: only a full run is")

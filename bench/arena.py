@@ -42,7 +42,7 @@ class Arena:
 
     def __init__(self, scratch: Path, report: Report, *, small: bool = False) -> None:
         self.report = report
-        self._scratch = scratch
+        self.scratch = scratch
         self._small = small
         self._made: Made | None = None
         self._ballast = Ballast(BALLAST_BYTES_SMALL if small else BALLAST_BYTES)
@@ -60,7 +60,7 @@ class Arena:
         if self._made is None or self._made.label != kind:
             self.drop_workspace()
             say(f"making workspace {kind}")
-            path = self._scratch / "workspace"
+            path = self.scratch / "workspace"
             workspace.make(SMALL[kind] if self._small else kind, path)
             self._made = Made(kind, path, tree_bytes(path), tree_digest(path))
         return self._made
@@ -72,7 +72,7 @@ class Arena:
 
     def site(self, name: str) -> Site:
         """A fresh pair of places for one contestant."""
-        folder = self._scratch / "sites" / "".join(c if c.isalnum() else "-" for c in name)
+        folder = self.scratch / "sites" / "".join(c if c.isalnum() else "-" for c in name)
         folder.mkdir(parents=True, exist_ok=True)
         return Site(folder / "repository", folder / "home")
 
@@ -84,7 +84,7 @@ class Arena:
         """Record why contestants dropped out, without a path of this machine."""
         for name, why in failures.items():
             say(f"{experiment}: {name} FAILED: {why}")
-            for path, shown in ((self._scratch, "<scratch>"), (Path.cwd(), "<checkout>")):
+            for path, shown in ((self.scratch, "<scratch>"), (Path.cwd(), "<checkout>")):
                 why = why.replace(str(path), shown)
             self.report.failures[f"{experiment}, {name}"] = why
 
@@ -107,7 +107,7 @@ class Arena:
 
     def unpacked(self, contestant: Contestant, site: Site, made: Made, *, compare: bool, memory: bool) -> Usage:
         """Unpack into a new folder, compare it if told so, remove it. CommandFailed if a byte differs."""
-        target = self._scratch / "restored"
+        target = self.scratch / "restored"
         try:
             usage = self.measured(contestant.unpack(target, site), memory=memory)
             if compare and tree_digest(target) != made.digest:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
+from bench.rented import HERE, LINK_BYTES_PER_S, OVER_SSH, Linked
 from bench.report import Finding, Report, Timing
 
 CHUNK_BYTES = 8 << 20
 RATIO_MIN = 1.42
 MEMORY_BYTES_MAX = 700e6
 MEMORY_GROWTH_MAX = 1.1
+SSH_TIMES_MAX = 1.15
+LINK_TIMES_MAX = 1.15
 
 # step, row, and the most that Poorwill may take, as a share of each peer's time
 WALL_TARGETS = (
@@ -92,8 +96,48 @@ def _many(report: Report) -> Finding:
     return Finding("many", what, target, f"{times:.2f} ({walls[0]:.2f} s / {walls[1]:.2f} s)", times <= 3)
 
 
-def findings(report: Report, changed: list[dict[str, Any]], rows: set[str]) -> list[Finding]:
-    """Every target of `rows`, in the order of the rows; `changed` is what the changed row's runs said."""
+def _over_ssh(report: Report) -> Iterator[Finding]:
+    for step in ("snapshot", "restore"):
+        ours, theirs = report.timing("weights", step, OVER_SSH), report.timing("weights", step, HERE)
+        what, target = f"{step} over SSH: wall beside the same without, S3 store", f"at most {SSH_TIMES_MAX} times"
+        if ours is None or theirs is None:
+            yield Finding("ssh", what, target, report.why_not("poorwill"), None)
+            continue
+        times = ours.wall_s.median / theirs.wall_s.median
+        value = f"{times:.2f} ({ours.wall_s.median:.2f} s / {theirs.wall_s.median:.2f} s)"
+        yield Finding("ssh", what, target, value, times <= SSH_TIMES_MAX)
+
+
+def _linked(runs: list[Linked], report: Report) -> Iterator[Finding]:
+    for stage in ("pack", "restore"):
+        what = f"{stage}, the store behind {LINK_BYTES_PER_S / 1e6:.0f} MB/s: times what the link needs"
+        target = f"at most {LINK_TIMES_MAX}"
+        if not runs:
+            yield Finding("link", what, target, report.why_not("poorwill"), None)
+            continue
+        times = [
+            (run.pack_s if stage == "pack" else run.restore_s) * LINK_BYTES_PER_S / run.stored_bytes for run in runs
+        ]
+        value = f"{median(times):.3f} ({min(times):.3f} - {max(times):.3f}) for {runs[0].stored_bytes / 1e9:.2f} GB"
+        yield Finding("link", what, target, value, median(times) <= LINK_TIMES_MAX)
+
+
+def _cost(runs: list[Linked], report: Report) -> Iterator[Finding]:
+    for step in ("snapshot", "restore"):
+        what = f"{step}: requests to the store"
+        if not runs:
+            yield Finding("cost", what, "told", report.why_not("poorwill"), None)
+            continue
+        kinds = runs[-1].snapshot_requests if step == "snapshot" else runs[-1].restore_requests
+        total, gigabytes = sum(kinds.values()), runs[-1].stored_bytes / 1e9
+        told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: -item[1]))
+        yield Finding("cost", what, "told", f"{total / gigabytes:.0f} for each stored GB ({told})", total > 0)
+
+
+def findings(
+    report: Report, changed: list[dict[str, Any]], linked: list[Linked], rows: set[str], order: tuple[str, ...]
+) -> list[Finding]:
+    """Every target of `rows`, in that order; `changed` and `linked` are what the runs of these rows said."""
     found = [*_walls(report), _ratio(report), *_memory(report), _changed(changed, report), _many(report)]
-    order = ("snapshot", "restore", "ratio", "memory", "unchanged", "changed", "many")
+    found += [*_over_ssh(report), *_linked(linked, report), *_cost(linked, report)]
     return sorted((f for f in found if f.row in rows), key=lambda f: order.index(f.row))

@@ -13,6 +13,7 @@ from typing import Any
 
 from blocks.lookup import machine_block, save_machine, store_block
 from blocks.machines import Machine
+from poorwill.control.reach import check_reachable
 from poorwill.control.restoring import RestoreRun
 from poorwill.control.session import EngineSession
 from poorwill.control.taking import SnapshotRun
@@ -115,7 +116,9 @@ def _open(machine: str, store: str, workspace: str) -> Live:
         raise NotFound(f"machine {machine}: {error.message}: correct its block, or wake it again") from None
     path = endpoint.path(workspace)
     opened_store = store_block(store).open()
-    session = EngineSession(_host(machine, block, endpoint))
+    host = _host(machine, block, endpoint)
+    check_reachable(opened_store, host)
+    session = EngineSession(host)
     try:
         session.hello(path)
     except BaseException:

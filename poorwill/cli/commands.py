@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
-import socket
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
-from poorwill.cli.output import Output
+from poorwill.cli import hosts
+from poorwill.cli.output import Output, human
 from poorwill.control import catalog, deletion
+from poorwill.control.reach import check_reachable
 from poorwill.control.restoring import RestoreRun
 from poorwill.control.session import EngineSession
 from poorwill.control.taking import Order, SnapshotRun
@@ -27,11 +29,11 @@ BACKOFF_S = 0.5
 
 
 def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
-    machine = arguments.machine or ids.machine_name_from(socket.gethostname())
+    machine = arguments.machine or ids.machine_name_from(hosts.name_of(arguments))
     order = Order(
         machine=ids.checked_machine_name(machine),
         snapshot_id=arguments.id or ids.new_snapshot_id(),
-        workspace=os.path.abspath(arguments.directory),
+        workspace=hosts.path_on(arguments, arguments.directory),
         parent=arguments.parent,
         codec=arguments.codec,
         parts=arguments.parts,
@@ -41,6 +43,7 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     session = EngineSession(host)
     try:
         store = open_store(arguments.store)
+        check_reachable(store, host)
         run = SnapshotRun(store, session, order)
         metadata = run.open()
         if metadata is None:
@@ -75,7 +78,7 @@ def _take(run: SnapshotRun, output: Output) -> dict[str, Any]:
     output.event("scanned", entries=scanned["entries"], raw_bytes=scanned["raw_bytes"], parts=len(run.planned))
     total = scanned["pack_bytes"]
     while run.planned:
-        with output.progress("packing", total) as progress:
+        with output.progress("packing", total) as progress, _timed(run.timings_ms, "pack"):
             run.session.on_progress = lambda counters: progress.bytes(counters["read_bytes"], counters["coded_bytes"])
             _all(run.pack_part, run.planned)
         run.settle()
@@ -83,6 +86,13 @@ def _take(run: SnapshotRun, output: Output) -> dict[str, Any]:
     metadata = run.write_metadata()
     run.remove_pending()
     return metadata
+
+
+@contextmanager
+def _timed(timings_ms: dict[str, int], stage: str) -> Iterator[None]:
+    began_s = time.monotonic()
+    yield
+    timings_ms[stage] = timings_ms.get(stage, 0) + round((time.monotonic() - began_s) * 1000)
 
 
 def _all(step: Callable[[int], Any], numbers: Iterable[int]) -> None:
@@ -111,28 +121,40 @@ def _with_retries(step: Callable[[int], Any], number: int) -> Any:
 
 
 def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
-    session = EngineSession(host)
+    session, timings_ms = EngineSession(host), dict[str, int]()
     try:
         store = open_store(arguments.store)
+        check_reachable(store, host)
         metadata = catalog.find(store, arguments.id)
         run = RestoreRun(
-            store, session, metadata, os.path.abspath(arguments.directory),
+            store, session, metadata, hosts.path_on(arguments, arguments.directory),
             include=tuple(arguments.include), overwrite=arguments.overwrite, privileged=arguments.privileged,
+            cache=hosts.path_on(arguments, arguments.cache) if arguments.cache else None,
         )  # fmt: skip
         session.hello(run.workspace)
         run.open()
         output.hint = "to continue: run the same command again"
-        with output.progress("restoring", run.raw_bytes) as progress:
-            session.on_progress = lambda counters: progress.bytes(counters["written_bytes"], counters["fetched_bytes"])
+        with output.progress("restoring", run.raw_bytes) as progress, _timed(timings_ms, "restore"):
+            session.on_progress = lambda counters: progress.bytes(
+                counters["written_bytes"] + counters["kept_bytes"], counters["fetched_bytes"]
+            )
             _all(run.restore_part, run.parts)
         result = run.finish()
     finally:
         session.close()
     output.left_out(result["left_out"], result["left_out_count"])
+    for warning in result["warnings"] if not arguments.json else []:
+        print(f"poorwill: {warning}", file=sys.stderr)
+    spared = {"kept_bytes": "stood there", "cached_bytes": "came from the cache"}
+    said = [f"{human(result[name])} {what}" for name, what in spared.items() if result[name]]
     output.done(
-        f"snapshot {metadata['snapshot_id']} restored to {run.workspace}",
-        {"raw_bytes": result["raw_bytes"], "stored_bytes": metadata["totals"]["stored_bytes"]},
+        f"snapshot {metadata['snapshot_id']} restored to {run.workspace}" + (f" ({', '.join(said)})" if said else ""),
+        {
+            "raw_bytes": result["raw_bytes"], "stored_bytes": metadata["totals"]["stored_bytes"],
+            **{name: result[name] for name in ("kept_bytes", "cached_bytes", "fetched_bytes")},
+        },
         snapshot_id=metadata["snapshot_id"], restored=result["restored"], left_out_count=result["left_out_count"],
+        warnings=result["warnings"], timings_ms=timings_ms,
     )  # fmt: skip
     return LEFT_OUT if result["left_out_count"] else 0
 

@@ -11,9 +11,9 @@ import sys
 from typing import NoReturn
 
 from poorwill import __version__
+from poorwill.cli import hosts
 from poorwill.cli.output import Output
 from poorwill.errors import PoorwillError
-from poorwill.remote.local import LocalHost
 
 EXIT_CODES = """exit codes: 0 done, 1 failed, 2 usage, 3 done but something was left out, 4 corrupt or unverifiable,
 5 not found, 6 refused (would overwrite, would lose), 7 store or network, 130 interrupted"""
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     output = Output(json_lines=arguments.json)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        host = LocalHost().start_ahead() if arguments.engine else LocalHost()
+        host = hosts.host_of(arguments)
         from poorwill.cli import commands  # while it is imported here, the engine imports the same beside us
 
         code = getattr(commands, arguments.run)(arguments, output, host)
@@ -81,16 +81,24 @@ def parser() -> argparse.ArgumentParser:
     take.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave out; may be repeated")
     take.add_argument("--parent", metavar="ID", help="compare with this one; default: the machine's latest")
     take.add_argument("--id", metavar="ID", help="continue the snapshot of this id that was interrupted")
+    hosts.add_arguments(take)
     take.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read (exit code 3)")
     take.set_defaults(run="snapshot", engine=True)
 
     back = sub.add_parser("restore", parents=[shared], help="make a directory from a snapshot")
     back.add_argument("id", metavar="ID")
     back.add_argument("directory", metavar="DIR")
-    back.add_argument("--overwrite", action="store_true", help="into a directory that is not empty, replacing files")
+    back.add_argument(
+        "--overwrite", action="store_true",
+        help="into a directory that is not empty: files that differ are replaced, and only what differs is fetched",
+    )  # fmt: skip
+    back.add_argument(
+        "--cache", metavar="DIR", help="look for chunks there before fetching them, and keep them there; up to 100 GB"
+    )
     back.add_argument(
         "--include", action="append", default=[], metavar="GLOB", help="only what matches; may be repeated"
     )
+    hosts.add_arguments(back)
     back.add_argument("--privileged", action="store_true", help="keep set-id bits and security attributes")
     back.set_defaults(run="restore", engine=True)
 

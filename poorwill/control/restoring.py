@@ -8,6 +8,7 @@ from typing import Any
 from poorwill.codecs import registry
 from poorwill.control.grants import ReadGrants
 from poorwill.control.session import EngineSession
+from poorwill.engine.chunk_cache import BYTES_MAX
 from poorwill.errors import Corrupt, Unsupported
 from poorwill.snapshot.documents import Document
 from poorwill.store.base import Store
@@ -19,7 +20,9 @@ STEP_DEADLINE_S = 6 * 3600.0
 class RestoreRun:
     """One restore: `open`, `restore_part` for every part of `parts`, `finish`. Each step may be repeated.
 
-    `parts` maps the rows of the manifest's part table to their bytes.
+    cache: a directory on the machine where stored chunks are looked for before they are fetched, and then kept, at most
+    `cache_bytes_max` of them. It is not in the workspace (Refused). `parts` maps the rows of the manifest's part table
+    to their bytes, `fetch_bytes_max` is how much of them is fetched at most.
     """
 
     store: Store
@@ -29,8 +32,11 @@ class RestoreRun:
     include: tuple[str, ...] = ()
     overwrite: bool = False
     privileged: bool = False
+    cache: str | None = None
+    cache_bytes_max: int = BYTES_MAX
     parts: dict[int, int] = field(default_factory=dict)
     raw_bytes: int = 0
+    fetch_bytes_max: int = 0
     resumed: bool = False
     _grants: ReadGrants = field(init=False)
 
@@ -43,19 +49,22 @@ class RestoreRun:
         opened = self.session.request(
             "open_restore", deadline_s=deadline_s, answer=self._grants.answer, manifest=self.metadata["manifest"],
             workspace=self.workspace, include=list(self.include), overwrite=self.overwrite, privileged=self.privileged,
+            cache=self.cache, cache_bytes_max=self.cache_bytes_max,
         )  # fmt: skip
         self.parts = {int(part["row"]): int(part["size"]) for part in opened["parts"]}
         self.raw_bytes, self.resumed = int(opened["raw_bytes"]), bool(opened["resumed"])
+        self.fetch_bytes_max = int(opened["fetch_bytes_max"])
         return self.parts
 
     def restore_part(self, row: int, deadline_s: float = STEP_DEADLINE_S, attempt: int = 1) -> dict[str, Any]:
-        """Have everything the snapshot needs of one part downloaded, checked, decoded and written."""
+        """Have everything the snapshot needs of one part found or downloaded, checked, decoded and written."""
         return self.session.request(
             "restore", deadline_s=deadline_s, attempt=attempt, answer=self._grants.answer, part_row=row
         )
 
     def finish(self, deadline_s: float = STEP_DEADLINE_S) -> dict[str, Any]:
-        """Links, attributes, directory times, and the count of everything."""
+        """Links, attributes, directory times, and the count of everything: `kept_bytes` of files that stood there
+        already, stored bytes from the cache (`cached_bytes`) and from the store (`fetched_bytes`)."""
         return self.session.request("finish_restore", deadline_s=deadline_s)
 
 

@@ -15,7 +15,10 @@ OUTPUT_BYTES_MAX = 256 << 10
 
 
 class Channel(Protocol):
-    """Two byte streams to one engine process. When `requests` closes, the engine ends by itself."""
+    """Two byte streams to one engine process. When `requests` closes, the engine ends by itself.
+
+    Both raise a PermanentError (HostRefused) when the machine turns out to be another one than it was.
+    """
 
     requests: IO[bytes]
     events: IO[bytes]
@@ -34,6 +37,9 @@ class Host(Protocol):
 
     silence_s_max: float
     """How long its engine may say nothing until it is taken for lost: longer where connections are mended."""
+
+    here: bool
+    """Whether its paths are those of this computer."""
 
     def describe(self) -> str: ...
 

@@ -18,17 +18,18 @@ DEFAULT_FILES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A private key as text (OpenSSH or PEM), or, when that is empty, the keys of the agent and of `files`."""
+    """A private key as text (OpenSSH or PEM), or, when that is empty, those of the agent (if wanted) and of `files`."""
 
     private_key: str = field(default="", repr=False)
     passphrase: str = field(default="", repr=False)
     files: Sequence[str] = DEFAULT_FILES
+    agent: bool = True
 
     def keys(self) -> list[paramiko.PKey]:
         """The keys to try, at most KEYS_MAX. UsageError if a given key cannot be read, or there is none."""
         if self.private_key:
             return [_parse(self.private_key, self.passphrase)]
-        found = [*_agent_keys(), *self._of_files()][:KEYS_MAX]
+        found = [*(_agent_keys() if self.agent else []), *self._of_files()][:KEYS_MAX]
         if not found:
             raise UsageError(
                 "no SSH key: give a private key, start an agent that has one, or create one with "

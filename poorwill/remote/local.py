@@ -25,6 +25,7 @@ class LocalHost:
     """Starts engines on this machine, with `environment` added to a few harmless variables of ours."""
 
     silence_s_max = SILENCE_S_MAX
+    here = True
 
     def __init__(self, environment: Mapping[str, str] | None = None, python: str = sys.executable) -> None:
         self._environment = {**_DEFAULTS, **(environment or {})}

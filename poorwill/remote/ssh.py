@@ -30,6 +30,8 @@ class SshHost:
     mended; the engine goes on meanwhile. dead_after_s: how long a connection may bring nothing.
     """
 
+    here = False
+
     def __init__(
         self,
         endpoint: SshEndpoint,
