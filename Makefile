@@ -33,7 +33,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m deployments.demo $(if $(KEEP),--keep)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials
 from pydantic import Field, SecretStr
@@ -56,6 +58,11 @@ class Ec2Provider(SshAccess):
         description="Keys that may describe, run, tag and terminate instances. They never leave the control side."
     )
     region: str = Field(description="For example eu-west-1.")
+    account: str = Field(
+        default="",
+        description="The number of the AWS account, by which its machines are told from those of other accounts. "
+        "Empty: a digest of the access key, which changes with the key.",
+    )
     image_id: str = Field(
         default="", description="The AMI of new machines. Empty: Amazon's current Deep Learning AMI on Ubuntu."
     )
@@ -80,6 +87,7 @@ class Ec2Provider(SshAccess):
             secret_key=secret.get_secret_value() if secret is not None else None,
             session_token=found.aws_session_token,
             endpoint=found.aws_client_parameters.endpoint_url,
+            account=self.account or f"with key #{sha256((found.aws_access_key_id or '').encode()).hexdigest()[:8]}",
             image_id=self.image_id,
             user=self.user,
             public_keys=self.public_lines(),

@@ -20,6 +20,9 @@ class LocalStore(Block):
     _block_type_slug = "poorwill-local-store"
 
     directory: str = Field(description="Absolute path of a directory; it is created when it is first used.")
+    price_per_gb_month: float = Field(
+        default=0.0, ge=0, description="What keeping 1 GB for a month costs, in US dollars; for reports alone."
+    )
 
     def open(self) -> Store:
         """The store. UsageError, StoreRefused."""
@@ -44,6 +47,12 @@ class S3Store(Block):
     # In this order: AwsCredentials, all of whose fields are optional, would accept a MinIO block's fields too.
     credentials: MinIOCredentials | AwsCredentials = Field(
         union_mode="left_to_right", description="Keys that may read, write and list the bucket."
+    )
+    price_per_gb_month: float = Field(
+        default=0.023,
+        ge=0,
+        description="What keeping 1 GB for a month costs, in US dollars; for reports alone. 0.023 is Amazon's price "
+        "of S3 Standard in us-east-1 for the first 50 TB (https://aws.amazon.com/s3/pricing/).",
     )
 
     def open(self) -> Store:

@@ -10,6 +10,8 @@ from prefect.concurrency.sync import concurrency
 
 from poorwill.errors import Refused
 
+_PREFIX = "machine-"
+_PAGE = 200
 LEASE_S = 60.0
 """How long a killed run keeps its machine; Prefect renews the lease of a live one, and allows no shorter."""
 WAIT_S = 120.0
@@ -18,7 +20,20 @@ WAIT_S = 120.0
 
 def slot_name(machine: str) -> str:
     """Of the global concurrency limit, as an operator sees it."""
-    return f"machine-{machine}"
+    return f"{_PREFIX}{machine}"
+
+
+def held_machines() -> set[str]:
+    """The machines that runs work on now; those of a killed run for as long as its lease lasts."""
+    held: set[str] = set()
+    with get_client(sync_client=True) as client:
+        for offset in range(0, 100_000, _PAGE):
+            page = client.read_global_concurrency_limits(limit=_PAGE, offset=offset)
+            taken = (limit.name for limit in page if limit.active_slots > 0)
+            held |= {name.removeprefix(_PREFIX) for name in taken if name.startswith(_PREFIX)}
+            if len(page) < _PAGE:
+                return held
+    raise Refused("Prefect holds more concurrency limits than can be read: delete those of machines that are no more")
 
 
 @contextmanager

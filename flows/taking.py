@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 from prefect.context import FlowRunContext
@@ -14,9 +15,10 @@ from blocks.machines import Machine
 from flows.slots import machine_slot
 from flows.stages import OPENINGS_MAX, Stages, each
 from poorwill.control import catalog
+from poorwill.control.costs import Cost
 from poorwill.control.taking import Order
 from poorwill.control.verification import MODES
-from poorwill.errors import EngineLost, NotFound, Refused, UsageError
+from poorwill.errors import EngineLost, NotFound, PoorwillError, Refused, UsageError
 from poorwill.providers.base import checked_path
 from poorwill.snapshot import ids, keys
 from poorwill.snapshot.documents import Document
@@ -97,6 +99,7 @@ def _take(request: Request, block: Machine) -> dict[str, Any]:
         proof = verify_snapshot(request.snapshot_id, request.machine, request.store, request.workspace, request.verify)
     live = sessions.peek(request.snapshot_id)
     samples = list(live.samples) if live is not None else []
+    price_per_hour = _price_per_hour(block)  # now: a machine that is gone has none
     if request.destroy:
         with stages("destroy"):
             destroy_instance(request.machine, request.store, request.workspace, request.order)
@@ -104,15 +107,34 @@ def _take(request: Request, block: Machine) -> dict[str, Any]:
         _remove_pending(request, block)
     metadata = _committed(request, block)
     assert metadata is not None
-    report.publish_snapshot(request.store, request.snapshot_id, packed, samples, stages.timings_ms)
+    cost = _cost(request, metadata, price_per_hour)
+    sentence = cost.sentence(request.destroy) if cost is not None else "Cost: the provider did not tell the price."
+    report.publish_snapshot(request.store, request.snapshot_id, packed, samples, stages.timings_ms, sentence)
     return {
         **_result(request, block, metadata, instance),
+        "cost": cost.to_result() if cost is not None else None,
         "verified": proof,
         "destroyed": request.destroy,
         "already_done": False,
         "parts_sent": len(packed),
         "timings_ms": stages.timings_ms,
     }
+
+
+def _price_per_hour(block: Machine) -> float | None:
+    try:
+        price = block.provider.open().get(block.instance).price_per_hour
+        return None if isnan(price) else price
+    except PoorwillError as error:
+        get_run_logger().warning("the price of %s is not known: %s", block.instance, error.message)
+        return None
+
+
+def _cost(request: Request, metadata: Document, price_per_hour: float | None) -> Cost | None:
+    if price_per_hour is None:
+        return None
+    stored_bytes = int(metadata["totals"]["stored_bytes"])
+    return Cost(price_per_hour, stored_bytes, store_block(request.store).price_per_gb_month)
 
 
 def _committed(request: Request, block: Machine) -> Document | None:
@@ -137,6 +159,7 @@ def _already_gone(request: Request, block: Machine, metadata: Document | None) -
     get_run_logger().info("snapshot %s is complete and the machine is gone: nothing to do", request.snapshot_id)
     return {
         **_result(request, block, metadata, metadata["instance"]),
+        "cost": None,
         "verified": None,
         "destroyed": True,
         "already_done": True,

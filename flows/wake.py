@@ -7,13 +7,13 @@ from contextlib import closing
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from blocks.lookup import store_block
+from flows.planning import plan
 from flows.stages import failed
-from flows.waking import Request, Target, resolve, wake_target
+from flows.waking import Request, resolve, wake_target
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import Wish, checked_path
 from poorwill.snapshot import limits
@@ -39,7 +39,11 @@ def wake(
     include: Sequence[str] = (),
     overwrite: bool = False,
     start_command: str | None = None,
+    download_mbps_min: Annotated[float, Field(gt=0)] | None = None,
+    reliability_min: Annotated[float, Field(ge=0, le=1)] | None = None,
+    spot: bool = False,
     dry_run: bool = False,
+    cache: str | None = None,
 ) -> dict[str, Any]:
     """Restore a snapshot onto a new machine, or onto one that exists, every hash checked.
 
@@ -55,39 +59,29 @@ def wake(
         gpu_count: How many GPUs a new machine must have.
         region: Where a new machine must be.
         price_per_hour_max: What a new machine may cost, in US dollars.
-        disk_gb: Disk a new machine must have, in GB.
+        disk_gb: Disk a new machine must have, in GB. Empty: a fifth more than the snapshot's data, and 10 GB for
+            the machine's image.
         workspace: Where to restore to: a directory on the machine.
         include: Globs of what to restore. Empty: everything.
-        overwrite: Whether files that are on the machine may be replaced.
+        overwrite: Whether files that are on the machine may be replaced. Those that are equal are kept, and only
+            what differs is downloaded.
         start_command: Shell command to run in the workspace afterwards, for example to start services.
-        dry_run: Only say what would be done.
+        download_mbps_min: Bandwidth a new machine must have, in megabits per second, for example 500.
+        reliability_min: How reliable a new machine must be, from 0 to 1 as its provider counts, for example 0.98.
+        spot: Whether a new machine may be one that the provider can take away, for less money.
+        dry_run: Only say what would be done, and show the machines that could be had with their prices.
+        cache: A directory on the machine, for example on a disk that several machines share, where what was
+            downloaded before is looked for first, and what is downloaded is kept; up to 100 GB.
     """
     try:
-        wish = Wish(gpu, gpu_count, region, price_per_hour_max, disk_gb).check()
-        request = Request(store, provider, wish, workspace, tuple(include), overwrite, start_command)
+        wish = Wish(
+            gpu, gpu_count, region, price_per_hour_max, disk_gb, download_mbps_min, reliability_min, spot
+        ).check()
+        request = Request(store, provider, wish, workspace, tuple(include), overwrite, start_command, cache)
         checked_path(workspace)
         with closing(store_block(store).open()) as opened:
             target = resolve(opened, snapshot, machine, provider)
-        return _plan(request, target) if dry_run else wake_target(request, target)
+        return plan(request, target) if dry_run else wake_target(request, target)
     except PoorwillError as error:
         state: Any = failed(error)
         return state
-
-
-def _plan(request: Request, target: Target) -> dict[str, Any]:
-    """What would be done, as an artifact and a result; nothing is created."""
-    plan = {
-        "snapshot_id": target.snapshot_id,
-        "machine": target.name,
-        "would": f"restore onto {target.instance}" if target.instance else f"create a machine at {target.source}",
-        "workspace": request.workspace,
-        "files": target.metadata["totals"]["files"],
-        "raw_bytes": target.metadata["totals"]["raw_bytes"],
-        "stored_bytes": target.metadata["totals"]["stored_bytes"],
-        "parts": len(target.metadata["parts"]),
-        "needs": list(target.metadata["needs"]),
-        "start_command": request.start_command,
-    }
-    rows = [{"what": name, "value": str(value)} for name, value in plan.items()]
-    create_table_artifact(table=rows, key="wake-plan", description=f"Dry run: waking {target.snapshot_id}")
-    return {**plan, "dry_run": True}

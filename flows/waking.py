@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from prefect.logging import get_run_logger
 
-from blocks.lookup import bare, block_name_of, machine_block, machine_if_any, provider_block
+from blocks.lookup import bare, block_name_of, machine_block, machine_if_any
+from blocks.providers import AnyProvider, LocalProvider
 from flows.slots import machine_slot
 from flows.stages import OPENINGS_MAX, Stages, each
 from poorwill.control import catalog
+from poorwill.control.provisioning import IMAGE_GB, disk_gb_for
 from poorwill.control.restoring import check_needs
 from poorwill.errors import EngineLost, NotFound, PoorwillError, UsageError, from_wire
 from poorwill.providers.base import Wish
@@ -21,7 +23,7 @@ from tasks import report, sessions
 from tasks.finish_restore import finish_restore
 from tasks.open_machine import open_machine
 from tasks.progress import Progress, restoring
-from tasks.provision import discard, note_awake, provision
+from tasks.provision import discard, note_awake, provision, source_of
 from tasks.restore_part import open_restore, restore_part
 from tasks.run_command import run_command
 
@@ -37,42 +39,53 @@ class Request:
     include: tuple[str, ...]
     overwrite: bool
     start_command: str | None
+    cache: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to wake, and as which machine. `instance` is empty if a machine is to be created, at `source`."""
+    """What to wake, and as which machine. `instance` is empty if a machine is to be created, by `source`."""
 
     snapshot_id: str
     metadata: Document
     name: str  # of the machine's block
     machine: str  # the name its snapshots are kept under
     instance: str
-    source: str
+    source: AnyProvider
+
+    def sized(self, wish: Wish) -> Wish:
+        """The wish with a disk that holds the snapshot, if none was asked for. Holes in files need no disk.
+
+        A machine of the local provider has no image of its own to hold.
+        """
+        image_gb = 0 if isinstance(self.source, LocalProvider) else IMAGE_GB
+        data_bytes = int(self.metadata["totals"]["data_bytes"])
+        return wish if wish.disk_gb is not None else replace(wish, disk_gb=max(1, disk_gb_for(data_bytes, image_gb)))
 
 
 def resolve(store: Store, snapshot: str, machine: str | None, provider: str | None) -> Target:
     """Find snapshot and machine; nothing is created. UsageError, NotFound, Unsupported."""
     block = machine_block(machine) if machine is not None else None
-    snapshot_id = _snapshot_id(store, snapshot, block.name if block is not None else None)
+    snapshot_id = snapshot_id_of(store, snapshot, block.name if block is not None else None)
     metadata = catalog.find(store, snapshot_id)
-    check_needs(metadata)
     name = bare(machine) if machine is not None else block_name_of(metadata["machine"])
     awake = block is not None and block.status == "awake" and bool(block.instance)
     if awake and provider is not None:
         raise UsageError(f"machine {name} is awake: leave out the provider to restore onto it")
-    known = block or machine_if_any(name)
-    if provider is not None:
-        source = provider_block(provider).open().describe()
-    elif known is not None:
-        source = known.provider.open().describe()
-    else:
-        raise UsageError(f"machine {name} has no block yet: say which provider to wake it with")
     own = block.name if block is not None else metadata["machine"]
-    return Target(snapshot_id, metadata, name, own, block.instance if awake and block else "", source)
+    target = resolve_as(metadata, name, own, provider)
+    return replace(target, instance=block.instance) if awake and block is not None else target
 
 
-def _snapshot_id(store: Store, snapshot: str, machine: str | None) -> str:
+def resolve_as(metadata: Document, name: str, machine: str, provider: str | None) -> Target:
+    """The same for a new machine, whose block is or will be `name`. UsageError, NotFound, Unsupported."""
+    check_needs(metadata)
+    source = source_of(name, machine_if_any(name), provider)
+    return Target(str(metadata["snapshot_id"]), metadata, name, machine, "", source)
+
+
+def snapshot_id_of(store: Store, snapshot: str, machine: str | None) -> str:
+    """From what a user writes: an id, `latest`, or `latest:` and a machine's name. UsageError, NotFound."""
     word, _, named = snapshot.partition(":")
     if word != "latest":
         return ids.checked_snapshot_id(snapshot)
@@ -113,13 +126,13 @@ def _provision_and_restore(request: Request, target: Target, stages: Stages) -> 
     own = (target.name, target.machine, request.store, request.provider, target.snapshot_id)
     try:
         with stages("provision"):
-            placed = provision(*own, asdict(request.wish))
+            placed = provision(*own, asdict(target.sized(request.wish)))
         if placed["adopted"]:
             get_run_logger().info("an earlier wake had created instance %s: it is adopted", placed["instance"])
         # Nobody was told of this machine yet: it holds nothing but what its image or an earlier try put there.
         result = _restore(request, target, stages, placed["instance"], overwrite=True, woken=placed["woken"])
         note_awake(target.name, request.store, placed["label"])
-        return result
+        return {**result, "price_per_hour": placed["price_per_hour"]}
     except BaseException as error:
         sessions.close(_run(target))
         said = discard(*own)
@@ -152,6 +165,7 @@ def _restore(
         "resumed": opened["resumed"],
         "restored": finished.get("restored", {}),
         "left_out_count": finished.get("left_out_count", 0),
+        **{name: finished.get(name, 0) for name in ("kept_bytes", "cached_bytes", "fetched_bytes")},
     }
 
 
@@ -161,11 +175,14 @@ def _restore_once(
     run = _run(target)
     with stages("open"):
         open_machine(run, target.name, request.store, request.workspace)
-        opened = open_restore(run, target.snapshot_id, list(request.include), overwrite)
-    with Progress(run, restoring(opened["stored_bytes"], opened["raw_bytes"])), stages("restore"):
+        opened = open_restore(run, target.snapshot_id, list(request.include), overwrite, request.cache)
+    with Progress(run, restoring(opened["fetch_bytes_max"], opened["raw_bytes"])), stages("restore"):
         each(restore_part, run, opened["parts"])
     with stages("finish"):
-        return opened, finish_restore(run)
+        finished = finish_restore(run)
+    for warning in finished.get("warnings", []):
+        get_run_logger().warning("%s", warning)
+    return opened, finished
 
 
 def _start(request: Request, target: Target, stages: Stages) -> None:

@@ -9,6 +9,7 @@ from prefect import task
 
 from blocks.lookup import machine_block, save_machine, store_block
 from blocks.machines import Machine
+from poorwill.control import intents
 from poorwill.control.destruction import check_destroyable, check_unchanged
 from poorwill.control.provisioning import DESTROY_TIMEOUT_S
 from poorwill.errors import EngineFailed
@@ -24,7 +25,8 @@ def destroy_instance(machine: str, store: str, workspace: str, order: dict[str, 
     """Destroy the machine if losing it loses nothing: verified in full, and its workspace unchanged since.
 
     It re-reads all of that from the store and the machine, whoever calls it. Asks the provider until the
-    instance is gone, then notes it in the machine's block and removes the pending record. Refused otherwise.
+    instance is gone, then notes it in the machine's block and removes the records that it was awake and pending.
+    Refused otherwise.
 
     Args:
         machine: name of a machine block.
@@ -43,12 +45,14 @@ def destroy_instance(machine: str, store: str, workspace: str, order: dict[str, 
             provider.destroy(instance, DESTROY_TIMEOUT_S)
             if provider.exists(instance):
                 raise EngineFailed(f"{provider.describe()} says that {instance} is still there: it goes on billing")
-        note_asleep(machine, block, opened, snapshot_id)
+        note_asleep(machine, block, opened, snapshot_id, provider.describe())
     return {"instance": instance, "destroyed": True}
 
 
-def note_asleep(name: str, block: Machine, store: Store, snapshot_id: str) -> None:
+def note_asleep(name: str, block: Machine, store: Store, snapshot_id: str, provider: str) -> None:
     """The bookkeeping after an instance is gone. The pending record goes last: whoever continues looks for it."""
+    instance = block.instance
     block.instance, block.status, block.snapshot = "", "asleep", snapshot_id
     save_machine(name, block)
+    intents.close_of_instance(store, block.name, provider, instance)
     store.delete(keys.pending(block.name, snapshot_id))

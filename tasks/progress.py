@@ -36,12 +36,17 @@ def packing(pack_bytes: int) -> dict[str, Measure]:
     return {"compressed": compressed, "uploaded": uploaded}
 
 
-def restoring(stored_bytes: int, raw_bytes: int) -> dict[str, Measure]:
-    """What is shown while parts are restored."""
-    return {
-        "downloaded": lambda counters: _percent(counters.get("fetched_bytes", 0), stored_bytes),
-        "restored": lambda counters: _percent(counters.get("written_bytes", 0), raw_bytes),
-    }
+def restoring(fetch_bytes_max: int, raw_bytes: int) -> dict[str, Measure]:
+    """What is shown while parts are restored. What need not be downloaded after all counts as if it were."""
+
+    def restored(counters: Counters) -> float:
+        return _percent(counters.get("written_bytes", 0) + counters.get("kept_bytes", 0), raw_bytes)
+
+    def downloaded(counters: Counters) -> float:
+        fetched = counters.get("fetched_bytes", 0) + counters.get("cached_bytes", 0)
+        return max(_percent(fetched, fetch_bytes_max), restored(counters))
+
+    return {"downloaded": downloaded, "restored": restored}
 
 
 def _percent(part: int, whole: int) -> float:

@@ -6,19 +6,28 @@ from contextlib import closing
 from typing import Any
 
 from prefect import task
+from prefect.runtime import flow_run
 
 from blocks.lookup import machine_if_any, provider_block, save_machine, store_block
 from blocks.machines import Machine
-from blocks.providers import LocalProvider
-from poorwill.control import provisioning
-from poorwill.errors import PoorwillError, Refused, UsageError
-from poorwill.providers.base import Wish
-from tasks.retries import policy
+from blocks.providers import AnyProvider
+from poorwill.control import intents, provisioning
+from poorwill.control.provisioning import Noted
+from poorwill.errors import DeadlineExceeded, PoorwillError, Refused, UsageError
+from poorwill.providers.base import Instance, Provider, Wish
+from poorwill.store.base import Store
+from tasks.retries import policy, transient
 
 START_TIMEOUT_S = 900.0
 
 
-@task(name="provision", **policy())
+def transient_in_time(task: Any, task_run: Any, state: Any) -> bool:
+    """Not for a machine that did not start in all its time: it bills, and it would not start in twice that either."""
+    late = isinstance(state.result(raise_on_failure=False), DeadlineExceeded)
+    return transient(task, task_run, state) and not late
+
+
+@task(name="provision", **policy(transient_in_time))
 def provision(
     name: str,
     machine: str,
@@ -39,20 +48,24 @@ def provision(
         store: name of a store block.
         provider: name of a provider block; None: the one of the machine's block.
         snapshot_id: what it will be woken from.
-        wish: gpu, gpu_count, region, price_per_hour_max, disk_gb.
+        wish: the fields of poorwill's Wish.
         timeout_s: how long the machine may take until it runs.
     """
     block = machine_if_any(name)
-    source = _source(name, block, provider)
-    opened = source.open()
+    source = source_of(name, block, provider)
+    opened, wanted = source.open(), Wish(**wish).check()
+    noted = Noted(block.instance, block.status, block.provider.open()) if block is not None else None
     with closing(store_block(store).open()) as records:
-        _refuse_awake(name, block, {intent.instance for intent in provisioning.open_intents(records, machine)})
-        intent = provisioning.open_intent(records, opened, machine, snapshot_id)
-        instance, intent, adopted = provisioning.provision(records, opened, intent, Wish(**wish).check(), timeout_s)
-    status = "awake" if intent.woken else "waking"
-    save_machine(
-        name, Machine(name=machine, provider=source, instance=instance.id, status=status, snapshot=snapshot_id)
-    )
+        begun = provisioning.begin(
+            records, opened, machine, snapshot_id, wish=wanted, noted=noted, flow_run=str(flow_run.id or "")
+        )
+        instance, intent, adopted = provisioning.provision(records, opened, begun, wanted, timeout_s)
+    block = block or Machine(name=machine, provider=source)
+    if block.instance != instance.id:
+        block.host_key, block.ssh_host = "", ""  # they were of another instance
+    block.provider, block.instance, block.snapshot = source, instance.id, snapshot_id
+    block.status = "awake" if intent.woken else "waking"
+    save_machine(name, block)
     return {
         "instance": instance.id,
         "label": intent.label,
@@ -62,7 +75,8 @@ def provision(
     }
 
 
-def _source(name: str, block: Machine | None, provider: str | None) -> LocalProvider:
+def source_of(name: str, block: Machine | None, provider: str | None) -> AnyProvider:
+    """The block of the provider that a machine comes from. UsageError if there is none."""
     if provider is not None:
         return provider_block(provider)
     if block is None:
@@ -70,26 +84,15 @@ def _source(name: str, block: Machine | None, provider: str | None) -> LocalProv
     return block.provider
 
 
-def _refuse_awake(name: str, block: Machine | None, unfinished: set[str]) -> None:
-    if block is None or not block.instance or block.instance in unfinished:
-        return
-    if block.provider.open().exists(block.instance):
-        raise Refused(
-            f"machine {name} is awake as instance {block.instance}: hibernate it first, "
-            f"or give machine='{name}' to restore onto it"
-        )
-
-
 def note_awake(name: str, store: str, label: str) -> None:
-    """The machine is whole: say so in the store first, then in its block, and close the intent last."""
-    block = _machine(name)
+    """The machine is whole: say so in the store first, where it stays until the machine is gone, then in its block."""
+    block = machine_if_any(name)
+    if block is None:
+        raise Refused(f"the block of machine {name} was removed while it was being woken")
     with closing(store_block(store).open()) as records:
-        for intent in provisioning.open_intents(records, block.name):
-            if intent.label == label:
-                provisioning.mark_woken(records, intent)
-        block.status = "awake"
-        save_machine(name, block)
-        provisioning.close_intent(records, label)
+        provisioning.mark_woken(records, label)
+    block.status = "awake"
+    save_machine(name, block)
 
 
 def discard(name: str, machine: str, store: str, provider: str | None, snapshot_id: str) -> str:
@@ -98,13 +101,10 @@ def discard(name: str, machine: str, store: str, provider: str | None, snapshot_
     Never raises: the reason for the failure is on its way. "" if nothing had been created.
     """
     try:
-        source = _source(name, machine_if_any(name), provider).open()
+        source = source_of(name, machine_if_any(name), provider).open()
         with closing(store_block(store).open()) as records:
-            said = [
-                provisioning.discard(records, source, intent.label)
-                for intent in provisioning.open_intents(records, machine)
-                if (intent.snapshot_id, intent.provider) == (snapshot_id, source.describe())
-            ]
+            own = _begun(records, source, machine, snapshot_id)
+            said = [provisioning.discard(records, source, intent.label) for intent in own]
         block = machine_if_any(name)
         if block is not None and block.status == "waking" and not source.exists(block.instance):
             block.instance, block.status = "", "asleep"
@@ -115,8 +115,14 @@ def discard(name: str, machine: str, store: str, provider: str | None, snapshot_
         return f"a machine that was created for it may still be billing, wake it again or destroy it by hand ({why})"
 
 
-def _machine(name: str) -> Machine:
-    block = machine_if_any(name)
-    if block is None:
-        raise Refused(f"the block of machine {name} was removed while it was being woken")
-    return block
+def still_billing(name: str, machine: str, store: str, provider: str | None) -> list[Instance]:
+    """The machines that records of the store and a provider know of for one machine's name. PoorwillError."""
+    source = source_of(name, machine_if_any(name), provider).open()
+    with closing(store_block(store).open()) as records:
+        known = [intent for intent in intents.of_machine(records, machine) if intent.provider == source.describe()]
+    return [instance for intent in known for instance in source.list_by_label(intent.label)]
+
+
+def _begun(records: Store, source: Provider, machine: str, snapshot_id: str) -> list[intents.Intent]:
+    found = intents.of_machine(records, machine)
+    return [each for each in found if (each.snapshot_id, each.provider) == (snapshot_id, source.describe())]

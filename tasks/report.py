@@ -32,15 +32,19 @@ def publish_snapshot(
     packed: Sequence[dict[str, Any]],
     samples: Sequence[Sample],
     timings_ms: dict[str, int],
+    cost: str = "",
 ) -> None:
-    """The report of a snapshot, as artifacts of the current run. What goes wrong here is logged, and nothing else."""
+    """The report of a snapshot, as artifacts of the current run. What goes wrong here is logged, and nothing else.
+
+    cost: a sentence on what is saved.
+    """
     try:
         with closing(store_block(store).open()) as opened:
             metadata = catalog.find(opened, snapshot_id)
             manifest = read_manifest(opened, metadata)
         rows = part_rows(manifest, metadata, packed)
         create_table_artifact(table=rows, key="parts", description=f"Parts of snapshot {snapshot_id}")
-        text = snapshot_markdown(metadata, rows, kinds_of_files(manifest), samples, timings_ms)
+        text = snapshot_markdown(metadata, rows, kinds_of_files(manifest), samples, timings_ms, cost)
         create_markdown_artifact(text, key="snapshot", description=f"Snapshot {snapshot_id}")
     except Exception as error:
         log.warning("the report of %s was not written: %s", snapshot_id, type(error).__name__)
@@ -113,6 +117,7 @@ def snapshot_markdown(
     kinds: dict[str, tuple[int, int]],
     samples: Sequence[Sample],
     timings_ms: dict[str, int],
+    cost: str = "",
 ) -> str:
     """The whole report of a snapshot; below MARKDOWN_BYTES_MAX."""
     totals = metadata["totals"]
@@ -126,6 +131,7 @@ def snapshot_markdown(
         f"ratio {_ratio(totals['data_bytes'], totals['stored_bytes'])}; sent {human(totals['sent_bytes'])} "
         f"in {totals['parts']} parts" + (f", and uses {borrowed} parts of earlier snapshots" if borrowed else ""),
         "",
+        *([cost, ""] if cost else []),
         _stages(timings_ms),
         "",
         _throughput(samples, {"read": "read_bytes", "sent": "sent_bytes"}),
@@ -151,7 +157,9 @@ def wake_markdown(result: dict[str, Any], samples: Sequence[Sample]) -> str:
         [
             f"# {result['machine']} is awake as {result['instance']}",
             "",
-            f"Snapshot {result['snapshot_id']}: {human(result['raw_bytes'])}, {restored}, every hash checked.",
+            f"Snapshot {result['snapshot_id']}: {human(result['raw_bytes'])}, {restored}, every hash checked; "
+            f"{human(result['fetched_bytes'])} downloaded, {human(result['cached_bytes'])} from the machine's cache, "
+            f"{human(result['kept_bytes'])} of files stood there already.",
             "",
             _stages(result["timings_ms"]),
             "",

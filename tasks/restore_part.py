@@ -15,15 +15,22 @@ from tasks.retries import policy, transient_with_engine
 
 @task(name="open_restore", **policy(transient_with_engine))
 def open_restore(
-    run: str, snapshot_id: str, include: list[str], overwrite: bool, deadline_s: float = STEP_DEADLINE_S
+    run: str,
+    snapshot_id: str,
+    include: list[str],
+    overwrite: bool,
+    cache: str | None = None,
+    deadline_s: float = STEP_DEADLINE_S,
 ) -> dict[str, Any]:
-    """Check manifest, disk and workspace, and create the directories. Returns `parts` (rows), `raw_bytes`, `resumed`.
+    """Check manifest, disk and workspace, and create the directories. Returns `parts` (rows) that hold something to
+    fetch perhaps, `fetch_bytes_max` of it, `raw_bytes` of all files, and `resumed`.
 
     Args:
         run: the id of the connection.
         snapshot_id: what to restore.
         include: globs; empty: everything.
-        overwrite: whether files that are there may be replaced.
+        overwrite: whether files that are there may be replaced; those that are equal are kept.
+        cache: a directory on the machine where chunks are looked for before they are fetched, and then kept.
         deadline_s: after this long the engine stops.
     """
     live = sessions.get(run)
@@ -34,12 +41,13 @@ def open_restore(
         live.workspace,
         include=tuple(include),
         overwrite=overwrite,
+        cache=cache,
     )
     restoring.open(deadline_s)
     live.restore = restoring
     return {
         "parts": sorted(restoring.parts),
-        "stored_bytes": sum(restoring.parts.values()),
+        "fetch_bytes_max": restoring.fetch_bytes_max,
         "raw_bytes": restoring.raw_bytes,
         "resumed": restoring.resumed,
     }

@@ -1,4 +1,5 @@
-"""Real parts for all tests: an S3 server that checks signatures, stores on it, and machines reached over SSH."""
+"""Real parts for all tests: an S3 server that checks signatures, stores on it, a Prefect server, and machines reached
+over SSH; and how tests are shared out among several workers."""
 
 from __future__ import annotations
 
@@ -10,14 +11,16 @@ from typing import Any
 
 import pytest
 
+from deployments.prefect_server import PrefectServer
 from deployments.s3server import S3Server
 from poorwill.store.local import LocalStore
 from poorwill.store.s3 import S3Store
+from tests.engine_homes import EngineHome, ship_once
 from tests.s3_connection import connect
 from tests.ssh_machines import KeyPair, SshMachine
 from tests.sshd_software import AptInstaller, Software, choose, preview
 
-USED_SOFTWARE = pytest.StashKey[Software]()
+USED_SOFTWARE = pytest.StashKey[set[str]]()
 _prefixes = (f"test-{number:04}" for number in itertools.count())
 
 
@@ -48,21 +51,52 @@ def local_store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "local-store")
 
 
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """Started once: it takes several seconds. Whoever kills it starts it again."""
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server, server.settings():
+        yield server
+
+
 def pytest_report_header() -> str:
     return f"SSH servers of test machines: {preview(AptInstaller())}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The header is not shown by `pytest -q`."""
-    if USED_SOFTWARE in config.stash:
-        terminalreporter.write_line(f"SSH servers of test machines: {config.stash[USED_SOFTWARE]}")
+    for used in sorted(config.stash.get(USED_SOFTWARE, set())):
+        terminalreporter.write_line(f"SSH servers of test machines: {used}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        from tests import workers
+
+        workers.sort(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Called by pytest-xdist alone, which need not be there."""
+    from tests.workers import ByFile
+
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker of pytest-xdist used, told at its end."""
+    node.config.stash.setdefault(USED_SOFTWARE, set()).update(getattr(node, "workeroutput", {}).get("sshd", []))
 
 
 @pytest.fixture(scope="session")
 def sshd_software(pytestconfig: pytest.Config) -> Software:
     """OpenSSH's sshd, installed by now where that is possible; else the embedded server."""
-    pytestconfig.stash[USED_SOFTWARE] = choose(installer=AptInstaller())
-    return pytestconfig.stash[USED_SOFTWARE]
+    software = choose(installer=AptInstaller())
+    pytestconfig.stash[USED_SOFTWARE] = {str(software)}
+    if hasattr(pytestconfig, "workeroutput"):
+        pytestconfig.workeroutput["sshd"] = [str(software)]
+    return software
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +121,9 @@ def rent(tmp_path: Path, sshd_software: Software, ssh_keys: KeyPair) -> Iterator
 @pytest.fixture
 def ssh_machine(rent: Callable[..., SshMachine]) -> SshMachine:
     return rent()
+
+
+@pytest.fixture(scope="session")
+def engine_home(tmp_path_factory: pytest.TempPathFactory, sshd_software: Software, ssh_keys: KeyPair) -> EngineHome:
+    """A home with the engine, shipped there over SSH: once, for it takes seconds."""
+    return ship_once(tmp_path_factory.mktemp("engine-home"), sshd_software, ssh_keys)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +16,11 @@ from flows.slots import slot_name
 from poorwill.providers.base import Wish
 from poorwill.providers.local import LocalProvider
 from poorwill.store.local import LocalStore
+from tests import dying_flow
 from tests.workspaces import make_large
 
 CHILD_TIMEOUT_S = 90.0
 SNAPSHOT_ID = "20260102T030405Z-0000abcd"
-REPOSITORY = Path(__file__).parent.parent
 
 
 class World:
@@ -75,22 +71,13 @@ class World:
 
     def killed_at(self, flow: str, parameters: dict[str, Any], moment: str) -> None:
         """Run a flow in a process that kills itself at `moment` (see dying_flow.py), and make sure that it did."""
-        command = [sys.executable, "-m", "tests.dying_flow", flow, json.dumps(parameters), moment]
-        with open(self.folder / "child.log", "ab") as log:
-            child = subprocess.Popen(
-                command,
-                cwd=REPOSITORY,
-                env={**os.environ, **self.server.env()},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        log_path = self.folder / "child.log"
+        child = dying_flow.fork(flow, parameters, moment, server=self.server.env(), log_path=log_path)
         try:
-            status = child.wait(CHILD_TIMEOUT_S)
+            child.join(CHILD_TIMEOUT_S)
+            status = child.exitcode
         finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait(10)
-        assert status == -signal.SIGKILL, (self.folder / "child.log").read_text()[-3000:]
+            child.kill()
+            child.join(10)
+        assert status == -signal.SIGKILL, f"ended with {status}: {log_path.read_text()[-3000:]}"
         self.free_slot()

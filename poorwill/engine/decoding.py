@@ -12,6 +12,19 @@ from poorwill.snapshot import limits
 from poorwill.snapshot.tables import Chunks
 
 
+def chunk_buffer(bench: Bench, name: str, size: int) -> memoryview:
+    """The thread's scratch of that name for a chunk of `size` bytes, valid until it is asked for again."""
+    # Two sizes only: a buffer for every size a manifest can name would add up to any amount of memory.
+    whole = limits.CHUNK_BYTES if size <= limits.CHUNK_BYTES else limits.CHUNK_RAW_BYTES_MAX
+    kept: memoryview = bench.tool(f"{name}-{whole}", lambda: new_buffer(whole))
+    return kept[:size]
+
+
+def raw_buffer(bench: Bench, size: int) -> memoryview:
+    """The thread's scratch for raw bytes, which `decode` uses too."""
+    return chunk_buffer(bench, "decoded", size)
+
+
 def check_stored(chunks: Chunks, row: int, stored: memoryview, key: str) -> None:
     """Corrupt unless the stored bytes hash to what the manifest says."""
     found = blake3.blake3(stored).digest()
@@ -29,15 +42,17 @@ def decode(bench: Bench, chunks: Chunks, row: int, stored: memoryview, key: str)
     Corrupt, before anything is decoded, when the stored hash differs; Corrupt when the raw one does.
     """
     check_stored(chunks, row, stored, key)
-    raw_bytes, codec_id = int(chunks.raw[row]), int(chunks.codec[row])
-    raw_hash = chunks.raw_hash[row].tobytes()
+    return decode_checked(bench, chunks, row, stored, key)
+
+
+def decode_checked(bench: Bench, chunks: Chunks, row: int, stored: memoryview, key: str) -> memoryview:
+    """As `decode`, for stored bytes whose hash was compared already."""
+    codec_id, raw_hash = int(chunks.codec[row]), chunks.raw_hash[row].tobytes()
     if codec_id == 0:
         if raw_hash != chunks.stored_hash[row].tobytes():
             raise Corrupt(f"{key}: a raw chunk with two different hashes in the manifest")
         return stored
-    # Two sizes only: a buffer for every size a manifest can name would add up to any amount of memory.
-    size = limits.CHUNK_BYTES if raw_bytes <= limits.CHUNK_BYTES else limits.CHUNK_RAW_BYTES_MAX
-    raw: memoryview = bench.tool(f"decoded-{size}", lambda: new_buffer(size))[:raw_bytes]
+    raw = raw_buffer(bench, int(chunks.raw[row]))
     codec = bench.tool(f"codec-{codec_id}", lambda: registry.make(codec_id))
     try:
         codec.decode(stored, raw)

@@ -60,6 +60,12 @@ class Reader:
     def __init__(self, pool: WorkPool, buffers: BufferPool, threads: ThreadPoolExecutor) -> None:
         self._pool, self._buffers, self._threads = pool, buffers, threads
 
+    def here(self, rank: int, items: list[int], work: Callable[[Bench, int], None], context: Context) -> None:
+        """Call work(bench, item) for what needs no fetching, as `run` does for what does."""
+        job = self._pool.open(Job(rank, work, context))
+        self._pool.add(job, *items)
+        self._pool.finish(job)
+
     def run(
         self,
         rank: int,

@@ -16,6 +16,11 @@ from poorwill.snapshot.columns import Array
 
 NAME = b".poorwill-restore"
 _MAGIC = b"PWRESTO1"
+_UNDONE = 1 << 31
+"""Set in the entry of a chunk that is done no more. Chunk numbers are far below."""
+_ENTRY_BYTES = 4
+_ENTRIES_PER_CHUNK_MAX = 16
+"""A journal beyond that is no evidence of anything: all chunks are looked at again."""
 
 
 def _boot_id() -> str:
@@ -26,7 +31,10 @@ def _boot_id() -> str:
 
 
 class Journal:
-    """Appends are atomic and thread-safe: one write of four bytes each, on an O_APPEND descriptor."""
+    """Entries of four bytes: chunks that are done, or done no more; the last word on a chunk counts.
+
+    Appends are atomic and thread-safe: one write each, on an O_APPEND descriptor.
+    """
 
     def __init__(self, root: bytes, manifest_hash: str, selection: list[str]) -> None:
         self.path = os.path.join(root, NAME)
@@ -47,29 +55,41 @@ class Journal:
             return None
         try:
             data = b""
-            while len(data) <= len(self._header) + 4 * chunks:
+            while len(data) <= len(self._header) + _ENTRY_BYTES * chunks * _ENTRIES_PER_CHUNK_MAX:
                 more = os.read(fd, 1 << 20)
                 if not more:
                     break
                 data += more
+            else:
+                return np.zeros(chunks, bool) if data.startswith(self._header) else None
         finally:
             os.close(fd)
         if not data.startswith(self._header):
             return None
         body = data[len(self._header) :]
-        rows = np.frombuffer(body[: len(body) // 4 * 4], "<u4")
+        entries = np.frombuffer(body[: len(body) // _ENTRY_BYTES * _ENTRY_BYTES], "<u4")
+        rows = entries & (_UNDONE - 1)
+        known = rows < chunks
         done = np.zeros(chunks, bool)
-        done[rows[rows < chunks]] = True
+        done[rows[known]] = entries[known] < _UNDONE  # of repeated rows numpy assigns the last
         return done
 
     def start(self, resumed: bool) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self.path, flags | (0 if resumed else os.O_TRUNC), 0o600)
-        if not resumed:
+        if resumed:  # behind half an entry all others would be read askew
+            os.truncate(self._fd, os.fstat(self._fd).st_size // _ENTRY_BYTES * _ENTRY_BYTES)
+        else:
             os.write(self._fd, self._header)
 
     def done(self, chunk: int) -> None:
-        os.write(self._fd, chunk.to_bytes(4, "little"))
+        os.write(self._fd, chunk.to_bytes(_ENTRY_BYTES, "little"))
+
+    def undone(self, chunks: Array) -> None:
+        """These chunk numbers are not in place any more: written before the first of their bytes is lost."""
+        entries = memoryview((chunks.astype("<u4") | np.uint32(_UNDONE)).tobytes())
+        while entries:
+            entries = entries[os.write(self._fd, entries) :]
 
     def end(self) -> None:
         """The restore is whole: remove the journal."""

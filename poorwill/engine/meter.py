@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 
-COUNTERS = ("entries", "read_bytes", "coded_bytes", "sent_bytes", "fetched_bytes", "written_bytes", "checked_bytes")
+COUNTERS = (
+    "entries", "read_bytes", "coded_bytes", "sent_bytes", "fetched_bytes", "cached_bytes", "written_bytes",
+    "kept_bytes", "checked_bytes",
+)  # fmt: skip
 
 
 class Meter:

@@ -13,6 +13,7 @@ import numpy as np
 
 from poorwill.engine import command, facts, protocol
 from poorwill.engine.buffers import POOL_BYTES, BufferPool
+from poorwill.engine.chunk_cache import BYTES_MAX, open_cache
 from poorwill.engine.context import Context
 from poorwill.engine.fetch import Reader
 from poorwill.engine.meter import Meter
@@ -127,25 +128,26 @@ class Operations:
         if self._restoring is not None:
             self._restoring.close()
             self._restoring = None
+        workspace, cache = str(request["workspace"]), request.get("cache")
+        bytes_max = int(request.get("cache_bytes_max", BYTES_MAX))
         self._restoring = Restoring(
-            os.fsencode(request["workspace"]), found, request["manifest"]["blake3"],
+            os.fsencode(workspace), found, request["manifest"]["blake3"],
             include=list(request.get("include", [])), overwrite=bool(request.get("overwrite")),
             privileged=bool(request.get("privileged")), reader=self._reader(found), meter=self.meter,
+            cache=open_cache(str(cache), workspace, bytes_max) if cache is not None else None, context=context,
         )  # fmt: skip
-        needed = np.unique(found.chunks.part[self._restoring.needed])
+        left = self._restoring.left
         return {
-            "parts": _part_list(found, needed.tolist()),
+            "parts": _part_list(found, np.unique(found.chunks.part[left]).tolist()),
             "raw_bytes": self._restoring.data_bytes,
+            "fetch_bytes_max": int(found.chunks.stored[left].sum(dtype=np.int64)),
             "resumed": self._restoring.resumed,
         }
 
     def op_restore(self, request: Message, context: Context, emit: Emit) -> Message:
         restoring, row = _needed(self._restoring, "open_restore"), int(request["part_row"])
-        source = self._transfers.source(restoring.manifest.parts.key(row), context)
-        try:
-            return restoring.part(row, row, source, context)
-        finally:
-            source.close()
+        key = restoring.manifest.parts.key(row)
+        return restoring.part(row, lambda: self._transfers.source(key, context), context)
 
     def op_finish_restore(self, request: Message, context: Context, emit: Emit) -> Message:
         return _needed(self._restoring, "open_restore").finish()

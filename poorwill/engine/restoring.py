@@ -10,15 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from poorwill.engine import state
+from poorwill.engine import state, survey
+from poorwill.engine.chunk_cache import ChunkCache
 from poorwill.engine.context import Context
-from poorwill.engine.decoding import decode
+from poorwill.engine.decoding import chunk_buffer, decode, decode_checked
 from poorwill.engine.fetch import Reader, Source
-from poorwill.engine.journal import NAME, Journal
+from poorwill.engine.journal import Journal
+from poorwill.engine.local_chunks import LocalChunks
 from poorwill.engine.meter import Meter
 from poorwill.engine.part_reading import check_against_index, read_index, runs_of
+from poorwill.engine.placement import Placement
 from poorwill.engine.pool import Bench
+from poorwill.engine.selection import selected
 from poorwill.engine.tree import Tree
+from poorwill.engine.tree_in_place import TreeInPlace
 from poorwill.errors import Cancelled, Corrupt, Refused, WorkspaceError
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.globs import Globs
@@ -29,7 +34,11 @@ SEGMENTS_AT_ONCE = 4096
 
 
 class Restoring:
-    """One restore. `part` may be called for many parts at once, and again after a failure."""
+    """One restore. `part` may be called for many parts at once, and again after a failure.
+
+    A chunk is taken from the workspace if it stands there already, else from the cache, else it is fetched. Into an
+    empty workspace nothing is looked for.
+    """
 
     def __init__(
         self,
@@ -42,27 +51,37 @@ class Restoring:
         privileged: bool,
         reader: Reader,
         meter: Meter,
+        cache: ChunkCache | None = None,
+        context: Context | None = None,
         statvfs: Callable[[bytes], os.statvfs_result] = os.statvfs,
     ) -> None:
         """Check everything that can be checked before a byte is written, then create the directories.
 
         Refused if `root` holds anything and neither `overwrite` nor the journal of this same restore says it
-        may. WorkspaceError if the data does not fit on the disk.
+        may. WorkspaceError if the data does not fit on the disk. What `context` raises while files are looked at.
         """
         self.root, self.manifest, self.manifest_hash = root, manifest, manifest_hash
-        self._reader, self._meter, self._statvfs = reader, meter, statvfs
+        self._reader, self._meter, self._cache, self._statvfs = reader, meter, cache, statvfs
+        self._sums = Meter()
         self._lock, self._running, self._closing = threading.Lock(), 0, False
         self._bench = Bench()
-        self.wanted = _selected(manifest, Globs(include))
-        _refuse_own_name(manifest)
-        self._segments_of_chunks(manifest)
+        self.wanted = selected(manifest, Globs(include))
+        self._placement = Placement(manifest, self.wanted)
+        self.data_bytes = int(self._placement.segment.length.sum(dtype=np.int64))
         selection = [*include, f"privileged={privileged}"]
         self._journal = Journal(root, manifest_hash, selection)
         done = self._journal.resume(len(manifest.chunks))
         self.resumed = done is not None
         self._done = np.zeros(len(manifest.chunks), bool) if done is None else done
-        self._make_room(overwrite)
-        self.tree = Tree(root, manifest, self.wanted, privileged)
+        occupied = self._make_room(overwrite)
+        self._local: LocalChunks | None = None
+        self._in_place: TreeInPlace | None = None
+        if occupied:
+            self._in_place = TreeInPlace(
+                root, manifest, self.wanted, privileged, on_renewal=self._forget, context=context
+            )
+            self._local = LocalChunks(self._in_place, manifest.chunks, self._placement)
+        self.tree = self._in_place or Tree(root, manifest, self.wanted, privileged)
         try:
             self._journal.start(self.resumed)
             self._prepare()
@@ -81,12 +100,15 @@ class Restoring:
                 self.tree.close()
                 self._journal.close()
 
+    def _check_open(self) -> None:
+        if self._closing:
+            raise Cancelled("the restore was given up")
+
     @contextmanager
     def _one_more(self) -> Iterator[None]:
         # A descriptor that is closed under a codec thread could already be that of another file.
         with self._lock:
-            if self._closing:
-                raise Cancelled("the restore was given up")
+            self._check_open()
             self._running += 1
         try:
             yield
@@ -99,19 +121,12 @@ class Restoring:
         if self._closing:
             self.close()
 
-    def _segments_of_chunks(self, manifest: Manifest) -> None:
-        # Segments sorted by chunk: a chunk's segments are then one slice.
-        rows = manifest.segment_rows()
-        live = np.flatnonzero(self.wanted[rows])
-        order = live[np.lexsort((rows[live], manifest.segments.chunk[live]))]
-        chunk = manifest.segments.chunk[order]
-        self._first = np.searchsorted(chunk, np.arange(len(manifest.chunks) + 1))
-        self._row = rows[order]
-        self._segment = manifest.segments.take(order)
-        self.needed = np.diff(self._first) > 0
-        self.data_bytes = int(self._segment.length.sum(dtype=np.int64))
+    def _count(self, **amounts: int) -> None:
+        self._meter.add(**amounts)
+        self._sums.add(**amounts)
 
-    def _make_room(self, overwrite: bool) -> None:
+    def _make_room(self, overwrite: bool) -> bool:
+        """Whether the workspace, made if need be, holds anything; raises if it may not or has no room."""
         where = os.fsdecode(self.root)
         try:
             os.makedirs(self.root, exist_ok=True)
@@ -122,8 +137,7 @@ class Restoring:
         if occupied and not self.resumed and not overwrite:
             what = "another restore was interrupted there" if Journal.left_in(self.root) else "it is not empty"
             raise Refused(f"{where}: {what}: nothing was restored; give an empty directory, or allow overwriting")
-        left = ~self._done[self._segment.chunk] if len(self._segment) else np.zeros(0, bool)
-        need = int(self._segment.length[left].sum(dtype=np.int64)) + FILE_OVERHEAD_BYTES * int(self.wanted.sum())
+        need = self._placement.bytes_of(~self._done) + FILE_OVERHEAD_BYTES * int(self.wanted.sum())
         free = space.f_bavail * space.f_frsize
         if need > free and not (overwrite and occupied):
             raise WorkspaceError(
@@ -131,53 +145,129 @@ class Restoring:
                 needed=need,
                 free=free,
             )
+        return occupied
 
     def _prepare(self) -> None:
         entries, tree = self.manifest.entries, self.tree
         tree.make_directories(self._bench)
-        large = np.flatnonzero(self.wanted & (entries.kind == Kind.FILE) & (entries.segments > 1))
-        begun = set(self._row[self._done[self._segment.chunk]].tolist()) if self.resumed else set()
-        for row in large.tolist():
-            if row not in begun:
-                tree.make_large(self._bench, row)
+        if self._in_place is not None:
+            self._take_stock(self._in_place)
+        for row in np.flatnonzero(self.wanted & (entries.kind == Kind.FILE) & (entries.segments > 1)).tolist():
+            tree.make_large(self._bench, row)
 
-    def part(self, number: int, part_row: int, source: Source, context: Context) -> dict[str, Any]:
-        """Download, check, decode and write everything the snapshot needs of one part."""
+    def _take_stock(self, tree: TreeInPlace) -> None:
+        """Find what stands there; what is surely unchanged counts as done, and what is surely gone does not."""
+        entries, placement = self.manifest.entries, self._placement
+        known = state.apply_woken(self.root, self.manifest_hash, self.manifest)
+        known = known and survey.since_boot(self.manifest.scanned_at_ns)
+        tree.look(self._bench, (entries.inode, entries.ctime_ns) if known else None)
+        found = tree.found
+        # Files of one segment have their times since they were written, larger ones only when the restore ends.
+        whole = found.regular & ~found.shared & (found.size == entries.size.astype(np.int64))
+        self._undo(placement.holding(~whole | (entries.segments == 1) & ~found.timed))
+        unchanged = placement.needed & ~placement.holding(~found.unchanged) & ~self._done
+        self._done |= unchanged
+        self._count(kept_bytes=placement.bytes_of(unchanged))
+
+    def _forget(self, row: int) -> None:
+        rows = np.zeros(len(self.wanted), bool)
+        rows[row] = True
+        self._undo(self._placement.holding(rows))
+
+    def _undo(self, chunks: Array) -> None:
+        lost = np.flatnonzero(chunks & self._done)
+        if len(lost):
+            self._journal.undone(lost)
+            self._done[lost] = False
+
+    @property
+    def left(self) -> Array:
+        """The chunks (bool) that are not known to be in place: what is fetched at most."""
+        return self._placement.needed & ~self._done
+
+    def part(self, part_row: int, open_source: Callable[[], Source], context: Context) -> dict[str, Any]:
+        """Find or download, check, decode and write everything the snapshot needs of one part.
+
+        The source is opened, and closed, only if something must be fetched.
+        """
         with self._one_more():
-            return self._part(number, part_row, source, context)
+            rows = np.flatnonzero((self.manifest.chunks.part == part_row) & self.left)
+            fetched = self._not_here(part_row, rows, context)
+            if len(fetched):
+                source = open_source()
+                try:
+                    self._fetch(part_row, fetched, source, context)
+                finally:
+                    source.close()
+        stored = int(self.manifest.chunks.stored[fetched].sum(dtype=np.int64))
+        return {"part": part_row, "chunks": len(rows), "stored_bytes": stored}
 
-    def _part(self, number: int, part_row: int, source: Source, context: Context) -> dict[str, Any]:
-        chunks = self.manifest.chunks
-        rows = np.flatnonzero((chunks.part == part_row) & self.needed & ~self._done)
+    def _not_here(self, part_row: int, rows: Array, context: Context) -> Array:
+        """Restore what stands in the workspace or lies in the cache; returns the chunks that do not."""
+        if self._local is None and self._cache is None:
+            return rows
+        missing: list[int] = []
         key = self.manifest.parts.key(part_row)
-        if len(rows):
-            index = read_index(source, int(self.manifest.parts.size[part_row]), key)
-            check_against_index(self.manifest, rows, index, key)
-            runs = runs_of(chunks.offset[rows], chunks.stored[rows], rows)
 
-            def work(bench: Bench, data: memoryview, item: object) -> None:
-                self._write_run(bench, data, item, key)
+        def work(bench: Bench, row: int) -> None:
+            self._check_open()
+            if not self._find(bench, row, key):
+                missing.append(row)
 
-            self._reader.run(number, source, list(runs), work, context)
-        return {"part": number, "chunks": len(rows), "stored_bytes": int(chunks.stored[rows].sum(dtype=np.int64))}
+        self._reader.here(part_row, rows.tolist(), work, context)
+        return np.array(sorted(missing), np.int64)
+
+    def _find(self, bench: Bench, row: int, key: str) -> bool:
+        found = self._local.find(bench, row) if self._local is not None else None
+        if found is not None:
+            self._scatter(bench, row, *found)
+        elif self._cache is not None:
+            chunks = self.manifest.chunks
+            stored = chunk_buffer(bench, "cached", int(chunks.stored[row]))
+            if not self._cache.read(chunks.stored_hash[row].tobytes(), stored):
+                return False
+            self._scatter(bench, row, decode_checked(bench, chunks, row, stored, key))
+            self._count(cached_bytes=len(stored))
+        else:
+            return False
+        self._note_done(row)
+        return True
+
+    def _fetch(self, part_row: int, rows: Array, source: Source, context: Context) -> None:
+        chunks, key = self.manifest.chunks, self.manifest.parts.key(part_row)
+        index = read_index(source, int(self.manifest.parts.size[part_row]), key)
+        check_against_index(self.manifest, rows, index, key)
+
+        def work(bench: Bench, data: memoryview, item: object) -> None:
+            self._write_run(bench, data, item, key)
+
+        runs = runs_of(chunks.offset[rows], chunks.stored[rows], rows)
+        self._reader.run(part_row, source, list(runs), work, context)
 
     def _write_run(self, bench: Bench, data: memoryview, item: object, key: str) -> None:
         assert isinstance(item, list)
-        at = 0
+        chunks, at = self.manifest.chunks, 0
         for row in item:
-            length = int(self.manifest.chunks.stored[row])
-            raw = decode(bench, self.manifest.chunks, row, data[at : at + length], key)
-            at += length
-            self._scatter(bench, row, raw)
-            self._done[row] = True
-            self._journal.done(row)
+            self._check_open()
+            stored = data[at : at + int(chunks.stored[row])]
+            at += len(stored)
+            self._scatter(bench, row, decode(bench, chunks, row, stored, key))
+            self._note_done(row)
+            self._sums.add(fetched_bytes=len(stored))
+            if self._cache is not None:
+                self._cache.add(chunks.stored_hash[row].tobytes(), stored)
 
-    def _scatter(self, bench: Bench, chunk: int, raw: memoryview) -> None:
-        first, stop = int(self._first[chunk]), int(self._first[chunk + 1])
-        segments, tree = self._segment, self.tree
+    def _note_done(self, row: int) -> None:
+        self._done[row] = True
+        self._journal.done(row)
+
+    def _scatter(self, bench: Bench, chunk: int, raw: memoryview, sources: frozenset[int] = frozenset()) -> None:
+        """Write a chunk's bytes where they belong. `sources`: the segments they were just read from."""
+        first, stop = int(self._placement.first[chunk]), int(self._placement.first[chunk + 1])
+        segments, tree, in_place = self._placement.segment, self.tree, self._in_place
         for begin in range(first, stop, SEGMENTS_AT_ONCE):
             cut = slice(begin, min(begin + SEGMENTS_AT_ONCE, stop))
-            rows = self._row[cut]
+            rows = self._placement.row[cut]
             columns = (
                 rows.tolist(),
                 segments.chunk_offset[cut].tolist(),
@@ -185,16 +275,18 @@ class Restoring:
                 segments.file_offset[cut].tolist(),
                 (self.manifest.entries.segments[rows] == 1).tolist(),
             )
-            written = 0
-            for row, at, length, file_offset, single in zip(*columns, strict=True):
+            written = seen = 0
+            for place, (row, at, length, file_offset, single) in enumerate(zip(*columns, strict=True), begin):
                 write = tree.write_whole if single else tree.write_range
-                write(bench, row, raw[at : at + length], file_offset)
-                written += length
-            self._meter.add(written_bytes=written)
+                if in_place is not None and not single and place in sources:
+                    write = in_place.keep_range
+                written += write(bench, row, raw[at : at + length], file_offset)
+                seen += length
+            self._count(written_bytes=written, kept_bytes=seen - written)
 
     def finish(self) -> dict[str, Any]:
         """Links, attributes and directory times; then a count of everything. Corrupt if a chunk is missing."""
-        missing = int((self.needed & ~self._done).sum())
+        missing = int(self.left.sum())
         if missing:
             raise Corrupt(f"{missing} chunks were not restored: run the parts again")
         tree, entries = self.tree, self.manifest.entries
@@ -210,36 +302,12 @@ class Restoring:
         if self.wanted.all():
             state.save_woken(self.root, self.manifest_hash, tree.inode, tree.ctime_ns)
         counts = {kind.name.lower(): int((self.wanted & (entries.kind == kind)).sum()) for kind in Kind}
+        sums = self._sums.read()
         return {
             "restored": counts,
             "raw_bytes": self.data_bytes,
+            **{name: sums[name] for name in ("kept_bytes", "cached_bytes", "fetched_bytes")},
             "left_out": [left.to_wire() for left in tree.left_out[:1000]],
             "left_out_count": len(tree.left_out),
+            "warnings": [self._cache.warning] if self._cache is not None and self._cache.warning else [],
         }
-
-
-def _selected(manifest: Manifest, include: Globs) -> Array:
-    """Which entries to restore (bool): those that match, all below them, and the directories above."""
-    entries = manifest.entries
-    if not include:
-        return np.ones(len(entries), bool)
-    wanted = np.zeros(len(entries), bool)
-    parent = entries.parent.tolist()
-    for row in range(1, len(entries)):
-        wanted[row] = wanted[parent[row]] or include.match(entries.path(row))
-    linked = entries.link[wanted & (entries.kind == Kind.HARDLINK)]
-    wanted[linked] = True
-    for row in range(len(entries) - 1, 0, -1):
-        if wanted[row]:
-            wanted[parent[row]] = True
-    wanted[0] = True
-    if not wanted[1:].any():
-        raise Refused("no entry of the snapshot matches --include: nothing was restored")
-    return wanted
-
-
-def _refuse_own_name(manifest: Manifest) -> None:
-    first, stop = manifest.entries.children()
-    for row in range(int(first[0]), int(stop[0])):
-        if manifest.entries.name[row] == NAME:
-            raise Corrupt(f"the snapshot holds an entry {os.fsdecode(NAME)!r}, the restore's own journal")

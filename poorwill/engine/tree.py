@@ -42,12 +42,14 @@ class Tree:
         self.left_out: list[LeftOut] = []
         self._slots: list[list[int]] = []
         self._serial = next(_SERIALS)
+        self.existed = np.zeros(len(self.entries), bool)
+        """The directories that `make_directories` found there already."""
         self.inode = np.zeros(len(self.entries), np.uint64)
         self.ctime_ns = np.zeros(len(self.entries), np.int64)
         self._xattrs = manifest.xattr_sets.attributes
         self._targets = manifest.targets.target
-        self._owner = (os.geteuid(), os.getegid())
-        self._mode = self.entries.mode & (0o7777 if privileged else 0o7777 & ~_SET_ID_BITS)
+        self.owner = (os.geteuid(), os.getegid())
+        self.mode = self.entries.mode & (0o7777 if privileged else 0o7777 & ~_SET_ID_BITS)
         first = manifest.first_segments()
         last = np.maximum(first[1:] - 1, 0)
         segments = manifest.segments
@@ -59,9 +61,9 @@ class Tree:
         # One write of all bytes, then only a time to set: true for nearly all small files.
         entries = self.entries
         plain: Array = (entries.segments == 1) & (data_end == entries.size) & (entries.xattrs == 0)
-        plain &= (self._mode & 0o7000) == 0
-        if self._owner[0] == 0:
-            plain &= (entries.uid == self._owner[0]) & (entries.gid == self._owner[1])
+        plain &= (self.mode & 0o7000) == 0
+        if self.owner[0] == 0:
+            plain &= (entries.uid == self.owner[0]) & (entries.gid == self.owner[1])
         return plain
 
     def close(self) -> None:
@@ -113,6 +115,7 @@ class Tree:
     def make_directories(self, bench: Bench) -> None:
         """All wanted directories, writable for the owner until `settle_directories`."""
         entries = self.entries
+        self.existed[0] = True
         for row in np.flatnonzero(self.wanted & (entries.kind == Kind.DIRECTORY))[1:].tolist():
             above = self.directory(bench, int(entries.parent[row]))
             name = entries.name[row]
@@ -124,6 +127,7 @@ class Tree:
                     os.mkdir(name, 0o700, dir_fd=above)
                 else:
                     os.chmod(name, 0o700, dir_fd=above)
+                    self.existed[row] = True
             except OSError as error:
                 raise self.failed(row, error) from None
 
@@ -146,11 +150,11 @@ class Tree:
             self.clear(bench, row)
             return os.open(self.entries.name[row], _NEW, mode, dir_fd=above)
 
-    def write_whole(self, bench: Bench, row: int, data: memoryview, file_offset: int) -> None:
-        """Create a file of one segment: content, then everything else about it."""
+    def write_whole(self, bench: Bench, row: int, data: memoryview, file_offset: int) -> int:
+        """Create a file of one segment: content, then everything else about it. Returns the bytes written."""
         plain = bool(self._plain[row])
         try:
-            fd = self._create(bench, row, int(self._mode[row]) & 0o777 if plain else 0o600)
+            fd = self._create(bench, row, int(self.mode[row]) & 0o777 if plain else 0o600)
             try:
                 if plain and not file_offset and os.write(fd, data) == len(data):
                     mtime_ns = int(self.entries.mtime_ns[row])
@@ -165,6 +169,7 @@ class Tree:
                 os.close(fd)
         except OSError as error:
             raise self.failed(row, error) from None
+        return len(data)
 
     def make_large(self, bench: Bench, row: int) -> None:
         """Create a file that several chunks will write into, at its full size."""
@@ -177,18 +182,23 @@ class Tree:
         except OSError as error:
             raise self.failed(row, error) from None
 
-    def write_range(self, bench: Bench, row: int, data: memoryview, file_offset: int) -> None:
-        """Write into a file made by `make_large`."""
-        kept = self._slot(bench, "large")
+    def write_range(self, bench: Bench, row: int, data: memoryview, file_offset: int) -> int:
+        """Write into a file made by `make_large`. Returns the bytes written."""
         try:
-            if kept[0] != row:
-                if kept[1] >= 0:
-                    os.close(kept[1])
-                    kept[:] = [-1, -1]
-                kept[:] = [row, self._open(bench, row, os.O_WRONLY)]
-            write_at(kept[1], file_offset, data)
+            write_at(self._kept_open(bench, row, "large", os.O_WRONLY), file_offset, data)
         except OSError as error:
             raise self.failed(row, error) from None
+        return len(data)
+
+    def _kept_open(self, bench: Bench, row: int, slot: str, flags: int) -> int:
+        """A descriptor of file `row`, kept until the thread asks for another one under this name."""
+        kept = self._slot(bench, slot)
+        if kept[0] != row:
+            if kept[1] >= 0:
+                os.close(kept[1])
+                kept[:] = [-1, -1]
+            kept[:] = [row, self._open(bench, row, flags)]
+        return kept[1]
 
     def _open(self, bench: Bench, row: int, flags: int) -> int:
         above = self.directory(bench, int(self.entries.parent[row]))
@@ -201,20 +211,24 @@ class Tree:
         for row in np.flatnonzero(files & (entries.segments == 0)).tolist():
             self.make_large(bench, row)
         for row in np.flatnonzero(files & (entries.segments != 1)).tolist():
+            self.settle_file(bench, row)
+
+    def settle_file(self, bench: Bench, row: int) -> None:
+        """Everything but the content of one file, which exists."""
+        try:
+            fd = self._open(bench, row, os.O_RDONLY)
             try:
-                fd = self._open(bench, row, os.O_RDONLY)
-                try:
-                    self._settle(fd, row)
-                finally:
-                    os.close(fd)
-            except OSError as error:
-                raise self.failed(row, error) from None
+                self._settle(fd, row)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise self.failed(row, error) from None
 
     def _settle(self, fd: int, row: int) -> None:
         self._own(row, fd)
         # Before the mode: an owner who is not root cannot give attributes to a file that is read-only.
         self._set_xattrs(row, fd)
-        os.fchmod(fd, int(self._mode[row]))
+        os.fchmod(fd, int(self.mode[row]))
         mtime_ns = int(self.entries.mtime_ns[row])
         os.utime(fd, ns=(mtime_ns, mtime_ns))
         info = os.fstat(fd)
@@ -226,11 +240,17 @@ class Tree:
         makers = {Kind.HARDLINK: self._hardlink, Kind.SYMLINK: self._symlink, Kind.FIFO: self._fifo}
         for kind, make in makers.items():
             for row in np.flatnonzero(self.wanted & (entries.kind == kind)).tolist():
+                if self.stands(bench, row, kind):
+                    continue
                 self.clear(bench, row)
                 try:
                     make(bench, row, self.directory(bench, int(entries.parent[row])), entries.name[row])
                 except OSError as error:
                     raise self.failed(row, error) from None
+
+    def stands(self, bench: Bench, row: int, kind: Kind) -> bool:
+        """Whether this link or FIFO is there already, just as it is wanted."""
+        return False
 
     def _hardlink(self, bench: Bench, row: int, above: int, name: bytes) -> None:
         file = int(self.entries.link[row])
@@ -246,13 +266,13 @@ class Tree:
 
     def _symlink(self, bench: Bench, row: int, above: int, name: bytes) -> None:
         os.symlink(self._targets[int(self.entries.link[row])], name, dir_fd=above)
-        if self._owner[0] == 0:
+        if self.owner[0] == 0:
             os.chown(name, int(self.entries.uid[row]), int(self.entries.gid[row]), dir_fd=above, follow_symlinks=False)
         self._time(row, above, name)
 
     def _fifo(self, bench: Bench, row: int, above: int, name: bytes) -> None:
-        os.mkfifo(name, int(self._mode[row]) & 0o777, dir_fd=above)
-        if self._owner[0] == 0:
+        os.mkfifo(name, int(self.mode[row]) & 0o777, dir_fd=above)
+        if self.owner[0] == 0:
             os.chown(name, int(self.entries.uid[row]), int(self.entries.gid[row]), dir_fd=above, follow_symlinks=False)
         self._time(row, above, name)
 
@@ -274,7 +294,7 @@ class Tree:
                 os.close(fd)
 
     def _own(self, row: int, fd: int) -> None:
-        if self._owner[0] == 0:
+        if self.owner[0] == 0:
             os.fchown(fd, int(self.entries.uid[row]), int(self.entries.gid[row]))
 
     def _set_xattrs(self, row: int, fd: int) -> None:
@@ -293,7 +313,7 @@ class Tree:
 
     def note_set_id(self) -> None:
         """List the entries whose set-id bits were dropped."""
-        lost = self.wanted & (self.entries.mode != self._mode)
+        lost = self.wanted & (self.entries.mode != self.mode)
         for row in np.flatnonzero(lost).tolist():
             self.left_out.append(LeftOut(self.entries.path(row), "set-id bits: needs --privileged"))
 

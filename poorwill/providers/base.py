@@ -67,7 +67,7 @@ class Instance:
     label: str
     running: bool
     created_at: str  # UTC, YYYY-MM-DDTHH:MM:SSZ
-    price_per_hour: float  # US dollars
+    price_per_hour: float  # US dollars; NaN where the provider does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Provider(Protocol):
     """Machines of one account or host."""
 
     def describe(self) -> str:
-        """For messages; no secret."""
+        """For messages, and to tell whose machines a record means: no two accounts describe alike. No secret."""
         ...
 
     def offers(self, wish: Wish) -> list[Offer]:
@@ -119,7 +119,7 @@ class Provider(Protocol):
         """Create a machine: the cheapest offer that is still there. Refused if nothing fulfils the wish.
 
         Not idempotent: look with `list_by_label` before, or there may be two of them. Never retried inside
-        after a request that may have succeeded: ProviderUnavailable then.
+        after a request that may have succeeded: ProviderUnavailable then. After any other error nothing was created.
         """
         ...
 

@@ -12,17 +12,19 @@ from prefect.client.orchestration import get_client
 from deployments.prefect_server import PrefectServer, PrefectServerError
 
 
-def test_it_comes_back_after_a_crash(tmp_path: Path) -> None:
+def test_it_comes_back_after_a_crash(prefect_server: PrefectServer) -> None:
     """After SIGKILL the same port answers with what had been written before."""
-    with PrefectServer(tmp_path) as server, server.settings(), get_client(sync_client=True) as client:
+    with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name("kept", 3)
-        before = server.api_url
-        server.kill()
-        assert server.pid is None
-        server.start()
-        assert server.api_url == before
+        before = prefect_server.api_url
+        try:
+            prefect_server.kill()
+            assert prefect_server.pid is None
+        finally:
+            prefect_server.start()
+        assert prefect_server.api_url == before
         assert client.read_global_concurrency_limit_by_name("kept").limit == 3
-    assert server.pid is None
+        client.delete_global_concurrency_limit_by_name("kept")
 
 
 def test_stopping_it_ends_a_start_in_another_thread(tmp_path: Path) -> None:

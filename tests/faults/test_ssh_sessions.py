@@ -20,20 +20,14 @@ from poorwill.remote.link import Link
 from poorwill.remote.ssh import SshHost
 from poorwill.remote.ssh_connection import SshConnection
 from poorwill.store.s3 import S3Store
-from tests.engine_homes import EngineHome, endpoint, ship_once, ssh_host
+from tests.engine_homes import EngineHome, endpoint, ssh_host
 from tests.hooked_store import hooked
 from tests.runs import Taken, restore, take
 from tests.ssh_machines import KeyPair, SshMachine
-from tests.sshd_software import Software
 from tests.workspaces import make_large
 
 DEAD_AFTER_S = 1.0
 WAIT_S = 30.0
-
-
-@pytest.fixture(scope="module")
-def engine_home(tmp_path_factory: pytest.TempPathFactory, sshd_software: Software, ssh_keys: KeyPair) -> EngineHome:
-    return ship_once(tmp_path_factory.mktemp("engine-home"), sshd_software, ssh_keys)
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from flows.hibernate import hibernate
 from flows.slots import machine_slot
 from flows.snapshot import snapshot
 from flows.wake import wake
-from poorwill.control import provisioning
+from poorwill.control import intents, provisioning
+from poorwill.control.provisioning import Clock
 from poorwill.errors import Corrupt, EngineFailed, NotFound, PoorwillError, Refused, UsageError
 from tests.flow_world import SNAPSHOT_ID, World
 from tests.workspaces import SET_ID, SKIPPED, aged, make_everything, noise, safetensors
@@ -58,11 +59,15 @@ def test_there_and_back(world: World) -> None:
     woken = wake("latest", world.store_name, machine=world.name)
     awake = world.block()
     assert (awake.instance, awake.status, awake.snapshot) == (woken["instance"], "awake", SNAPSHOT_ID)
-    assert awake.instance != before and world.keys("intents/") == []
+    assert awake.instance != before
+    # What shows that the machine holds work lives as long as the machine.
+    (intent,) = intents.of_machine(world.store, world.name)
+    assert intent.woken and intent.instance == awake.instance and intent.flow_run
     assert differences(expected, list_tree(world.workspace(awake.instance))) == []
 
     again = hibernate(world.name, world.store_name)
     assert again["parent"] == SNAPSHOT_ID and again["totals"]["sent_raw_bytes"] == 0 and again["destroyed"]
+    assert world.keys("intents/") == []
 
 
 def test_a_hibernation_that_is_done_is_not_done_again(world: World) -> None:
@@ -107,6 +112,7 @@ def test_a_snapshot_leaves_the_machine_and_reports(world: World) -> None:
     assert len(reports) == 1
     text = str(reports[0].data)
     assert text.count("data:image/svg+xml;base64,") == 3 and ".safetensors" not in text
+    assert done["cost"]["price_per_hour"] == 0.0 and "sleeping saves no money" in text
     assert len(text.encode()) < 100_000 and f"| {done['parts_sent'] - 1:02d} |" in text
 
 
@@ -145,13 +151,16 @@ def test_through_s3_with_credentials_in_blocks(world: World, s3_server: S3Server
 
 
 def test_a_dry_run_creates_nothing(world: World) -> None:
-    """It says which machine would be created, and there is none afterwards, nor an intent."""
+    """It says which machine would be created and what it costs, and there is none afterwards, nor an intent."""
     world.machine(small)
     hibernate(**world.hibernation())
     plan = wake(SNAPSHOT_ID, world.store_name, machine=world.name, dry_run=True)
     assert plan["would"].startswith("create a machine") and plan["files"] == 5
     assert os.listdir(world.provider.root) == [] and world.keys("intents/") == []
     assert any(SNAPSHOT_ID in str(a.data) for a in artifacts("wake-plan"))
+    offers = [a.data for a in artifacts("wake-offers") if str(world.provider.root) in a.description]
+    assert '"chosen": "this one"' in offers[0] and '"$ per hour": 0.0' in offers[0]
+    assert plan["choice"]["id"] == "directory" and plan["disk_gb"] == 1 and plan["price_per_hour"] == 0.0
 
 
 def test_a_machine_that_cannot_be_woken_is_destroyed_again(world: World) -> None:
@@ -173,7 +182,7 @@ def test_a_wish_that_cannot_be_met_leaves_nothing(world: World) -> None:
     """The provider's refusal is the error; there is no machine, no intent, and no talk of one."""
     world.machine(small)
     hibernate(**world.hibernation())
-    with pytest.raises(Refused, match="GPUs") as refused:
+    with pytest.raises(Refused, match="leave out gpu") as refused:
         wake(SNAPSHOT_ID, world.store_name, machine=world.name, gpu="H200", gpu_count=8)
     assert "destroyed" not in str(refused.value)
     assert os.listdir(world.provider.root) == [] and world.keys("intents/") == []
@@ -195,11 +204,11 @@ def test_a_machine_of_another_interrupted_wake_is_named(world: World) -> None:
     """An open intent whose machine exists stops a wake of another snapshot; one without a machine is closed."""
     world.machine(small)
     hibernate(**world.hibernation())
-    other = "20250101T000000Z-00000001"
-    intent = provisioning.open_intent(world.store, world.provider, world.name, other)
+    other, long_ago = "20250101T000000Z-00000001", Clock(now_s=lambda: 0.0)
+    provisioning.begin(world.store, world.provider, world.name, other, clock=long_ago)
     assert wake(SNAPSHOT_ID, world.store_name, machine=world.name)["provisioned"]
     hibernate(world.name, world.store_name)
-    intent = provisioning.open_intent(world.store, world.provider, world.name, other)
+    intent = provisioning.begin(world.store, world.provider, world.name, other, clock=long_ago).intent
     left = world.provider.create(intent.label, provisioning.Wish())
     with pytest.raises(Refused, match=intent.label):
         wake("latest", world.store_name, machine=world.name)

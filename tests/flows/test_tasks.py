@@ -19,7 +19,6 @@ from pydantic import SecretStr
 
 import blocks
 from blocks import lookup
-from flows.snapshot import snapshot
 from poorwill.errors import (
     Corrupt,
     DeadlineExceeded,
@@ -36,10 +35,20 @@ from tasks import charts, retries, sessions
 from tasks.destroy_instance import destroy_instance
 from tasks.progress import Progress, packing, restoring
 from tests.flow_world import SNAPSHOT_ID, World
+from tests.runs import take, verify
+from tests.workspaces import aged
 
 
 def one_file(workspace: Path) -> None:
     (workspace / "file").write_text("content")
+
+
+def snapshot(world: World, verified_by: str = "stored") -> Path:
+    """A machine, and a snapshot of it, committed and verified; without the flow, which takes seconds."""
+    workspace = world.machine(one_file)
+    take(world.store, aged(workspace), SNAPSHOT_ID, machine=world.name, instance=world.block().instance)
+    verify(world.store, SNAPSHOT_ID, verified_by)
+    return workspace
 
 
 def destroy(world: World) -> dict[str, Any]:
@@ -62,8 +71,7 @@ class TestDestroying:
 
     def test_without_a_verification_record(self, world: World) -> None:
         """Committed, and even verified once, but the record is gone."""
-        world.machine(one_file)
-        snapshot(**world.hibernation())
+        snapshot(world)
         world.store.delete(keys.verified(world.name, SNAPSHOT_ID))
         with pytest.raises(Refused, match="not committed and verified"):
             destroy(world)
@@ -71,16 +79,14 @@ class TestDestroying:
 
     def test_with_a_sample_alone(self, world: World) -> None:
         """A few chunks that could be read say nothing of the rest."""
-        world.machine(one_file)
-        snapshot(**world.hibernation(verify="sample"))
+        snapshot(world, verified_by="sample")
         with pytest.raises(Refused, match="sample"):
             destroy(world)
         assert world.provider.exists(world.block().instance)
 
     def test_of_another_instance(self, world: World) -> None:
         """The snapshot is of the instance the block named before: this one was never saved."""
-        world.machine(one_file)
-        snapshot(**world.hibernation())
+        snapshot(world)
         world.machine(one_file)
         with pytest.raises(Refused, match="was not destroyed"):
             destroy(world)
@@ -88,8 +94,7 @@ class TestDestroying:
 
     def test_with_a_part_that_is_gone(self, world: World) -> None:
         """What the record says was there then; it is asked for again now."""
-        world.machine(one_file)
-        snapshot(**world.hibernation())
+        snapshot(world)
         world.store.delete(world.keys("parts/")[0])
         with pytest.raises((Refused, NotFound), match="parts/"):
             destroy(world)
@@ -97,8 +102,7 @@ class TestDestroying:
 
     def test_with_a_workspace_that_changed(self, world: World) -> None:
         """One byte more since the scan is somebody's work."""
-        workspace = world.machine(one_file)
-        snapshot(**world.hibernation())
+        workspace = snapshot(world)
         (workspace / "file").write_text("content!")
         with pytest.raises(Refused, match=r"changed since.*\bfile\b"):
             destroy(world)
@@ -106,8 +110,7 @@ class TestDestroying:
 
     def test_once_all_is_proved(self, world: World) -> None:
         """Then it destroys, and a repeated call finds it done."""
-        world.machine(one_file)
-        snapshot(**world.hibernation())
+        snapshot(world)
         instance = world.block().instance
         assert destroy(world) == {"instance": instance, "destroyed": True}
         assert not world.provider.exists(instance) and os.listdir(world.provider.root) == []

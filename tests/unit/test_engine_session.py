@@ -84,12 +84,12 @@ def test_the_engine_ends_with_us_and_holds_no_secret(monkeypatch: pytest.MonkeyP
     """Its environment has none of what only the control side may know; it ends when we close."""
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "PREFECT_API_URL", "PREFECT_API_KEY", "VAST_API_KEY"):
         monkeypatch.setenv(name, "secret")
-    monkeypatch.setenv("HARMLESS", "kept")
+    monkeypatch.setenv("LC_HARMLESS", "kept")
     host = WatchedHost()
     session = EngineSession(host)
     session.hello("/")
     environment = psutil.Process(host.channel.process.pid).environ()
-    assert environment["HARMLESS"] == "kept"
+    assert environment["LC_HARMLESS"] == "kept"
     assert [name for name in environment if name.startswith(("AWS_", "PREFECT_", "VAST_"))] == []
     session.close()
     session.close()

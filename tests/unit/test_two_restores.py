@@ -13,6 +13,7 @@ from poorwill.engine.operations import Operations
 from poorwill.errors import Cancelled
 from poorwill.store.local import LocalStore
 from tests.runs import take
+from tests.workspaces import aged
 
 
 def test_a_restore_given_up_writes_nothing_into_the_next(local_store: LocalStore, tmp_path: Path) -> None:
@@ -21,7 +22,7 @@ def test_a_restore_given_up_writes_nothing_into_the_next(local_store: LocalStore
     source.mkdir()
     for number in range(40):
         (source / f"{number:02}").write_bytes(bytes([number]) * 5000)
-    metadata = take(local_store, source).metadata
+    metadata = take(local_store, aged(source)).metadata
     reading, opened = threading.Event(), threading.Event()
 
     def answer(question: str, facts: dict[str, str]) -> dict[str, str]:

@@ -1,0 +1,100 @@
+"""Tables of machines in Prefect's UI: what is offered, what bills and for whom, what a replication came to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from poorwill.control.costs import shown, summed
+from poorwill.control.reaping import Finding
+from poorwill.providers.base import Offer
+from poorwill.snapshot import durations
+
+log = logging.getLogger(__name__)
+ROWS_MAX = 1000
+Row = dict[str, Any]
+
+
+def publish_offers(source: str, offers: Sequence[Offer]) -> None:
+    """The machines that a provider offers, cheapest first; the first is marked as what would be rented."""
+    rows = [offer_row(offer, number == 0) for number, offer in enumerate(offers)]
+    _publish("wake-offers", rows or [{"chosen": "", "offer": "none fulfils the wish"}], f"Offers of {source}")
+
+
+def publish_findings(source: str, findings: Sequence[Finding]) -> None:
+    """Every machine that bills, and the sum."""
+    rows = [finding_row(finding) for finding in findings[:ROWS_MAX]]
+    _publish("machines", [*rows, sum_row(findings)], f"Poorwill's machines of {source}")
+
+
+def publish_replicas(snapshot_id: str, rows: Sequence[Row], price_per_hour: float) -> None:
+    """What became of each replica, as a table and, for people, as text."""
+    _publish("replicas", list(rows), f"Replicas of {snapshot_id}")
+    text = replicas_markdown(snapshot_id, rows, price_per_hour)
+    try:
+        create_markdown_artifact(text, key="replication", description=f"Replication of {snapshot_id}")
+    except Exception as error:
+        log.warning("the report was not written: %s", type(error).__name__)
+
+
+def offer_row(offer: Offer, chosen: bool) -> Row:
+    return {
+        "chosen": "this one" if chosen else "",
+        "offer": offer.id,
+        "GPU": f"{offer.gpu_count} x {offer.gpu}" if offer.gpu_count else "none",
+        "$ per hour": round(offer.price_per_hour, 4),
+        "disk GB": round(offer.disk_gb),
+        "region": offer.region,
+        "reliability": offer.reliability,
+        "Mbit/s down": offer.download_mbps,
+        "cores": offer.cores,
+        "memory GB": round(offer.memory_gb),
+        "spot": "yes" if offer.spot else "",
+    }
+
+
+def finding_row(finding: Finding) -> Row:
+    return {
+        "instance": finding.instance,
+        "machine": finding.machine,
+        "state": finding.state,
+        "age": "unknown" if finding.age_s is None else durations.rough(finding.age_s),
+        "$ per hour": shown(finding.price_per_hour, 4),
+        "$ per day": shown(finding.price_per_hour * 24, 2),
+        "note": finding.note,
+        "label": finding.label,
+    }
+
+
+def sum_row(findings: Sequence[Finding]) -> Row:
+    """What all of them cost together."""
+    price = summed(finding.price_per_hour for finding in findings)
+    counted = {"instance": "all", "machine": "", "state": "", "age": "", "note": f"{len(findings)} rows", "label": ""}
+    return {**counted, "$ per hour": round(price, 4), "$ per day": round(price * 24, 2)}
+
+
+def replicas_markdown(snapshot_id: str, rows: Sequence[Row], price_per_hour: float) -> str:
+    awake = [row for row in rows if row["state"] != "failed"]
+    lines = [
+        f"# {len(awake)} of {len(rows)} machines are awake from {snapshot_id}",
+        "",
+        f"What is known to bill: ${price_per_hour:,.3f} an hour, ${price_per_hour * 24:,.2f} a day.",
+        "",
+        "| machine | state | instance | $ per hour | note |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows[:ROWS_MAX]:
+        note = str(row["note"]).replace("|", "\\|")
+        lines.append(f"| {row['machine']} | {row['state']} | {row['instance']} | {row['$ per hour']} | {note} |")
+    return "\n".join(lines) + "\n"
+
+
+def _publish(key: str, rows: list[Row], description: str) -> None:
+    """What goes wrong here is logged, and nothing else."""
+    try:
+        create_table_artifact(table=rows, key=key, description=description)
+    except Exception as error:
+        log.warning("the table '%s' was not written: %s", key, type(error).__name__)
