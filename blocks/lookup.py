@@ -10,6 +10,9 @@ import re
 from typing import Any
 
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
+from prefect.exceptions import ObjectNotFound
 
 from blocks.machines import Machine
 from blocks.providers import PROVIDERS, AnyProvider
@@ -45,8 +48,23 @@ def machine_if_any(name: str) -> Machine | None:
 
 
 def save_machine(name: str, machine: Machine) -> None:
-    """Write the block of that name, over the one that is there."""
-    machine.save(bare(name), overwrite=True)
+    """Write the block of that name, over the one that is there.
+
+    Of a block that was loaded only what the flows keep up to date is written: `Block.save` would register all
+    types again, which takes seconds.
+    """
+    known = machine._block_document_id
+    if known is None:
+        machine.save(bare(name), overwrite=True)
+        return
+    data = {field: getattr(machine, field) for field in Machine.KEPT}
+    if machine.provider._block_document_id is not None:
+        data["provider"] = {"$ref": {"block_document_id": str(machine.provider._block_document_id)}}
+    with get_client(sync_client=True) as client:
+        try:
+            client.update_block_document(known, BlockDocumentUpdate(data=data, merge_existing_data=True))
+        except ObjectNotFound:
+            machine.save(bare(name), overwrite=True)  # somebody deleted it meanwhile
 
 
 def bare(name: str) -> str:

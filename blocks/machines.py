@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,9 @@ class Machine(SshAccess):
 
     _block_type_name = "Poorwill machine"
     _block_type_slug = "poorwill-machine"
+
+    KEPT: ClassVar = ("instance", "status", "snapshot", "name", "ssh_host", "host_key")
+    """What the flows write, beside the provider."""
 
     provider: AnyProvider = Field(description="Where its instances come from.", union_mode="left_to_right")
     instance: str = Field(default="", description="The provider's id of the instance it is now; empty while it sleeps.")

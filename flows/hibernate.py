@@ -53,7 +53,8 @@ def hibernate(
         verify: `stored` reads every stored byte back, `full` decodes everything as well, `sample` reads a few
             chunks and is not enough to destroy.
         destroy: Whether to destroy the machine once the snapshot is verified.
-        stop_command: Shell command to run in the workspace before, for example to stop services.
+        stop_command: Shell command to run in the workspace before, for example to stop services. It is run again
+            if the machine was lost while it ran.
         on_unreadable: Whether files that cannot be read fail the snapshot or are left out and listed.
     """
     try:

@@ -51,7 +51,8 @@ def snapshot(
         exclude: Globs of what to leave out, for example `*.tmp` or `cache/**`.
         verify: `stored` reads every stored byte back, `full` decodes everything as well, `sample` reads a few
             chunks, which proves less.
-        stop_command: Shell command to run in the workspace before, for example to stop services.
+        stop_command: Shell command to run in the workspace before, for example to stop services. It is run again
+            if the machine was lost while it ran.
         on_unreadable: Whether files that cannot be read fail the snapshot or are left out and listed.
     """
     try:

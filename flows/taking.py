@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
 
@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 
 from blocks.lookup import machine_block, store_block
 from blocks.machines import Machine
+from blocks.providers import OwnMachines
 from flows.slots import machine_slot
 from flows.stages import OPENINGS_MAX, Stages, each
 from poorwill.control import catalog
@@ -59,6 +60,8 @@ class Request:
             raise Refused(
                 "verify='sample' is not enough to destroy a machine: use 'stored' or 'full', or destroy=False"
             )
+        if self.destroy and isinstance(block.provider, OwnMachines):
+            raise Refused(f"machine {self.machine} is one of your own and cannot be destroyed: use destroy=False")
         if block.status == "waking":
             raise Refused(f"machine {self.machine} is being woken: wait for that, or wake it again")
 
@@ -179,27 +182,36 @@ def _result(request: Request, block: Machine, metadata: Document, instance: str)
     }
 
 
+@dataclass(slots=True)
+class _Packing:
+    """What a run has got done, over all its engines."""
+
+    packed: dict[int, dict[str, Any]] = field(default_factory=dict)
+    stopped: bool = False
+
+
 def _pack_persistently(request: Request, stages: Stages) -> list[dict[str, Any]]:
     """Open, scan, pack, commit; when the engine is lost, again from the start: finished parts are adopted."""
-    packed: dict[int, dict[str, Any]] = {}
+    done = _Packing()
     for opening in range(1, OPENINGS_MAX + 1):
         try:
-            _pack(request, stages, packed, stop=opening == 1)
+            _pack(request, stages, done)
             break
         except EngineLost as error:
             if opening == OPENINGS_MAX:
                 raise
             get_run_logger().warning("%s: opening the machine again", error.message)
-    return [packed[number] for number in sorted(packed)]
+    return [done.packed[number] for number in sorted(done.packed)]
 
 
-def _pack(request: Request, stages: Stages, packed: dict[int, dict[str, Any]], stop: bool) -> None:
+def _pack(request: Request, stages: Stages, done: _Packing) -> None:
     run = request.snapshot_id
     with stages("open"):
         open_machine(run, request.machine, request.store, request.workspace)
-    if stop and request.stop_command:
+    if request.stop_command and not done.stopped:
         with stages("stop command"):
             run_command(run, request.stop_command)
+        done.stopped = True
     with stages("scan"):
         scanned = scan_workspace(run, request.order)
     if scanned["committed"]:
@@ -210,7 +222,7 @@ def _pack(request: Request, stages: Stages, packed: dict[int, dict[str, Any]], s
     with Progress(run, packing(scanned["pack_bytes"])):
         while numbers:
             with stages("pack"):
-                packed.update((done["number"], done) for done in each(pack_part, run, numbers))
+                done.packed.update((part["number"], part) for part in each(pack_part, run, numbers))
             with stages("settle"):
                 numbers = settle(run)
     with stages("metadata"):

@@ -15,7 +15,7 @@ from deployments.s3server import S3Server
 from deployments.tree_listing import differences, list_tree
 from flows.hibernate import hibernate
 from flows.wake import wake
-from poorwill.errors import HostRefused
+from poorwill.errors import HostRefused, Refused
 from poorwill.providers.base import Wish
 from tests.doubles.vast_server import VastServer
 from tests.engine_homes import EngineHome
@@ -23,6 +23,7 @@ from tests.flow_world import World
 from tests.flows.test_hibernate_and_wake import everything
 from tests.rented_rack import Rack, Spy
 from tests.ssh_machines import KeyPair, SshMachine
+from tests.workspaces import noise
 
 LINES, REPEATED = 50_000, 345
 STORE, SOURCE = "{}-s3", "{}-vast"
@@ -138,3 +139,25 @@ def test_another_machine_at_the_same_address_is_refused(rented: Rented) -> None:
     with pytest.raises(HostRefused, match="is not the machine it was"):
         hibernate(rented.world.name, rented.store, str(workspace))
     assert first.sessions_opened() == 0 and len(rented.vast.rented) == 1
+
+
+def test_a_machine_of_ones_own(rented: Rented) -> None:
+    """It is snapshotted over SSH and restored onto as it is, fetching only what differs; it is never destroyed."""
+    machine, workspace = rented.machines[1], rented.machines[1].home / "workspace"
+    machine.authorize(rented.keys.public)
+    box = blocks.Machine(
+        provider=blocks.OwnMachines(), instance="box", ssh_host=machine.host, ssh_port=machine.port,
+        ssh_user=machine.user, ssh_key=SecretStr(rented.keys.private), host_key=machine.host_key,
+    )  # fmt: skip
+    box.save(rented.world.name, overwrite=True)
+    workspace.mkdir()
+    (workspace / "weights").write_bytes(noise(20 << 20))
+    (workspace / "notes").write_text("before\n")
+    with pytest.raises(Refused, match="one of your own and cannot be destroyed: use destroy=False"):
+        hibernate(rented.world.name, rented.store, str(workspace))
+    kept = hibernate(rented.world.name, rented.store, str(workspace), destroy=False)
+    expected = list_tree(workspace)
+    (workspace / "notes").write_text("after, and longer\n")
+    woken = wake(kept["snapshot_id"], rented.store, machine=rented.world.name, workspace=str(workspace), overwrite=True)
+    assert differences(expected, list_tree(workspace)) == []
+    assert not woken["provisioned"] and woken["fetched_bytes"] < 1 << 20 < woken["kept_bytes"]
