@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
+from blocks.schema import SteadySchema
 from poorwill.errors import UsageError
 from poorwill.remote.identity import Identity
 
 
-class SshAccess(Block):
+class SshAccess(SteadySchema):
     """Fields of a block that says with which SSH key machines are opened. No block type of its own."""
 
     ssh_key: SecretStr | None = Field(

@@ -50,21 +50,20 @@ def machine_if_any(name: str) -> Machine | None:
 def save_machine(name: str, machine: Machine) -> None:
     """Write the block of that name, over the one that is there.
 
-    Of a block that was loaded only what the flows keep up to date is written: `Block.save` would register all
-    types again, which takes seconds.
+    Of a block that was loaded only what the flows keep up to date is written, in one request.
     """
-    known = machine._block_document_id
-    if known is None:
-        machine.save(bare(name), overwrite=True)
-        return
-    data = {field: getattr(machine, field) for field in Machine.KEPT}
-    if machine.provider._block_document_id is not None:
-        data["provider"] = {"$ref": {"block_document_id": str(machine.provider._block_document_id)}}
-    with get_client(sync_client=True) as client:
-        try:
-            client.update_block_document(known, BlockDocumentUpdate(data=data, merge_existing_data=True))
-        except ObjectNotFound:
-            machine.save(bare(name), overwrite=True)  # somebody deleted it meanwhile
+    known, source = machine._block_document_id, machine.provider._block_document_id
+    if known is not None:
+        data: dict[str, Any] = {field: getattr(machine, field) for field in Machine.KEPT}
+        if source is not None:
+            data["provider"] = {"$ref": {"block_document_id": str(source)}}
+        with get_client(sync_client=True) as client:
+            try:
+                client.update_block_document(known, BlockDocumentUpdate(data=data, merge_existing_data=True))
+                return
+            except ObjectNotFound:
+                pass  # somebody deleted it meanwhile
+    machine.save(bare(name), overwrite=True)
 
 
 def bare(name: str) -> str:

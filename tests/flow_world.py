@@ -11,6 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
 import blocks
+from blocks.lookup import save_machine
 from deployments.prefect_server import PrefectServer
 from flows.slots import slot_name
 from poorwill.providers.base import Wish
@@ -39,7 +40,7 @@ class World:
         """A machine whose workspace `make` filled. Returns the workspace."""
         instance = self.provider.create(f"by-hand-{self.name}", Wish()).id
         source = blocks.LocalProvider.load(self.provider_name)
-        blocks.Machine(provider=source, instance=instance, name=self.name).save(self.name, overwrite=True)
+        save_machine(self.name, blocks.Machine(provider=source, instance=instance, name=self.name))
         workspace = self.workspace(instance)
         make(workspace)
         return workspace

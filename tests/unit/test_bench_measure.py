@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import experiments, targets
+from bench.__main__ import ROWS
 from bench.arena import Arena, Made
 from bench.measure import Command, CommandFailed, Spread, alternate, run
 from bench.peers import Poorwill, Site
@@ -169,7 +170,7 @@ def test_verdicts_follow_the_figures(wall_s: float, met: bool) -> None:
     """A quarter of restic's time is met at 2.0 of 10 s and missed at 2.6; what has no figure has no verdict."""
     report = empty_report()
     report.timings = [timing("poorwill", wall_s), timing("restic", 10.0)]
-    found = {f.what: f for f in targets.findings(report, [], {"snapshot", "ratio"})}
+    found = {f.what: f for f in targets.findings(report, [], [], {"snapshot", "ratio"}, ROWS)}
     assert found["snapshot: wall beside restic"].met is met
     assert found["snapshot: wall beside borg"].met is None
     assert found["snapshot: wall beside borg"].value == "borg: not installed"
@@ -183,7 +184,7 @@ def test_larger_workspaces_are_held_to_the_memory_of_the_smaller() -> None:
     large = Timing("weights-8gb", *(getattr(small, n) for n in ("step", "contestant", "raw_bytes")),
                    small.wall_s, small.cpu_s, None, Spread.of([340e6]))  # fmt: skip
     report.timings = [small, large]
-    found = {f.what: f.met for f in targets.findings(report, [], {"memory"})}
+    found = {f.what: f.met for f in targets.findings(report, [], [], {"memory"}, ROWS)}
     assert found["snapshot: peak memory, 2 GB"] is True
     assert found["snapshot: peak memory, 8 GB"] is False
 

@@ -1,0 +1,23 @@
+"""Blocks as Prefect sees them."""
+
+from __future__ import annotations
+
+import pytest
+from prefect.blocks.core import Block
+
+import blocks
+
+
+@pytest.mark.parametrize("kind", [blocks.Machine, blocks.VastProvider, blocks.Ec2Provider, blocks.OwnMachines])
+def test_a_schema_that_is_remembered_is_the_right_one(kind: type[Block]) -> None:
+    """It equals one that is worked out anew, and what a caller does to it stays with the caller."""
+    anew = Block.model_json_schema.__func__(kind)  # type: ignore[attr-defined]
+    kind.model_json_schema()["properties"].clear()
+    assert kind.model_json_schema() == anew
+
+
+def test_no_secret_of_a_block_shows() -> None:
+    """Neither keys of providers nor private keys are in what is printed or logged."""
+    vast = blocks.VastProvider(api_key="hush-1", ssh_key="hush-2", ssh_passphrase="hush-3")
+    machine = blocks.Machine(provider=vast, ssh_key="hush-4")
+    assert "hush" not in f"{vast} {vast!r} {machine} {machine!r} {machine.identity()!r}"
