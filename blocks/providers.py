@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import get_args
 
 from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials
@@ -110,9 +111,4 @@ class OwnMachines(SshAccess):
 
 # The ones that need least come last: they would accept the fields of the others.
 AnyProvider = LocalProvider | VastProvider | Ec2Provider | OwnMachines
-PROVIDERS: tuple[type[LocalProvider | VastProvider | Ec2Provider | OwnMachines], ...] = (
-    LocalProvider,
-    VastProvider,
-    Ec2Provider,
-    OwnMachines,
-)
+PROVIDERS: tuple[type[AnyProvider], ...] = get_args(AnyProvider)

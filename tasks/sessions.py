@@ -18,10 +18,11 @@ from poorwill.control.restoring import RestoreRun
 from poorwill.control.session import EngineSession
 from poorwill.control.taking import SnapshotRun
 from poorwill.errors import EngineLost, NotFound, Refused
-from poorwill.providers.base import Endpoint, LocalEndpoint, Provider
+from poorwill.providers.base import Endpoint, LocalEndpoint
 from poorwill.remote.base import Host
 from poorwill.remote.host_key import PinnedKey, fingerprint
 from poorwill.remote.local import LocalHost
+from poorwill.remote.ssh import SshHost
 from poorwill.store.base import Store
 
 SAMPLES_MAX = 20_000
@@ -38,7 +39,6 @@ class Live:
     machine: str
     instance: str
     workspace: str  # as the engine sees it
-    provider: Provider
     store: Store
     session: EngineSession
     snapshot: SnapshotRun | None = None
@@ -124,14 +124,12 @@ def _open(machine: str, store: str, workspace: str) -> Live:
     except BaseException:
         session.close()
         raise
-    return Live(block.name, block.instance, path, provider, opened_store, session)
+    return Live(block.name, block.instance, path, opened_store, session)
 
 
 def _host(machine: str, block: Machine, endpoint: Endpoint) -> Host:
     if isinstance(endpoint, LocalEndpoint):
         return LocalHost(endpoint.environment)
-
-    from poorwill.remote.ssh import SshHost
 
     def record(line: str) -> None:
         log.warning("first contact with %s: its host key is %s", endpoint.host, fingerprint(line))

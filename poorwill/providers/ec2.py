@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from poorwill.aws_answers import FAULTS, code_of
 from poorwill.errors import (
     DeadlineExceeded,
     NotFound,
@@ -24,7 +25,7 @@ from poorwill.errors import (
 )
 from poorwill.providers.base import Endpoint, Instance, Offer, SshEndpoint, Wish, checked_label
 from poorwill.providers.ec2_client import AwsClients
-from poorwill.providers.ec2_errors import CAPACITY, FAULTS, aws_error, code_of
+from poorwill.providers.ec2_errors import CAPACITY, aws_error
 from poorwill.providers.ec2_launch import GP3_GIB_MAX, Image, LaunchSettings, disk_gib, launch_request
 from poorwill.providers.ec2_machines import MACHINE_STATES, Described, Ec2Machines, literal
 from poorwill.providers.ec2_offers import Ec2Catalog

@@ -7,8 +7,9 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from poorwill.aws_answers import FAULTS
 from poorwill.errors import ProviderRefused, UsageError
-from poorwill.providers.ec2_errors import FAULTS, aws_error
+from poorwill.providers.ec2_errors import aws_error
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60

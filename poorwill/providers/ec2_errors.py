@@ -6,12 +6,20 @@ string that was signed. Codes: the EC2 API reference, "Error codes for the Amazo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from botocore import exceptions as boto
 
+from poorwill.aws_answers import (
+    FAULTS,
+    NO_ANSWER,
+    NO_CREDENTIALS,
+    code_of,
+    is_transient,
+    is_untrusted,
+    status_of,
+)
 from poorwill.errors import NotFound, PoorwillError, ProviderRefused, ProviderUnavailable, UsageError
 
 _CREDENTIALS = "check the access key, the secret key and the session token of the provider"
@@ -73,31 +81,6 @@ _TRANSIENT = {
     "ResourceCountExceeded",
 }
 _MISSING = {"InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed", "InvalidInstanceId"}
-_NO_CREDENTIALS = (
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.CredentialRetrievalError,
-    boto.ProfileNotFound,
-    boto.ConfigParseError,
-    boto.ConfigNotFound,
-    boto.UnauthorizedSSOTokenError,
-    boto.SSOError,
-)
-_NO_ANSWER = (
-    boto.HTTPClientError,  # also: endpoint unreachable, connect and read timeouts, closed connections
-    boto.ConnectionError,
-    boto.IncompleteReadError,
-    OSError,
-)
-FAULTS = (boto.BotoCoreError, boto.ClientError, *_NO_ANSWER)
-
-
-def code_of(error: BaseException) -> str:
-    """The error's code, or the HTTP status as text where the answer has none; '' without an answer."""
-    if not isinstance(error, boto.ClientError):
-        return ""
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    return re.sub(r"[^A-Za-z0-9._-]", "", code)[:60] or str(_status(error))
 
 
 def aws_error(error: BaseException, what: str) -> PoorwillError:
@@ -106,31 +89,27 @@ def aws_error(error: BaseException, what: str) -> PoorwillError:
         return _answered(error, what)
     if isinstance(error, boto.ParamValidationError):
         return UsageError(f"{what}: a label, number or name is not one that AWS takes")
-    if isinstance(error, _NO_CREDENTIALS):
+    if isinstance(error, NO_CREDENTIALS):
         return ProviderRefused(f"{what}: no usable credentials ({type(error).__name__}): {_CREDENTIALS}")
-    if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+    if is_untrusted(error):
         return ProviderRefused(f"{what}: its certificate is not trusted: check the endpoint, or set AWS_CA_BUNDLE")
     if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError):
         return ProviderUnavailable(f"{what}: it did not answer in time")
-    if isinstance(error, _NO_ANSWER):
+    if isinstance(error, NO_ANSWER):
         return ProviderUnavailable(f"{what}: no answer ({type(error).__name__}): check the network and the region")
     return ProviderRefused(f"{what}: {type(error).__name__}")
 
 
 def _answered(error: boto.ClientError, what: str) -> PoorwillError:
-    code, status = code_of(error), _status(error)
+    code, status = code_of(error), status_of(error)
     if code in REFUSED:
         return ProviderRefused(f"{what}: {REFUSED[code]} ({code})", code=code)
     if code in _MISSING:
         return NotFound(f"{what}: there is no such instance", code=code)
-    if code in _TRANSIENT or status == 429 or (status >= 500 and status != 501):
+    if code in _TRANSIENT or is_transient(status):
         return ProviderUnavailable(f"{what}: it answered {code} ({status})", code=code)
     hint = f": {_LAUNCH}" if code.startswith(("Invalid", "Missing")) else ""
     return ProviderRefused(f"{what}: it answered {code} ({status}){hint}", code=code)
-
-
-def _status(error: boto.ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def paged(client: Any, operation: str, what: str, pages_max: int, **request: Any) -> Iterator[dict[str, Any]]:

@@ -11,9 +11,10 @@ import re
 from datetime import timezone
 from typing import Any
 
+from poorwill.aws_answers import FAULTS
 from poorwill.errors import NotFound, PoorwillError
 from poorwill.providers.base import Instance
-from poorwill.providers.ec2_errors import FAULTS, aws_error, paged
+from poorwill.providers.ec2_errors import aws_error, paged
 from poorwill.providers.ec2_launch import LABEL_TAG, PRICE_TAG, TOKEN_TAG
 from poorwill.providers.ec2_prices import PriceList
 

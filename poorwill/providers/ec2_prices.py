@@ -12,8 +12,9 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from poorwill.aws_answers import FAULTS
 from poorwill.errors import ProviderUnavailable
-from poorwill.providers.ec2_errors import FAULTS, aws_error
+from poorwill.providers.ec2_errors import aws_error
 
 HOURS_PER_MONTH = 730  # as AWS counts
 GP3_PER_GB_MONTH = 0.08

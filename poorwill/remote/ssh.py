@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable
 
@@ -96,4 +95,4 @@ class SshHost:
                 if changed or time.monotonic() + RETRY_S > ends:
                     raise
             self._on_step(f"waiting for {self.describe()} to let us in")
-            threading.Event().wait(RETRY_S)
+            time.sleep(RETRY_S)

@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..aws_answers import FAULTS, code_of
 from ..errors import Corrupt, NotFound, PoorwillError, StoreRefused, StoreUnavailable, UsageError
 from .base import SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Piece, Pieces
 from .object_key import checked_key, checked_prefix, checked_store_prefix
 from .s3_client import s3_client, shown_endpoint
-from .s3_errors import FAULTS, code_of, s3_error, was_retried
+from .s3_errors import s3_error, was_retried
 
 EXPIRES_S_MAX = 7 * 24 * 3600  # of a signature version 4
 

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 
+from ..aws_answers import FAULTS
 from ..errors import StoreRefused, UsageError
-from .s3_errors import FAULTS, no_credentials, s3_error
+from .s3_errors import no_credentials, s3_error
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60

@@ -6,11 +6,11 @@ or the string that was signed. Codes: the S3 API reference, "Error responses".
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from botocore import exceptions as boto
 
+from ..aws_answers import NO_ANSWER, NO_CREDENTIALS, code_of, is_transient, is_untrusted, status_of
 from ..errors import Corrupt, NotFound, PoorwillError, StoreRefused, StoreUnavailable, UsageError
 
 _CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_PROFILE"
@@ -40,38 +40,8 @@ _TRANSIENT = {
 }
 _MISSING = {"NoSuchKey", "NotFound", "404"}
 _WRONG_PIECES = {"InvalidPart", "InvalidPartOrder", "EntityTooSmall"}
-_NO_ANSWER = (
-    boto.HTTPClientError,  # also: endpoint unreachable, connect and read timeouts, closed connections
-    boto.ConnectionError,
-    boto.IncompleteReadError,
-    boto.ResponseStreamingError,
-    boto.ChecksumError,
-    boto.FlexibleChecksumError,
-    OSError,
-)
-_NO_CREDENTIALS = (
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.CredentialRetrievalError,
-    boto.ProfileNotFound,
-    boto.ConfigParseError,
-    boto.ConfigNotFound,
-    boto.UnauthorizedSSOTokenError,
-    boto.SSOError,
-)
-FAULTS = (boto.BotoCoreError, boto.ClientError, *_NO_ANSWER)
-
-
-def code_of(error: BaseException) -> str:
-    """The S3 error code, or the HTTP status as text where a HEAD has no code; '' without an answer."""
-    if not isinstance(error, boto.ClientError):
-        return ""
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    return re.sub(r"[^A-Za-z0-9._-]", "", code)[:60] or str(status_of(error))
-
-
-def status_of(error: boto.ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+# All of botocore's are FAULTS already.
+_NO_ANSWER = (*NO_ANSWER, boto.ResponseStreamingError, boto.ChecksumError, boto.FlexibleChecksumError)
 
 
 def was_retried(answer: Any) -> bool:
@@ -89,9 +59,9 @@ def s3_error(error: BaseException, place: str, verb: str, key: str) -> PoorwillE
         return _answered(error, place, what, key)
     if isinstance(error, boto.ParamValidationError):
         return UsageError(f"{what}: not a bucket, key or number that S3 takes", key=key)
-    if isinstance(error, _NO_CREDENTIALS):
+    if isinstance(error, NO_CREDENTIALS):
         return no_credentials(place, error)
-    if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+    if is_untrusted(error):
         return StoreRefused(f"{what}: its certificate is not trusted: check the endpoint, or set AWS_CA_BUNDLE")
     if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError):
         return StoreUnavailable(f"{what}: it did not answer in time", key=key)
@@ -120,6 +90,6 @@ def _answered(error: boto.ClientError, place: str, what: str, key: str) -> Poorw
         return Corrupt(f"{what}: the pieces are not those the store holds ({code})", key=key)
     if code == "InvalidRange":
         return Corrupt(f"{what}: the object ends before the bytes asked for", key=key)
-    if code in _TRANSIENT or status == 429 or (status >= 500 and status != 501):
+    if code in _TRANSIENT or is_transient(status):
         return StoreUnavailable(f"{what}: it answered {code} ({status})", key=key)
     return StoreRefused(f"{what}: it answered {code} ({status})", key=key, status=status)

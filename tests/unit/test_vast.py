@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,20 +17,7 @@ from poorwill.providers.base import SshEndpoint, Wish
 from poorwill.providers.vast import VastProvider
 from poorwill.providers.vast_answers import address_of
 from poorwill.providers.vast_api import ATTEMPTS_MAX
-from tests.doubles.clock import SleepingClock
 from tests.doubles.vast_account import DELETE, GET, LIST, PUBLIC_KEY, VastAccount
-from tests.doubles.vast_server import VastServer
-
-
-@pytest.fixture
-def market() -> Iterator[VastAccount]:
-    with VastServer() as server:
-        yield VastAccount(server, SleepingClock())
-
-
-@pytest.fixture
-def vast(market: VastAccount) -> VastProvider:
-    return market.provider()
 
 
 def test_waiting_ends_when_it_runs_and_has_an_address(market: VastAccount, vast: VastProvider) -> None:

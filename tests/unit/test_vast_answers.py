@@ -21,17 +21,6 @@ from tests.doubles.vast_account import ATTACH, CREATE, DELETE, GET, LIST, SEARCH
 from tests.doubles.vast_server import VastServer
 
 
-@pytest.fixture
-def market() -> Iterator[VastAccount]:
-    with VastServer() as server:
-        yield VastAccount(server, SleepingClock())
-
-
-@pytest.fixture
-def vast(market: VastAccount) -> VastProvider:
-    return market.provider()
-
-
 def test_no_credit_says_where_to_add_some(market: VastAccount, vast: VastProvider) -> None:
     """ProviderRefused, once."""
     market.server.behaviour.no_credit = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,21 +16,8 @@ from poorwill.errors import (
 from poorwill.providers.base import OFFERS_MAX, Wish
 from poorwill.providers.vast import OFFERS_TRIED_MAX, VastProvider
 from poorwill.providers.vast_search import spellings
-from tests.doubles.clock import SleepingClock
 from tests.doubles.vast_account import ATTACH, CREATE, GET, PUBLIC_KEY, SEARCH, VastAccount
 from tests.doubles.vast_market import offer
-from tests.doubles.vast_server import VastServer
-
-
-@pytest.fixture
-def market() -> Iterator[VastAccount]:
-    with VastServer() as server:
-        yield VastAccount(server, SleepingClock())
-
-
-@pytest.fixture
-def vast(market: VastAccount) -> VastProvider:
-    return market.provider()
 
 
 @pytest.mark.parametrize(
