@@ -7,6 +7,7 @@ PoorwillError                  what a user can be shown: one line, no secret, wh
 │   ├── UploadLost             the store forgot an unfinished upload: begin the part anew
 │   ├── EngineLost             the engine's process or channel ended, or its machine does not answer
 │   ├── ProviderUnavailable    a provider of machines did not answer, or answered 5xx / slow down
+│   ├── SourceUnavailable      the server of an image or of weights did not answer, or answered 5xx / slow down
 │   └── DeadlineExceeded       a step did not end in its time
 └── PermanentError             trying again gives the same answer
     ├── UsageError             the call itself is wrong
@@ -19,6 +20,8 @@ PoorwillError                  what a user can be shown: one line, no secret, wh
     ├── Corrupt                bytes are not what was written: hash, size or structure differ
     ├── Unsupported            a format version, codec or need that this reader does not have
     ├── WorkspaceError         files that cannot be read, keep changing, or do not fit
+    ├── OutOfMemory            the GPU or host memory does not suffice for what was asked
+    ├── DeviceFailed           the GPU failed; the process has to be replaced
     ├── EngineFailed           the engine answered with an error that has no better name
     └── Cancelled              somebody asked for the step to stop
 
@@ -87,6 +90,10 @@ class ProviderUnavailable(TransientError):
     exit_code = 7
 
 
+class SourceUnavailable(TransientError):
+    exit_code = 7
+
+
 class DeadlineExceeded(TransientError):
     pass
 
@@ -132,6 +139,14 @@ class Unsupported(PermanentError):
 
 
 class WorkspaceError(PermanentError):
+    pass
+
+
+class OutOfMemory(PermanentError):
+    pass
+
+
+class DeviceFailed(PermanentError):
     pass
 
 

@@ -9,11 +9,13 @@ message names endpoint and bucket), StoreUnavailable (transient). No message hol
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 SMALL_OBJECT_BYTES_MAX = 16 << 20
+CONTENT_TYPE_DEFAULT = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,19 @@ class Store(Protocol):
         """
         ...
 
+    def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
+        """Write an object of any size from a local file, in bounded memory.
+
+        Atomic: a reader sees the old object or all of the new one, and a failure leaves the old one and no
+        unfinished upload (unless the store does not answer even to that). Durable when it returns.
+        Idempotent, so it is safe to try again. `content_type` (RFC 9110, 8.3) is what a browser is told that
+        opens a grant's url; a directory keeps none.
+
+        Corrupt if the store then holds another size. WorkspaceError if the file is missing, is not a regular
+        file, or changes while it is read. UploadLost (transient) if the store forgot what it had of it.
+        """
+        ...
+
     def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
         """A whole object. Corrupt if it is larger than `bytes_max` (nothing of that size is allocated)."""
         ...
@@ -113,7 +128,10 @@ class Store(Protocol):
         ...
 
     def grant_read(self, key: str, *, expires_s: int) -> Grant:
-        """Leave to read an object, by ranges. Granting looks nothing up: using the grant does."""
+        """Leave to read an object, by ranges. Granting looks nothing up: using the grant does.
+
+        S3: a url lives at most 7 days (604,800 s); more is a UsageError. Local: a path does not expire.
+        """
         ...
 
     def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:

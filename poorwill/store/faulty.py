@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .base import SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces, Store
+from .base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces, Store
 
 _T = TypeVar("_T")
 
@@ -64,6 +65,10 @@ class FaultyStore:
 
     def put_new(self, key: str, data: bytes) -> bool:
         return self._called("put_new", key, lambda fault: self._inner.put_new(key, fault.changed(data)))
+
+    def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
+        put_file = self._inner.put_file
+        self._called("put_file", key, lambda _: put_file(key, path, content_type=content_type))
 
     def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
         return self._called("get", key, lambda fault: fault.changed(self._inner.get(key, bytes_max=bytes_max)))

@@ -1,6 +1,6 @@
 """A store in a directory: `<root>/<key>` is the object.
 
-    <root>/.uploads/puts/<random>              a small object on its way to its name
+    <root>/.uploads/puts/<random>              an object on its way to its name
     <root>/.uploads/multipart/<key>/<id>       an unfinished upload: one file, pieces at their offsets
 
 Everything else under the root is objects. An object appears by a rename (or a link) of a file that is
@@ -18,16 +18,18 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
-from .base import SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
+from .base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
 from .directory_tree import DirectoryTree, sync_folder
 from .object_key import RESERVED_COMPONENT, checked_key, checked_prefix, key_fault
+from .source_file import SourceFile
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _PASSING = (errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ENFILE, errno.EMFILE)
+_BLOCK_BYTES = 1 << 20
 _MISSING = (FileNotFoundError, NotADirectoryError)
 
 
@@ -49,10 +51,15 @@ class LocalStore:
         return self.url
 
     def put(self, key: str, data: bytes) -> None:
-        self._put(key, data, replace=True)
+        self._put(key, [data], replace=True)
 
     def put_new(self, key: str, data: bytes) -> bool:
-        return self._put(key, data, replace=False)
+        return self._put(key, [data], replace=False)
+
+    def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
+        """See Store. The content type is not kept: whoever reads a path has its own ways to tell."""
+        with SourceFile(path) as source:
+            self._put(key, source.blocks(_BLOCK_BYTES), replace=True)
 
     def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
         with self._opened(key) as (fd, found):
@@ -156,7 +163,7 @@ class LocalStore:
             raise NotFound(f"{self.url}: {key} has no unfinished upload {upload_id[:40]!a}", key=key)
         return self._tree.path(self._uploads, *checked_key(key).split("/"), upload_id)
 
-    def _put(self, key: str, data: bytes, *, replace: bool) -> bool:
+    def _put(self, key: str, blocks: Iterable[bytes], *, replace: bool) -> bool:
         path = self._path(key)
         temporary = os.path.join(self._puts, secrets.token_hex(16))
         with self._refusals("write", key), self._names_taken(key):
@@ -166,7 +173,7 @@ class LocalStore:
             fd = self._tree.create(temporary)
             try:
                 with os.fdopen(fd, "wb") as file:
-                    file.write(data)
+                    file.writelines(blocks)
                     file.flush()
                     os.fsync(file.fileno())
                 return self._tree.place(temporary, path, replace=replace)

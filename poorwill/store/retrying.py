@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ..errors import Corrupt, NotFound, TransientError
-from .base import SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces, Store
+from .base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces, Store
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -63,6 +65,15 @@ class RetryingStore:
             return self._inner.put_new(key, data) or (tries > 1 and self._holds(key, data))
 
         return self._retried("put_new", key, attempt)
+
+    def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
+        """See Store. Each try begins the file anew, and one alone may take longer than `total_s`: only
+        `attempts_max` bounds it."""
+
+        def attempt() -> None:
+            self._inner.put_file(key, path, content_type=content_type)
+
+        self._retried("put_file", key, attempt, total_s=math.inf)
 
     def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
         return self._retried("get", key, lambda: self._inner.get(key, bytes_max=bytes_max))
@@ -130,7 +141,8 @@ class RetryingStore:
         except (NotFound, Corrupt):
             return False
 
-    def _retried(self, operation: str, key: str, attempt: Callable[[], _T]) -> _T:
+    def _retried(self, operation: str, key: str, attempt: Callable[[], _T], total_s: float | None = None) -> _T:
+        total_s = self._total_s if total_s is None else total_s
         began = self._clock()
         tries = 0
         while True:
@@ -142,7 +154,7 @@ class RetryingStore:
                 # Never less than half: many clients that failed together must not all come back at once,
                 # and none at once.
                 delay_s = ceiling * (0.5 + self._uniform() / 2)
-                if tries >= self._attempts_max or self._clock() - began + delay_s > self._total_s:
+                if tries >= self._attempts_max or self._clock() - began + delay_s > total_s:
                     raise
                 _log.info("%s %s: try %d failed, next in %.1f s: %s", operation, key, tries, delay_s, error)
             self._sleep(delay_s)

@@ -6,18 +6,20 @@ order. Not on conditional writes, nor on an ETag being an MD5, nor on status 206
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from ..aws_answers import FAULTS, code_of
-from ..errors import Corrupt, NotFound, PoorwillError, StoreRefused, StoreUnavailable, UsageError
-from .base import SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Piece, Pieces
-from .object_key import checked_key, checked_prefix, checked_store_prefix
-from .s3_client import s3_client, shown_endpoint
+from ..errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
+from .base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
+from .object_key import checked_prefix
+from .s3_bucket import S3Bucket
+from .s3_client import s3_client
 from .s3_errors import s3_error, was_retried
-
-EXPIRES_S_MAX = 7 * 24 * 3600  # of a signature version 4
+from .s3_uploads import PIECE_BYTES, S3Uploads
+from .source_file import SourceFile
 
 
 class S3Store:
@@ -28,18 +30,16 @@ class S3Store:
     (it answers 405 or 501) has none as far as `list_uploads` and `list_pieces` tell.
     """
 
-    piece_bytes_min = 5 << 20
-    pieces_max = 10_000
+    piece_bytes_min = S3Uploads.piece_bytes_min
+    pieces_max = S3Uploads.pieces_max
 
     def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
         """`client` is a boto3 S3 client, closed with the store; see `connect` for one that fits."""
         self._client = client
-        self._bucket = bucket
-        prefix = checked_store_prefix(prefix)
-        self._prefix = prefix + "/" if prefix else ""
-        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
-        self._place = f"{self.url} at {shown_endpoint(client.meta.endpoint_url)}"
-        self._bucket_seen = False
+        self._bucket = S3Bucket(client, bucket, prefix)
+        self._uploads = S3Uploads(self._bucket)
+        self._place = self._bucket.place
+        self.url = self._bucket.url
         self._conditional = True
 
     @classmethod
@@ -51,7 +51,7 @@ class S3Store:
         return self._place
 
     def put(self, key: str, data: bytes) -> None:
-        self._ask("write", key, self._client.put_object, Key=self._full(key), Body=data)
+        self._bucket.ask("write", key, self._client.put_object, Key=self._bucket.full(key), Body=data)
 
     def put_new(self, key: str, data: bytes) -> bool:
         try:
@@ -63,7 +63,7 @@ class S3Store:
             self.put(key, data)
             return True
         try:
-            self._client.put_object(Bucket=self._bucket, Key=self._full(key), Body=data, IfNoneMatch="*")
+            self._client.put_object(Bucket=self._bucket.name, Key=self._bucket.full(key), Body=data, IfNoneMatch="*")
             return True
         except FAULTS as error:
             code = code_of(error)
@@ -75,8 +75,19 @@ class S3Store:
                 return self.put_new(key, data)
             raise s3_error(error, self._place, "write", key) from error
 
+    def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
+        """See Store. Up to PIECE_BYTES by one request, and more in pieces, a few at a time."""
+        full = self._bucket.full(key)
+        with SourceFile(path) as source:
+            if source.size > PIECE_BYTES:
+                self._uploads.write(key, source, content_type)
+                return
+            data = b"".join(source.blocks(PIECE_BYTES))
+        self._bucket.ask("write", key, self._client.put_object, Key=full, Body=data, ContentType=content_type)
+        self._bucket.check_size(key, self.head(key).size, len(data))
+
     def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
-        answer = self._ask("read", key, self._client.get_object, Key=self._full(key))
+        answer = self._bucket.ask("read", key, self._client.get_object, Key=self._bucket.full(key))
         data = self._body(answer, key, bytes_max)
         if data is None:
             raise Corrupt(f"{self._place}: {key} is larger than the {bytes_max} bytes expected at most", key=key)
@@ -89,7 +100,7 @@ class S3Store:
             self._check_reaches(key, self.head(key).size, start, 0)
             return b""
         wanted = f"bytes={start}-{start + length - 1}"
-        answer = self._ask("read", key, self._client.get_object, Key=self._full(key), Range=wanted)
+        answer = self._bucket.ask("read", key, self._client.get_object, Key=self._bucket.full(key), Range=wanted)
         span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", str(answer.get("ContentRange", "")))
         if span is None or int(span[1]) != start:
             answer["Body"].close()
@@ -101,15 +112,14 @@ class S3Store:
         return data
 
     def head(self, key: str) -> ObjectInfo:
-        answer = self._ask("look at", key, self._client.head_object, Key=self._full(key))
-        return ObjectInfo(key, int(answer["ContentLength"]), answer["LastModified"].timestamp())
+        return self._bucket.head(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        full, before = self._prefix + checked_prefix(prefix), ""
+        full, before = self._bucket.prefix + checked_prefix(prefix), ""
         token: str | None = None
         while True:
             more: dict[str, str] = {"ContinuationToken": token} if token else {}
-            page = self._ask("list", prefix, self._client.list_objects_v2, Prefix=full, **more)
+            page = self._bucket.ask("list", prefix, self._client.list_objects_v2, Prefix=full, **more)
             for item in page.get("Contents", []):
                 name = str(item["Key"])
                 # Also what ends a listing that goes in circles.
@@ -118,7 +128,9 @@ class S3Store:
                 before = name
                 # A key that ends in '/' is a folder drawn by some other tool.
                 if not name.endswith("/"):
-                    yield ObjectInfo(name[len(self._prefix) :], int(item["Size"]), item["LastModified"].timestamp())
+                    yield ObjectInfo(
+                        name[len(self._bucket.prefix) :], int(item["Size"]), item["LastModified"].timestamp()
+                    )
             following = page.get("NextContinuationToken") if page.get("IsTruncated") else None
             if following is None:
                 return
@@ -128,147 +140,33 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         try:
-            self._ask("delete", key, self._client.delete_object, Key=self._full(key))
+            self._bucket.ask("delete", key, self._client.delete_object, Key=self._bucket.full(key))
         except NotFound:
             return
 
     def create_upload(self, key: str) -> str:
-        create = self._client.create_multipart_upload
-        return str(self._ask("begin an upload of", key, create, Key=self._full(key))["UploadId"])
+        return self._uploads.create(key)
 
     def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
-        if not 1 <= number <= self.pieces_max:
-            raise UsageError(f"not a piece number: {number}; they go from 1 to {self.pieces_max}")
-        return self._grant("upload_part", key, expires_s, UploadId=upload_id, PartNumber=number)
+        return self._uploads.grant_piece(key, upload_id, number, expires_s)
 
     def grant_read(self, key: str, *, expires_s: int) -> Grant:
-        return self._grant("get_object", key, expires_s)
+        return self._bucket.grant("get_object", key, expires_s)
 
     def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
-        """See Store. An upload whose pieces all name their sizes is checked before it becomes an object;
-        one of another size that the store alone could see is left for its owner to judge."""
-        ordered = sorted(pieces, key=lambda piece: piece.number)
-        if not ordered or len({piece.number for piece in ordered}) < len(ordered):
-            raise UsageError(f"{self._place}: an upload of {key} needs pieces, each number once", key=key)
-        if all(piece.size for piece in ordered):
-            self._check_size(key, sum(piece.size for piece in ordered), size)
-        parts = [{"PartNumber": piece.number, "ETag": piece.tag} for piece in ordered]
-        gone: NotFound | None = None
-        try:
-            self._ask(
-                "complete",
-                key,
-                self._client.complete_multipart_upload,
-                Key=self._full(key),
-                UploadId=upload_id,
-                MultipartUpload={"Parts": parts},
-            )
-        except NotFound as error:
-            gone = error
-        try:
-            found = self.head(key).size
-        except NotFound as error:
-            raise (gone or error) from None
-        self._check_size(key, found, size)
+        self._uploads.complete(key, upload_id, pieces, size)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
-        abort = self._client.abort_multipart_upload
-        try:
-            self._ask("abort an upload of", key, abort, Key=self._full(key), UploadId=upload_id)
-        except NotFound:
-            return
+        self._uploads.abort(key, upload_id)
 
     def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
-        full = self._prefix + checked_prefix(prefix)
-        markers: dict[str, str] = {}
-        while True:
-            try:
-                page = self._ask("list uploads of", prefix, self._client.list_multipart_uploads, Prefix=full, **markers)
-            except StoreRefused as error:
-                if not _has_no_listing(error):
-                    raise
-                return
-            except NotFound:
-                return  # rclone's answer where nothing was ever uploaded; a missing bucket is StoreRefused
-            for item in page.get("Uploads", []):
-                name = str(item["Key"])
-                if name.startswith(full):
-                    yield name[len(self._prefix) :], str(item["UploadId"])
-            following = {
-                "KeyMarker": str(page.get("NextKeyMarker", "")),
-                "UploadIdMarker": str(page.get("NextUploadIdMarker", "")),
-            }
-            if not page.get("IsTruncated"):
-                return
-            if following == markers or not following["KeyMarker"]:
-                raise StoreUnavailable(f"{self._place}: its listing of uploads does not go on")
-            markers = following
+        return self._uploads.list(prefix)
 
     def list_pieces(self, key: str, upload_id: str) -> Pieces:
-        pieces: Pieces = []
-        marker = 0
-        while True:
-            try:
-                page = self._ask(
-                    "list the pieces of",
-                    key,
-                    self._client.list_parts,
-                    Key=self._full(key),
-                    UploadId=upload_id,
-                    PartNumberMarker=marker,
-                )
-            except StoreRefused as error:
-                if not _has_no_listing(error):
-                    raise
-                return []
-            for item in page.get("Parts", []):
-                pieces.append(Piece(int(item["PartNumber"]), str(item["ETag"]), int(item["Size"])))
-            following = int(page.get("NextPartNumberMarker") or 0)
-            if not page.get("IsTruncated") or following <= marker:
-                return pieces
-            marker = following
+        return self._uploads.pieces(key, upload_id)
 
     def close(self) -> None:
         self._client.close()
-
-    def _full(self, key: str) -> str:
-        return self._prefix + checked_key(key)
-
-    def _ask(self, verb: str, key: str, call: Callable[..., Any], **parameters: Any) -> Any:
-        try:
-            answer = call(Bucket=self._bucket, **parameters)
-        except FAULTS as error:
-            failure = s3_error(error, self._place, verb, key)
-            # A HEAD's answer has no body that would say what is missing, and some servers look for the
-            # upload before the bucket.
-            unclear = isinstance(failure, NotFound) and code_of(error) in ("404", "NoSuchUpload")
-            if unclear and not self._bucket_seen:
-                self._check_bucket()
-            raise failure from error
-        self._bucket_seen = True
-        return answer
-
-    def _check_bucket(self) -> None:
-        try:
-            self._client.head_bucket(Bucket=self._bucket)
-        except FAULTS as error:
-            failure: PoorwillError = s3_error(error, self._place, "look at", "the bucket")
-            if isinstance(failure, NotFound):
-                failure = StoreRefused(
-                    f"{self._place}: there is no such bucket: create it, or correct the store's address"
-                )
-            raise failure from error
-        self._bucket_seen = True
-
-    def _grant(self, operation: str, key: str, expires_s: int, **parameters: Any) -> Grant:
-        if not 1 <= expires_s <= EXPIRES_S_MAX:
-            raise UsageError(f"a grant lives 1 to {EXPIRES_S_MAX} s, not {expires_s}")
-        wanted = {"Bucket": self._bucket, "Key": self._full(key), **parameters}
-        try:
-            url = self._client.generate_presigned_url(operation, Params=wanted, ExpiresIn=expires_s)
-        except FAULTS as error:
-            raise s3_error(error, self._place, "sign a grant for", key) from error
-        return Grant(url=str(url))
 
     def _body(self, answer: Any, key: str, bytes_max: int) -> bytes | None:
         """All of an answer's body, or None if it is larger than `bytes_max`."""
@@ -295,14 +193,6 @@ class S3Store:
         except (NotFound, Corrupt):
             return False
 
-    def _check_size(self, key: str, found: int, expected: int) -> None:
-        if found != expected:
-            raise Corrupt(f"{self._place}: {key} holds {found} bytes, expected {expected}", key=key)
-
     def _check_reaches(self, key: str, end: int, start: int, length: int) -> None:
         if end < start + length:
             raise Corrupt(f"{self._place}: {key} ends at byte {end}, expected {length} bytes from {start}", key=key)
-
-
-def _has_no_listing(error: StoreRefused) -> bool:
-    return error.facts.get("status") in (405, 501)

@@ -9,18 +9,23 @@ import itertools
 import os
 import re
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import urllib3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from poorwill.errors import Corrupt, NotFound, UsageError
+from poorwill.errors import Corrupt, NotFound, UsageError, WorkspaceError
 from poorwill.store.base import Grant, ObjectInfo, Piece, Store
 
 HTTP = urllib3.PoolManager(timeout=urllib3.Timeout(connect=10, read=60), retries=False)
 PIECE = bytes(range(256)) * (5 << 12)  # 5 MiB, the least that S3 takes for any piece but the last
+LARGE = PIECE * 3 + b"and a tail"  # more than any store writes by one request
+GRANT_LIFE_S_MAX = 7 * 24 * 3600
 ODD_KEYS = (
     "odd/space and+plus",
     "odd/ä-日本-🐦",
@@ -94,6 +99,27 @@ def upload(store: Store, key: str, contents: list[bytes], order: list[int]) -> t
     return upload_id, pieces
 
 
+@contextmanager
+def growing(path: Path) -> Iterator[None]:
+    """A byte is added to the file again and again; the first one was, when this is entered."""
+    first, done = threading.Event(), threading.Event()
+
+    def grow() -> None:
+        with path.open("ab", buffering=0) as file:
+            while not done.is_set():
+                file.write(b"+")
+                first.set()
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    try:
+        assert first.wait(60)
+        yield
+    finally:
+        done.set()
+        thread.join(60)
+
+
 class StoreSuite:
     """Derive from this, name the class Test..., and define a fixture `store`."""
 
@@ -120,6 +146,60 @@ class StoreSuite:
         assert store.put_new("once", b"mine") is True
         assert store.put_new("once", b"theirs") is False
         assert store.get("once") == b"mine"
+
+    @pytest.mark.parametrize("content", [b"", b"small", LARGE], ids=["empty", "small", "large"])
+    def test_a_file_is_read_back(self, store: Store, tmp_path: Path, content: bytes) -> None:
+        """Of any size, over whatever was there, once or again; the file stays, and no upload does."""
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        store.put("f/a", b"what was there before")
+        for named in (path, str(path)):
+            store.put_file("f/a", named)
+            assert store.head("f/a").size == len(content)
+            assert store.get("f/a", bytes_max=len(LARGE)) == content
+        assert path.read_bytes() == content
+        assert [info.key for info in store.list("")] == ["f/a"]
+        assert list(store.list_uploads("")) == []
+
+    @pytest.mark.parametrize("content", [b"not really a film", LARGE], ids=["small", "large"])
+    def test_a_file_keeps_its_content_type(self, store: Store, tmp_path: Path, content: bytes) -> None:
+        """Whoever opens the URL of a grant is told the type, so that a browser plays a video; also the default."""
+        (tmp_path / "file").write_bytes(content)
+        # No suffix that a server could guess from.
+        store.put_file("typed", tmp_path / "file", content_type="video/mp4")
+        store.put_file("plain", tmp_path / "file")
+        for key, content_type in (("typed", "video/mp4"), ("plain", "application/octet-stream")):
+            grant = store.grant_read(key, expires_s=300)
+            assert read_range(grant, 0, 3) == content[:3]
+            if grant.url is not None:
+                assert HTTP.request("GET", grant.url).headers["Content-Type"] == content_type
+
+    def test_a_file_that_grows_is_not_stored(self, store: Store, tmp_path: Path) -> None:
+        """The error names it; the old object stays, and nothing of the new one is left."""
+        path = tmp_path / "grows"
+        path.write_bytes(LARGE)
+        store.put("f/grown", b"old")
+        with growing(path), pytest.raises(WorkspaceError, match=r"grows changed while it was stored") as caught:
+            for _ in range(30):
+                # One that is read between two of its changes is whole, and rightly stored.
+                store.put_file("f/grown", path)
+                store.put("f/grown", b"old")
+        assert "\n" not in str(caught.value)
+        assert store.get("f/grown") == b"old"
+        assert [info.key for info in store.list("")] == ["f/grown"]
+        assert list(store.list_uploads("")) == []
+
+    def test_what_is_no_file_is_not_stored(self, store: Store, tmp_path: Path) -> None:
+        """One line names what is missing, a folder, or a FIFO that nobody writes to; the old object stays."""
+        store.put("f/kept", b"old")
+        (tmp_path / "folder").mkdir()
+        os.mkfifo(tmp_path / "fifo")
+        for name in ("missing", "folder", "fifo", "folder/missing"):
+            with pytest.raises(WorkspaceError, match=re.escape(str(tmp_path / name))) as caught:
+                store.put_file("f/kept", tmp_path / name)
+            assert "\n" not in str(caught.value)
+        assert store.get("f/kept") == b"old"
+        assert list(store.list_uploads("")) == []
 
     def test_get_has_a_bound(self, store: Store) -> None:
         """An object of exactly bytes_max passes; one byte more is Corrupt."""
@@ -324,6 +404,7 @@ class StoreSuite:
         for call in (
             lambda: store.put(key, b""),
             lambda: store.put_new(key, b""),
+            lambda: store.put_file(key, __file__),
             lambda: store.get(key),
             lambda: store.get_range(key, 0, 1),
             lambda: store.head(key),
@@ -356,6 +437,17 @@ class StoreSuite:
         grant = store.grant_read("g", expires_s=60)
         assert grant.url is None or "Signature" not in repr(grant)
         assert (grant.url is None) != (grant.path is None)
+
+    def test_a_grant_lives_a_week_at_most(self, store: Store) -> None:
+        """Seven days are granted and work; a second more, or none, is a UsageError where grants expire."""
+        store.put("g", b"x")
+        grant = store.grant_read("g", expires_s=GRANT_LIFE_S_MAX)
+        assert read_range(grant, 0, 1) == b"x"
+        if grant.url is not None:
+            assert f"X-Amz-Expires={GRANT_LIFE_S_MAX}" in grant.url
+            for expires_s in (GRANT_LIFE_S_MAX + 1, 0, -1):
+                with pytest.raises(UsageError, match=str(GRANT_LIFE_S_MAX)):
+                    store.grant_read("g", expires_s=expires_s)
 
     @settings(
         max_examples=30,
