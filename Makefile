@@ -1,4 +1,4 @@
-# Every target sets up what it needs in this checkout. Needed beforehand: make, and Python 3.10 or newer
+# Every target sets up what it needs in this checkout. Needed beforehand: make, and Python 3.11 or newer
 # with venv (tested on 3.11). Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help demo test lint bench clean distclean
 
 help:
-	@echo "make demo          hibernate and wake a workspace on this machine, with its own S3 and Prefect server"
+	@echo "make demo          hibernate and wake a workspace and make a video, with its own S3 and Prefect server"
 	@echo "make demo KEEP=1   the same, and leave the servers up"
 	@echo "make test          lint, then all tests"
 	@echo "make lint          ruff, mypy and the import contracts alone"
@@ -19,14 +19,14 @@ help:
 	@echo "make distclean     the same, and .venv"
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
-	    { echo "make: $(PYTHON) is missing or older than 3.10; name another one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { echo "make: $(PYTHON) is missing or older than 3.11; name another one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	    { echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV) (about two minutes, only when pyproject.toml or constraints.txt changed)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --config-settings editable_mode=compat \
-	    -c constraints.txt -e '.[s3,control,dev]'
+	    -c constraints.txt -e '.[s3,control,generate,dev]'
 	@touch $@
 
 demo: $(INSTALLED)

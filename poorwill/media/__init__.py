@@ -1,0 +1,1 @@
+"""Pictures and films: images fetched from users, models that make films of them, files that hold them."""
