@@ -6,19 +6,34 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-ON_ONE_PREFECT_SERVER = ("tests/flows/", "tests/demo/test_prefect_server.py")
-LONGEST_FIRST = (*ON_ONE_PREFECT_SERVER, "tests/demo/", "tests/cli/", "tests/faults/", "tests/conformance/", "tests/")
+TOGETHER = {
+    # A Prefect server each, and torch, which takes seconds to import, in one process only.
+    "generate": ("tests/flows/test_generate.py", "tests/worker/", "tests/media/pipelines/"),
+    "prefect": ("tests/flows/", "tests/demo/test_prefect_server.py"),
+}
+LONGEST_FIRST = (
+    *TOGETHER["generate"],
+    *TOGETHER["prefect"],
+    "tests/demo/",
+    "tests/cli/",
+    "tests/faults/",
+    "tests/conformance/",
+    "tests/",
+)
 
 
 class ByFile(LoadFileScheduling):
-    """All that needs the Prefect server goes to one worker, and every other file as a whole to one."""
+    """What is TOGETHER goes to one worker, and every other file as a whole to one."""
 
     def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
         super().__init__(config, log)
         config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
-        return "prefect" if nodeid.startswith(ON_ONE_PREFECT_SERVER) else str(super()._split_scope(nodeid))
+        for scope, places in TOGETHER.items():
+            if nodeid.startswith(places):
+                return scope
+        return str(super()._split_scope(nodeid))
 
 
 def sort(items: list[pytest.Item]) -> None:

@@ -1,0 +1,32 @@
+"""What a worker and its resident processes say to each other, over the child's stdin and stdout: JSON lines.
+
+to the child      {"run": id}                    run this flow run; only after `ready` or `ended`
+                  {"cancel": id, "why": text}    stop it at its next step
+                  {"terminate": id}              stop it where it is, by an exception; the process goes with it
+                  end of file                    end
+from the child    {"event": "ready"}
+                  {"event": "ended", "run": id, "state": Prefect's state type or null, "error": text or null,
+                   "retire": text or null, "rss_bytes": n}
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+LINE_BYTES_MAX = 64 << 10
+TEXT_MAX = 2000
+
+
+def encode(**message: Any) -> bytes:
+    """One line. Texts are cut at TEXT_MAX, so that a line stays below LINE_BYTES_MAX."""
+    short = {k: v[:TEXT_MAX] if isinstance(v, str) else v for k, v in message.items()}
+    return json.dumps(short).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """ValueError for what is no JSON object."""
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("not an object")
+    return message

@@ -1,0 +1,50 @@
+"""Which workers of this host live: each holds a lock that the kernel drops with its process, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+
+class Presence:
+    """`with Presence(folder, name):` shows that the worker of that name lives. Names are never used twice."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._path = folder, _path(folder, name)
+        self._held = -1
+
+    def __enter__(self) -> Presence:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._held = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        os.close(self._held)
+
+    def is_gone(self, name: str) -> bool:
+        """Whether that worker ran on this host and does not any more. False where nothing is known of it."""
+        try:
+            seen = os.open(_path(self._folder, name), os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(seen, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(seen)
+
+    def forget(self, name: str) -> None:
+        """Remove what a worker that is gone has left."""
+        with contextlib.suppress(FileNotFoundError):
+            _path(self._folder, name).unlink()
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / (name.replace("/", "_").replace(" ", "_") + ".lock")

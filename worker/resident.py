@@ -1,0 +1,160 @@
+"""A resident process, seen from the worker: started once, given one run after another, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worker import messages
+
+READY_TIMEOUT_S = 300.0
+"""Importing torch from a cold network disk takes minutes."""
+STOP_GRACE_S = 5.0
+COMMAND = (sys.executable, "-m", "worker.resident_process")
+
+
+class ResidentFailed(Exception):
+    """The process could not be started. One line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended, as far as its process says.
+
+    state: Prefect's state type, None where orchestration turned the run away. error: what went wrong outside of the
+    flow. retire: why the process should not be given another run.
+    """
+
+    state: str | None
+    error: str | None
+    retire: str | None
+    rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The process ended in the middle of a run. `signal` is the number of what killed it, 0 for an exit."""
+
+    returncode: int
+
+    @property
+    def signal(self) -> int:
+        return -self.returncode if self.returncode < 0 else 0
+
+
+class Resident:
+    """One process. `await Resident.start(...)`, then `run` again and again, then `end`. Not for two runs at once."""
+
+    def __init__(self, process: asyncio.subprocess.Process, environment: Mapping[str, str], folder: Path) -> None:
+        self._process = process
+        self.environment, self.folder = dict(environment), folder
+        self.runs = 0
+        self.rss_bytes = 0
+        self.rss_first_bytes = 0
+        self._killed = False
+
+    @classmethod
+    async def start(
+        cls,
+        environment: Mapping[str, str],
+        folder: Path,
+        *,
+        command: Sequence[str] = COMMAND,
+        ready_timeout_s: float = READY_TIMEOUT_S,
+    ) -> Resident:
+        """Start it and wait until it has imported what runs need. `environment` is added to this process's own.
+
+        To be awaited on the main thread: the kernel ends the child with the thread that started it. ResidentFailed.
+        """
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, str(os.getpid()),
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                env={**os.environ, **environment}, cwd=folder, start_new_session=True, limit=messages.LINE_BYTES_MAX,
+            )  # fmt: skip
+        except OSError as error:
+            raise ResidentFailed(f"its process does not start: {error}") from error
+        resident = cls(process, environment, folder)
+        try:
+            answer = await asyncio.wait_for(resident._answer(), ready_timeout_s)
+        except asyncio.TimeoutError:
+            await resident.kill()
+            raise ResidentFailed(f"its process was not ready after {ready_timeout_s:.0f} s") from None
+        except BaseException:
+            await resident.kill()
+            raise
+        if answer is None:
+            returncode = await resident._exit_status()
+            raise ResidentFailed(f"its process ended with {returncode} while it was loading: see the worker's log")
+        return resident
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def run(self, flow_run_id: str) -> Ended | Died:
+        """Have it run one flow run, and wait for the end of that or of the process."""
+        with contextlib.suppress(OSError):  # it has just died: the answer says so
+            self._send(run=flow_run_id)
+            await self._process.stdin.drain()  # type: ignore[union-attr]
+        answer = await self._answer()
+        if answer is None:
+            return Died(await self._exit_status())
+        self.runs += 1
+        self.rss_bytes = int(answer["rss_bytes"])
+        self.rss_first_bytes = self.rss_first_bytes or self.rss_bytes
+        return Ended(answer["state"], answer["error"], answer["retire"], self.rss_bytes)
+
+    def cancel(self, flow_run_id: str, why: str) -> None:
+        """Ask it to stop that run at its next step; it may be over by then."""
+        with contextlib.suppress(OSError):
+            self._send(cancel=flow_run_id, why=why)
+
+    def terminate(self, flow_run_id: str) -> None:
+        """Ask it to stop that run where it is, by an exception in the flow, so that its `finally` clauses run."""
+        with contextlib.suppress(OSError):
+            self._send(terminate=flow_run_id)
+
+    async def kill(self) -> int:
+        """SIGKILL, also to what it has started in its session. Returns its exit status. Idempotent."""
+        if not self._killed:  # once: afterwards the number may be another process group's
+            self._killed = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        return await self._process.wait()
+
+    async def end(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Let it go between two runs. Idempotent."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        await self._exit_status(grace_s)
+
+    async def _exit_status(self, grace_s: float = STOP_GRACE_S) -> int:
+        """Of a process whose end is near: it ends by itself, or is ended."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._process.wait(), grace_s)
+        return await self.kill()
+
+    def _send(self, **message: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(messages.encode(**message))
+
+    async def _answer(self) -> dict[str, Any] | None:
+        """Its next line; None when there will be none. A line that cannot be read is a process gone mad: it ends."""
+        assert self._process.stdout is not None
+        try:
+            line = await self._process.stdout.readline()
+            return messages.decode(line) if line.endswith(b"\n") else None
+        except ValueError:
+            return None

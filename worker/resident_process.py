@@ -1,0 +1,147 @@
+"""python -m worker.resident_process PARENT_PID: runs one flow run after another, and keeps what they have loaded.
+
+It ends with the worker that started it, however that ends. Models live in `poorwill.media.residence`, a module that
+Prefect does not load anew for each run, as it does with the flow's own file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import importlib
+import importlib.util
+import os
+import queue
+import signal
+import sys
+import threading
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO
+from uuid import UUID
+
+from poorwill.errors import DeviceFailed, OutOfMemory
+from poorwill.media.stop import STOP
+from worker import messages
+
+_PR_SET_PDEATHSIG = 1
+PRELOAD = "poorwill.media.loading,poorwill.media.inference"
+CLIENT_RETRIES = 7
+"""About four minutes of patience with a server that is restarted, where Prefect's own default is one."""
+
+
+def main(parent_pid: int) -> int:
+    """Until the end of stdin."""
+    _die_with(parent_pid)
+    answers = _claim_stdout()
+    waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, waiting), name="orders", daemon=True).start()
+    _warm_up()
+    with _own_settings():
+        _say(answers, event="ready")
+        while (run := waiting.get()) is not None:
+            _say(answers, event="ended", run=run, **_performed(UUID(run)), rss_bytes=_rss_bytes())
+    return 0
+
+
+def _die_with(parent_pid: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it may have died before
+        os._exit(1)
+
+
+def _claim_stdout() -> BinaryIO:
+    """The way to the worker, and nobody else's: what runs print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return answers
+
+
+def _say(answers: BinaryIO, **message: Any) -> None:
+    answers.write(messages.encode(**message))
+
+
+def _listen(orders: BinaryIO, waiting: queue.SimpleQueue[str | None]) -> None:
+    current = ""
+    for line in orders:
+        order = messages.decode(line)
+        if "run" in order:
+            current = str(order["run"])
+            STOP.clear()  # here and not when it begins: a cancel may be the very next line
+            waiting.put(current)
+        elif order.get("cancel") == current:
+            STOP.request(str(order.get("why", "cancelled")))
+        elif order.get("terminate") == current:
+            _terminate()
+    waiting.put(None)
+
+
+def _terminate() -> None:
+    """As Prefect's own runner does it: SIGTERM is an exception in the flow, and the intent says what it means."""
+    from prefect._internal import control_listener
+
+    control_listener._set_intent("cancel")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _warm_up() -> None:
+    """Import what takes seconds, before the first run waits for it: POORWILL_PRELOAD names modules, with commas."""
+    preload = os.environ.get("POORWILL_PRELOAD")
+    if preload is None:
+        generates = all(importlib.util.find_spec(name) for name in ("torch", "diffusers"))
+        preload = PRELOAD if generates else ""
+    for module in ("prefect.flow_engine", *filter(None, preload.split(","))):
+        importlib.import_module(module.strip())
+
+
+def _own_settings() -> AbstractContextManager[Any]:
+    """Prefect's settings that runs have here. Once: working them out takes a tenth of a second.
+
+    The worker says when a process dies, so no heartbeat is needed, whose thread costs each run a second when it is
+    joined.
+    """
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: CLIENT_RETRIES})
+
+
+def _performed(flow_run_id: UUID) -> dict[str, Any]:
+    """Run it, and leave no trace in the process. Errors of the flow are the run's state; others are told."""
+    from prefect.exceptions import Abort, Pause
+
+    folder, path = os.getcwd(), list(sys.path)
+    try:
+        state = _run(flow_run_id)
+    except (Abort, Pause):
+        return {"state": None, "error": None, "retire": None}
+    except BaseException as error:
+        return {"state": None, "error": f"{type(error).__name__}: {error}", "retire": "it failed outside of a flow"}
+    finally:
+        os.chdir(folder)
+        sys.path[:] = path
+    return {"state": state.type.value, "error": None, "retire": _why_retire(state)}
+
+
+def _run(flow_run_id: UUID) -> Any:
+    """The run's final state."""
+    from prefect.flow_engine import flow_run_logger, load_flow, load_flow_run, run_flow
+
+    flow_run = load_flow_run(flow_run_id)
+    flow = load_flow(flow_run)
+    state = run_flow(flow, flow_run=flow_run, return_type="state", error_logger=flow_run_logger(flow_run))
+    return asyncio.run(state) if flow.isasync else state
+
+
+def _why_retire(state: Any) -> str | None:
+    """Whether the process cannot be trusted with another run: a GPU's error stays in its context."""
+    error = None if state.is_completed() or state.is_cancelled() else state.result(raise_on_failure=False)
+    return f"a run failed with {type(error).__name__}" if isinstance(error, (DeviceFailed, OutOfMemory)) else None
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
