@@ -15,8 +15,10 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.exceptions import ObjectNotFound
 
 from blocks.machines import Machine
+from blocks.media import Media
 from blocks.providers import PROVIDERS, AnyProvider
 from blocks.stores import STORES, LocalStore, S3Store
+from blocks.video_models import VideoModel
 from poorwill.errors import NotFound, UsageError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
@@ -45,6 +47,16 @@ def machine_if_any(name: str) -> Machine | None:
         return machine_block(name)
     except NotFound:
         return None
+
+
+def media_block(name: str) -> Media:
+    """The media block of that name. NotFound, UsageError."""
+    return _find("media", name, (Media,))
+
+
+def model_block(name: str) -> VideoModel:
+    """The video model's block of that name. NotFound, UsageError."""
+    return _find("video model", name, (VideoModel,))
 
 
 def save_machine(name: str, machine: Machine) -> None:

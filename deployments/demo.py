@@ -1,10 +1,12 @@
-"""Puts a machine to sleep and wakes it, on this machine, with real parts, and proves that nothing was lost.
+"""Puts a machine to sleep and wakes it, and makes a video from a picture, on this machine, with real parts.
 
     python -m deployments.demo [--keep] [--megabytes N]
 
 It starts an S3 server and a Prefect server of its own, makes a machine of the local provider with a workspace
-full of model weights, runs the flows `hibernate` and `wake`, compares the two workspaces in full, and removes
-everything it made. Exit code 0 only if the workspaces are equal.
+full of model weights, runs the flows `hibernate` and `wake`, and compares the two workspaces in full. Then it
+deploys the flow `generate` to a pool of type `gpu`, starts a worker, and has it make a video with a tiny model of
+random weights. It removes everything it made but the video and its contact sheet. Exit code 0 only if the workspaces
+are equal and the video is there.
 """
 
 from __future__ import annotations
@@ -150,7 +152,7 @@ def _run(options: argparse.Namespace, console: Console, scratch: Path) -> int:
         with console.status("starting an S3 server and a Prefect server, making a workspace"):
             before = _prepare(stack, console)
         with stack.prefect.settings():
-            code = _there_and_back(stack, console, before)
+            code = _there_and_back(stack, console, before) or _video(stack, console, scratch.parent)
         if options.keep:
             _wait(stack, console)
         return code
@@ -191,6 +193,16 @@ def _there_and_back(stack: Stack, console: Console, before: Listing) -> int:
         metadata = catalog.read(store, NAME, snapshot_id)
     demo_report.print_report(console, metadata, slept, woke)
     return compared(console, before, list_tree(stack.workspace_of(woke["instance"])))
+
+
+def _video(stack: Stack, console: Console, keep_in: Path) -> int:
+    from deployments.demo_video import make_video
+
+    shown = make_video(stack, console, keep_in)
+    console.print(f"\nvideo         {escape(str(shown.video))}")
+    console.print(f"contact sheet {escape(str(shown.contact_sheet))}")
+    console.print(f"its URL       {escape(shown.url)} (while the servers are up: --keep)")
+    return 0
 
 
 def _flow(console: Console, flow: Flow[..., dict[str, Any]], run: str, **parameters: str) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from prefect import unmapped
 from prefect.futures import as_completed
+from prefect.states import Cancelled as CancelledState
 from prefect.states import Failed
 
-from poorwill.errors import EngineFailed, PoorwillError
+from poorwill.errors import Cancelled, EngineFailed, PoorwillError
 from tasks import sessions
 
 OPENINGS_MAX = 3
@@ -52,3 +53,8 @@ def each(step: Any, run: str, numbers: Iterable[int]) -> list[dict[str, Any]]:
 def failed(error: PoorwillError) -> Any:
     """The state a flow returns for an expected failure: its message is the error's, without a traceback in the log."""
     return Failed(message=f"{type(error).__name__}: {error.message}", data=error)
+
+
+def ended(error: PoorwillError) -> Any:
+    """The same for flows that can be stopped between two steps: that was asked for, and is no failure."""
+    return CancelledState(message=error.message) if isinstance(error, Cancelled) else failed(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from math import isnan
 from typing import Any
 
@@ -219,7 +220,7 @@ def _pack(request: Request, stages: Stages, done: _Packing) -> None:
     if scanned["adopted"]:
         get_run_logger().info("%d parts are in the store already", scanned["adopted"])
     numbers = scanned["parts"]
-    with Progress(run, packing(scanned["pack_bytes"])):
+    with Progress(partial(sessions.counters, run), packing(scanned["pack_bytes"])):
         while numbers:
             with stages("pack"):
                 done.packed.update((part["number"], part) for part in each(pack_part, run, numbers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from prefect.logging import get_run_logger
@@ -176,7 +177,10 @@ def _restore_once(
     with stages("open"):
         open_machine(run, target.name, request.store, request.workspace)
         opened = open_restore(run, target.snapshot_id, list(request.include), overwrite, request.cache)
-    with Progress(run, restoring(opened["fetch_bytes_max"], opened["raw_bytes"])), stages("restore"):
+    with (
+        Progress(partial(sessions.counters, run), restoring(opened["fetch_bytes_max"], opened["raw_bytes"])),
+        stages("restore"),
+    ):
         each(restore_part, run, opened["parts"])
     with stages("finish"):
         finished = finish_restore(run)

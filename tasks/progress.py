@@ -1,18 +1,17 @@
-"""Progress artifacts: percentages in Prefect's UI while a run works, from the engine's counters."""
+"""Progress artifacts: percentages and times to go in Prefect's UI while a run works, from its counters."""
 
 from __future__ import annotations
 
 import contextvars
 import logging
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-
-from tasks import sessions
 
 log = logging.getLogger(__name__)
 SAMPLE_S = 0.25
@@ -49,39 +48,43 @@ def restoring(fetch_bytes_max: int, raw_bytes: int) -> dict[str, Measure]:
     return {"downloaded": downloaded, "restored": restored}
 
 
+def generating(steps: int) -> dict[str, Measure]:
+    """What is shown while a video is generated: denoising steps, then encoded frames."""
+    return {
+        "denoised": lambda counters: _percent(counters.get("steps", 0), steps),
+        "encoded": lambda counters: _percent(counters.get("frames", 0), counters.get("frames_all", 0) or 1),
+    }
+
+
 def _percent(part: int, whole: int) -> float:
     return min(100.0, 100.0 * part / whole) if whole > 0 else 100.0
 
 
 class Progress:
-    """`with Progress(run, measures):` keeps one artifact per measure up to date, and samples the counters.
+    """`with Progress(sample, measures):` keeps one artifact per measure up to date, with the time it has to go.
 
-    A thread of its own asks the session for its counters and talks to Prefect, at most once a second; neither
-    the engine's events nor the flow wait for it. When Prefect does not answer, progress is not shown, and
-    nothing else happens.
+    A thread of its own asks `sample` for the counters and talks to Prefect, at most once a second; neither what
+    counts nor the flow wait for it. When Prefect does not answer, progress is not shown, and nothing else happens.
     """
 
     def __init__(
         self,
-        run: str,
+        sample: Callable[[], Counters],
         measures: dict[str, Measure],
         create: Callable[..., Any] = create_progress_artifact,
         update: Callable[..., Any] = update_progress_artifact,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._measures = run, measures
-        self._create, self._update = create, update
+        self._sample, self._measures = sample, measures
+        self._create, self._update, self._clock = create, update, clock
         self._artifacts: dict[str, UUID] = {}
         self._shown: dict[str, float] = {}
+        self._first: dict[str, tuple[float, float]] = {}  # when, and at how many percent, it was first above nothing
         self._stopped = threading.Event()
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._watch,), name="progress", daemon=True)
 
     def __enter__(self) -> Progress:
-        for name in self._measures:
-            try:
-                self._artifacts[name] = self._create(progress=0.0, key=name, description=f"{name}, of all bytes")
-            except Exception as error:
-                log.warning("progress is not shown: %s", type(error).__name__)
         self._thread.start()
         return self
 
@@ -92,6 +95,11 @@ class Progress:
         self._thread.join(JOIN_TIMEOUT_S)
 
     def _watch(self) -> None:
+        for name in self._measures:
+            try:
+                self._artifacts[name] = self._create(progress=0.0, key=name, description=name)
+            except Exception as error:
+                log.warning("progress is not shown: %s", type(error).__name__)
         since_update = 0.0
         while not self._stopped.wait(SAMPLE_S):
             counters = self._sample()
@@ -101,21 +109,23 @@ class Progress:
                 since_update = 0.0
         self._show(self._sample())
 
-    def _sample(self) -> Counters:
-        live = sessions.peek(self._run)
-        if live is None:
-            return {}
-        counters = dict(live.session.counters)
-        live.note(counters)
-        return counters
-
     def _show(self, counters: Counters) -> None:
         for name, artifact in self._artifacts.items():
             percent = round(self._measures[name](counters), 1)
             if percent == self._shown.get(name):
                 continue
             try:
-                self._update(artifact_id=artifact, progress=percent)
+                self._update(artifact_id=artifact, progress=percent, description=self._to_go(name, percent))
                 self._shown[name] = percent
             except Exception as error:
                 log.warning("progress is not shown: %s", type(error).__name__)
+
+    def _to_go(self, name: str, percent: float) -> str:
+        """The measure with its time to go, at the rate it had since it was first seen above nothing."""
+        if not 0 < percent < 100:
+            return name
+        now_s = self._clock()
+        began_s, first = self._first.setdefault(name, (now_s, percent))
+        if percent <= first:
+            return name
+        return f"{name}; {(now_s - began_s) * (100 - percent) / (percent - first):.0f} s to go"

@@ -11,7 +11,7 @@ from typing import Any
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from poorwill.errors import EngineLost, NotFound, TransientError
+from poorwill.errors import DeadlineExceeded, EngineLost, NotFound, TransientError
 
 RETRIES = 4
 
@@ -35,6 +35,12 @@ def transient_with_engine(task: Any, task_run: Any, state: Any) -> bool:
 def transient_or_upload_gone(task: Any, task_run: Any, state: Any) -> bool:
     """For packing: a store that was restarted may have forgotten the part's upload. The part starts over."""
     return transient_with_engine(task, task_run, state) or isinstance(_error(state), NotFound)
+
+
+def transient_in_time(task: Any, task_run: Any, state: Any) -> bool:
+    """For generating: a run whose time is over is not helped by more of it, nor by a server that was too slow."""
+    error = _error(state)
+    return isinstance(error, TransientError) and not isinstance(error, DeadlineExceeded)
 
 
 def policy(condition: Any = transient) -> dict[str, Any]:

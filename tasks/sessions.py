@@ -87,6 +87,16 @@ def peek(run: str) -> Live | None:
         return _lives.get(run)
 
 
+def counters(run: str) -> dict[str, int]:
+    """What the run's engine has counted so far, which is noted among its samples; empty where there is none."""
+    live = peek(run)
+    if live is None:
+        return {}
+    counted = dict(live.session.counters)
+    live.note(counted)
+    return counted
+
+
 def reach(run: str, machine: str, store: str, workspace: str) -> Live:
     """The live side of a run, opened, or opened again if its engine is gone.
 

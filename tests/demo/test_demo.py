@@ -17,10 +17,11 @@ from rich.console import Console
 
 from deployments.demo import compared
 from deployments.tree_listing import list_tree
+from poorwill.media import video
 
 DEMO = [sys.executable, "-u", "-m", "deployments.demo"]
 REPOSITORY = Path(__file__).parents[2]
-TIMEOUT_S = 110.0
+TIMEOUT_S = 200.0
 
 
 def run(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -31,8 +32,9 @@ def run(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.timeout(TIMEOUT_S + 10)
 def test_there_and_back(tmp_path: Path) -> None:
-    """Exit code 0, every stage in the table, and nothing left: no process, no scratch directory."""
+    """Exit code 0, every stage in the table, a video, and nothing else left: no process, no scratch directory."""
     done = run(tmp_path)
     assert done.returncode == 0, done.stdout
     assert "is gone: the provider has no machines" in done.stdout
@@ -41,7 +43,9 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert re.search(r"ratio .* 1\.3\d\d", done.stdout)
     assert re.search(r"The two workspaces are equal: \d+ entries", done.stdout)
     assert "Traceback" not in done.stdout
-    assert os.listdir(tmp_path) == ["demo.log"]
+    assert sorted(os.listdir(tmp_path)) == ["demo-contact-sheet.jpg", "demo-video.mp4", "demo.log"]
+    assert video.probe(tmp_path / "demo-video.mp4").frames == 9
+    assert re.search(r"its URL +http://127\.0\.0\.1:\d+/poorwill/demo/videos/\S+/video\.mp4\?", done.stdout)
     assert _processes_below(tmp_path) == []
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -33,7 +34,7 @@ from poorwill.errors import (
 from poorwill.snapshot import keys
 from tasks import charts, retries, sessions
 from tasks.destroy_instance import destroy_instance
-from tasks.progress import Progress, packing, restoring
+from tasks.progress import Progress, generating, packing, restoring
 from tests.flow_world import SNAPSHOT_ID, World
 from tests.runs import take, verify
 from tests.workspaces import aged
@@ -170,7 +171,7 @@ def test_progress_survives_a_prefect_that_does_not_answer() -> None:
     def refuse(**_: Any) -> UUID:
         raise ConnectionError("no")
 
-    with Progress("no-such-run", packing(100), create=refuse, update=refuse):
+    with Progress(partial(sessions.counters, "no-such-run"), packing(100), create=refuse, update=refuse):
         pass
     assert not any(thread.name == "progress" for thread in threading.enumerate())
 
@@ -179,12 +180,31 @@ def test_progress_is_updated_when_it_ends() -> None:
     """However short the run, the last percentages are shown; equal ones are not sent twice."""
     shown: list[float] = []
 
-    def update(artifact_id: UUID, progress: float) -> None:
+    def update(artifact_id: UUID, progress: float, description: str) -> None:
         shown.append(progress)
 
-    with Progress("no-such-run", restoring(0, 10), create=lambda **_: uuid4(), update=update):
+    nothing = partial(sessions.counters, "no-such-run")
+    with Progress(nothing, restoring(0, 10), create=lambda **_: uuid4(), update=update):
         pass
     assert sorted(shown) == [0.0, 100.0]
+
+
+def test_progress_tells_the_time_to_go() -> None:
+    """Half of the way from the first sign in 10 s leaves 10 s; nothing is promised before two signs, nor at the end."""
+    done, told = iter([0, 0, 20, 60, 100]), list[tuple[float, str]]()
+    now_s = iter([100.0, 110.0])
+
+    def update(artifact_id: UUID, progress: float, description: str) -> None:
+        told.append((progress, description))
+
+    progress = Progress(
+        lambda: {"steps": next(done)}, {"denoised": generating(100)["denoised"]},
+        create=lambda **_: uuid4(), update=update, clock=lambda: next(now_s),
+    )  # fmt: skip
+    progress._artifacts["denoised"] = uuid4()
+    for _ in range(5):
+        progress._show(progress._sample())
+    assert told == [(0.0, "denoised"), (20.0, "denoised"), (60.0, "denoised; 10 s to go"), (100.0, "denoised")]
 
 
 def test_uploaded_never_runs_ahead_of_compressed() -> None:

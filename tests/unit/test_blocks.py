@@ -8,7 +8,10 @@ from prefect.blocks.core import Block
 import blocks
 
 
-@pytest.mark.parametrize("kind", [blocks.Machine, blocks.VastProvider, blocks.Ec2Provider, blocks.OwnMachines])
+@pytest.mark.parametrize(
+    "kind",
+    [blocks.Machine, blocks.VastProvider, blocks.Ec2Provider, blocks.OwnMachines, blocks.Media, blocks.VideoModel],
+)
 def test_a_schema_that_is_remembered_is_the_right_one(kind: type[Block]) -> None:
     """It equals one that is worked out anew, and what a caller does to it stays with the caller."""
     anew = Block.model_json_schema.__func__(kind)  # type: ignore[attr-defined]

@@ -1,0 +1,95 @@
+"""Generating, step 2: from the image to an MP4 with its pictures, on the GPU that this process has."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+
+from poorwill.media.parameters import Resolved
+from poorwill.media.stop import STOP
+from tasks import studio
+from tasks.download_image import IMAGE
+from tasks.progress import Progress, generating
+from tasks.retries import policy, transient_in_time
+
+if TYPE_CHECKING:
+    from blocks.video_models import VideoModel
+    from poorwill.media.loading import LoadedPipeline
+
+VIDEO, POSTER, CONTACT_SHEET = "video.mp4", "poster.jpg", "contact-sheet.jpg"
+
+
+@task(name="infer", **policy(transient_in_time))
+def infer(run: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Generate, encode, and prove that the file holds what was asked for; all of it in the run's folder.
+
+    The pipeline stays loaded for the next run in this process. Returns `video` (facts of the file), `timings_ms`
+    and `inference_began_at` (POSIX seconds). Stops with Cancelled at the next step when it is asked to.
+
+    Args:
+        run: the id of the run.
+        parameters: Resolved, as plain values.
+    """
+    from PIL import Image
+
+    from poorwill.media.inference import generate
+    from poorwill.media.residence import RESIDENCE
+
+    opened, resolved, clock = studio.of_run(run), Resolved(**parameters), _Clock()
+    pipeline = RESIDENCE.pipeline(opened.model.record(), lambda record: _load(opened.model, record))
+    clock.lap("load")
+    began_at = time.time()
+    counters = {"steps": 0, "frames": 0, "frames_all": resolved.num_frames}
+
+    def on_step(done: int, total: int) -> None:
+        counters["steps"] = done
+
+    def on_frame(done: int, total: int) -> None:
+        counters["frames"] = done
+
+    with Image.open(opened.folder / IMAGE) as image, Progress(counters.copy, generating(resolved.steps)):
+        frames = generate(pipeline, image, resolved, on_step=on_step, stop=STOP)
+        clock.lap("infer")
+        facts = _encode(frames, resolved, opened.folder, on_frame)
+    clock.lap("encode")
+    return {"video": facts, "timings_ms": clock.laps_ms, "inference_began_at": began_at}
+
+
+def _encode(frames: Any, resolved: Resolved, folder: Path, on_frame: Any) -> dict[str, Any]:
+    """Write the three files; the video is read back by its encoder."""
+    from poorwill.media import previews, video
+
+    found = video.encode(frames, resolved.fps, folder / VIDEO, on_frame=on_frame, check=STOP.check)
+    (folder / POSTER).write_bytes(previews.poster(frames))
+    (folder / CONTACT_SHEET).write_bytes(previews.contact_sheet(frames))
+    return {**asdict(found), "fps": float(found.fps)}
+
+
+def _load(block: VideoModel, record: Any) -> LoadedPipeline:
+    from poorwill.media import loading, weights
+
+    def folder_of_weights(prefix: str) -> Path:
+        return weights.local_folder(block.open_store(), prefix, _cache_root(), stop=STOP)
+
+    return loading.load(record, folder_of_weights)
+
+
+def _cache_root() -> Path:
+    return Path(os.environ.get("POORWILL_WEIGHTS_DIR") or Path.home() / ".cache" / "poorwill" / "weights")
+
+
+class _Clock:
+    """Milliseconds of each stage."""
+
+    def __init__(self) -> None:
+        self.laps_ms: dict[str, int] = {}
+        self._since_s = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now_s = time.monotonic()
+        self.laps_ms[name], self._since_s = round((now_s - self._since_s) * 1000), now_s
