@@ -7,8 +7,11 @@ A name is that of a block document (`trainer`), looked up among the known types 
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
+import httpx
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentUpdate
@@ -21,6 +24,8 @@ from blocks.stores import STORES, LocalStore, S3Store
 from blocks.video_models import VideoModel
 from poorwill.errors import NotFound, UsageError
 
+PATIENCE_S = 120.0
+RETRY_S = 1.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 
 
@@ -108,7 +113,7 @@ def _find(role: str, name: str, types: tuple[type[Any], ...]) -> Any:
 
 def _load(kind: type[Block], document: str) -> Block | None:
     try:
-        return kind.load(document)
+        return patiently(lambda: kind.load(document))
     except ValueError as error:
         # What Prefect raises for a block that is not there; a document of other fields is one too.
         if "Unable to find block document" in str(error):
@@ -116,3 +121,16 @@ def _load(kind: type[Block], document: str) -> Block | None:
         raise UsageError(
             f"block {kind.get_block_type_slug()}/{document} cannot be read: save it again ({type(error).__name__})"
         ) from None
+
+
+def patiently(load: Callable[[], Block], patience_s: float = PATIENCE_S, retry_s: float = RETRY_S) -> Block:
+    """Prefect's client tries again only on a server that it has reached before, and each load makes a new client: a
+    server that is restarted just then must not fail a run."""
+    ends_s = time.monotonic() + patience_s
+    while True:
+        try:
+            return load()
+        except httpx.TransportError:
+            if time.monotonic() + retry_s > ends_s:
+                raise
+            time.sleep(retry_s)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from blocks.video_models import VideoModel
     from poorwill.media.loading import LoadedPipeline
 
+UPDATE_S = 3.0
+"""Each update costs this host some CPU, which on the CPU's own lanes is taken from inference."""
 VIDEO, POSTER, CONTACT_SHEET = "video.mp4", "poster.jpg", "contact-sheet.jpg"
 
 
@@ -52,12 +54,16 @@ def infer(run: str, parameters: dict[str, Any]) -> dict[str, Any]:
     def on_frame(done: int, total: int) -> None:
         counters["frames"] = done
 
-    with Image.open(opened.folder / IMAGE) as image, Progress(counters.copy, generating(resolved.steps)):
+    with Image.open(opened.folder / IMAGE) as image, _progress(counters, resolved):
         frames = generate(pipeline, image, resolved, on_step=on_step, stop=STOP)
         clock.lap("infer")
         facts = _encode(frames, resolved, opened.folder, on_frame)
     clock.lap("encode")
     return {"video": facts, "timings_ms": clock.laps_ms, "inference_began_at": began_at}
+
+
+def _progress(counters: dict[str, int], resolved: Resolved) -> Progress:
+    return Progress(counters.copy, generating(resolved.steps), update_s=UPDATE_S)
 
 
 def _encode(frames: Any, resolved: Resolved, folder: Path, on_frame: Any) -> dict[str, Any]:

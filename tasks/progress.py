@@ -63,8 +63,8 @@ def _percent(part: int, whole: int) -> float:
 class Progress:
     """`with Progress(sample, measures):` keeps one artifact per measure up to date, with the time it has to go.
 
-    A thread of its own asks `sample` for the counters and talks to Prefect, at most once a second; neither what
-    counts nor the flow wait for it. When Prefect does not answer, progress is not shown, and nothing else happens.
+    A thread of its own asks `sample` for the counters and talks to Prefect, every `update_s`; neither what counts
+    nor the flow wait for it. When Prefect does not answer, progress is not shown, and nothing else happens.
     """
 
     def __init__(
@@ -74,9 +74,10 @@ class Progress:
         create: Callable[..., Any] = create_progress_artifact,
         update: Callable[..., Any] = update_progress_artifact,
         clock: Callable[[], float] = time.monotonic,
+        update_s: float = UPDATE_S,
     ) -> None:
         self._sample, self._measures = sample, measures
-        self._create, self._update, self._clock = create, update, clock
+        self._create, self._update, self._clock, self._update_s = create, update, clock, update_s
         self._artifacts: dict[str, UUID] = {}
         self._shown: dict[str, float] = {}
         self._first: dict[str, tuple[float, float]] = {}  # when, and at how many percent, it was first above nothing
@@ -104,7 +105,7 @@ class Progress:
         while not self._stopped.wait(SAMPLE_S):
             counters = self._sample()
             since_update += SAMPLE_S
-            if since_update >= UPDATE_S:
+            if since_update >= self._update_s:
                 self._show(counters)
                 since_update = 0.0
         self._show(self._sample())

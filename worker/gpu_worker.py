@@ -157,13 +157,20 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
         """Tell Prefect how a run ended whose process could not."""
         if self._abandoning:
             return  # it goes back into the queue
-        if outcome.cancelled:
+        if outcome.again and not outcome.cancelled:
+            await self._begin_anew(flow_run, outcome.again)
+        elif outcome.cancelled:
             found = await self.client.read_flow_run(flow_run.id)
             if found.state is None or found.state.type not in _ENDED:
                 await self._mark_flow_run_as_cancelled(found, {"message": "The run was cancelled."})
         elif outcome.crash:
             self.get_flow_run_logger(flow_run).error(outcome.crash)
             await self._propose_crashed_state(flow_run, outcome.crash)
+
+    async def _begin_anew(self, flow_run: FlowRun, why: str) -> None:
+        """Its process did not reach Prefect's server. While that is away, this fails too: then a sweep does it."""
+        with contextlib.suppress(Exception):
+            await requeue(self.client, await self.client.read_flow_run(flow_run.id), why)
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[FlowRun]:
         taken = [entry for entry in flow_run_response if await self._reserve(entry.flow_run)]

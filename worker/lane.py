@@ -27,10 +27,11 @@ GROWTH_BYTES_MIN = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run left its lane. crash: what to tell of a run whose process could not end it itself.
-    cancelled: its process was killed because it was asked to stop."""
+    """How a run left its lane. crash: what to tell of a run whose process could not end it itself. again: why it is to
+    be begun anew. cancelled: it was asked to stop."""
 
     crash: str | None = None
+    again: str | None = None
     cancelled: bool = False
 
 
@@ -186,7 +187,10 @@ class Lane:
             if retire:
                 log.info("%s: its process %d is replaced: %s", self.name, resident.pid, retire)
             await self.close_idle()
-        return Outcome(crash=f"{self.name}: {ended.error}" if ended.error else None, cancelled=self._cancelled)
+        told = f"{self.name}: {ended.error}" if ended.error else None
+        if ended.unreachable:
+            return Outcome(again=told, cancelled=self._cancelled)
+        return Outcome(crash=told, cancelled=self._cancelled)
 
     def _worn(self, resident: Resident, job: GpuJobConfiguration) -> str | None:
         if resident.runs >= job.recycle_runs:

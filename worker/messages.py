@@ -5,8 +5,8 @@ to the child      {"run": id}                    run this flow run; only after `
                   {"terminate": id}              stop it where it is, by an exception; the process goes with it
                   end of file                    end
 from the child    {"event": "ready"}
-                  {"event": "ended", "run": id, "state": Prefect's state type or null, "error": text or null,
-                   "retire": text or null, "rss_bytes": n}
+                  {"event": "ended", "run": id, "error": text or null, "unreachable": whether that is Prefect's
+                   server, "retire": text or null, "rss_bytes": n}
 """
 
 from __future__ import annotations

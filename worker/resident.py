@@ -28,14 +28,13 @@ class ResidentFailed(Exception):
 class Ended:
     """How a run ended, as far as its process says.
 
-    state: Prefect's state type, None where orchestration turned the run away. error: what went wrong outside of the
-    flow. retire: why the process should not be given another run.
+    error: what went wrong outside of the flow. unreachable: that was Prefect's server. retire: why the process should
+    not be given another run.
     """
 
-    state: str | None
-    error: str | None
-    retire: str | None
-    rss_bytes: int
+    error: str | None = None
+    unreachable: bool = False
+    retire: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class Resident:
         self.runs += 1
         self.rss_bytes = int(answer["rss_bytes"])
         self.rss_first_bytes = self.rss_first_bytes or self.rss_bytes
-        return Ended(answer["state"], answer["error"], answer["retire"], self.rss_bytes)
+        return Ended(answer["error"], bool(answer["unreachable"]), answer["retire"])
 
     def cancel(self, flow_run_id: str, why: str) -> None:
         """Ask it to stop that run at its next step; it may be over by then."""

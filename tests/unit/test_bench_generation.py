@@ -27,7 +27,7 @@ def found(row: str, **figures: object) -> list[Finding]:
 def durable(**other: object) -> Durable:
     figures: dict[str, object] = {
         "jobs": 50, "slots": 2, "ended": {"COMPLETED": 50}, "whole": 50, "begun_anew": 4, "stuck": 0,
-        "stuck_after_s": 240.0, "wall_s": 130.4,
+        "looked_after_s": 31.4, "wall_s": 130.4,
     }  # fmt: skip
     return Durable(**(figures | other))  # type: ignore[arg-type]
 
@@ -97,5 +97,5 @@ def test_the_report_keeps_the_raw_figures() -> None:
     """Every run of a row is in the JSON, not its median alone."""
     made = report(inference=Inference((4.0, 4.1), (3.9, 4.0)), growth=Growth((1, 2)))
     kept = json.loads(made.as_json())["generation"]
-    assert kept["inference"] == {"flow_s": [4.0, 4.1], "bare_s": [3.9, 4.0]} and kept["growth"] == {"pss_bytes": [1, 2]}
+    assert kept["inference"] == {"flow_s": [4.0, 4.1], "bare_s": [3.9, 4.0]} and kept["growth"] == {"rss_bytes": [1, 2]}
     assert kept["warm"] is None

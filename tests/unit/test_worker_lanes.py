@@ -20,11 +20,12 @@ class Double:
 
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
         self.environment, self.folder = dict(environment), folder
+        self.ends = Ended()
         self.alive, self.pid, self.runs, self.rss_bytes, self.rss_first_bytes = True, 1, 0, 0, 0
 
     async def run(self, flow_run_id: str) -> Ended:
         self.runs += 1
-        return Ended("COMPLETED", None, None, 0)
+        return self.ends
 
     async def end(self) -> None:
         self.alive = False
@@ -118,6 +119,17 @@ def test_a_run_that_is_cancelled_while_its_process_starts_does_not_begin() -> No
 
     outcome = asyncio.run(both())
     assert outcome.cancelled and outcome.crash is None and host.started[0].runs == 0
+
+
+def test_a_run_whose_server_was_away_is_begun_anew() -> None:
+    """It neither crashed, nor did its process do anything wrong."""
+    host = Host()
+    lane = lanes(host).all[0]
+    asyncio.run(lane.execute("r", job(), ""))
+    host.started[0].ends = Ended(error="ConnectError: refused", unreachable=True)
+    outcome = asyncio.run(lane.execute("r", job(), ""))
+    assert outcome.crash is None and outcome.again == "gpu 0: ConnectError: refused"
+    assert host.started[0].alive and len(host.started) == 1
 
 
 def test_a_process_is_kept_for_the_same_environment_and_folder() -> None:

@@ -1,4 +1,4 @@
-"""Pools on the one Prefect server: `rig` has no worker yet, `lane` shares one worker among the tests of a file."""
+"""Pools on the one Prefect server: `rig` has no worker yet, `lane` shares one worker among all tests that take it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rig(prefect_server: PrefectServer, tmp_path: Path) -> Iterator[Rig]:
     built.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_rig(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     built = Rig(prefect_server, tmp_path_factory.mktemp("shared"), f"gpu-{next(_numbers)}")
     built.worker()
@@ -32,6 +32,6 @@ def shared_rig(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def lane(shared_rig: Rig, tmp_path: Path) -> Rig:
-    """A worker with one CPU lane and one control lane, which the tests of a file share; what is told is this test's."""
+    """A worker with one CPU lane and one control lane, which tests share; what is told is this test's."""
     shared_rig.told = tmp_path / "told"
     return shared_rig
