@@ -19,6 +19,12 @@ def racy(entries: Entries, scanned_at_ns: int) -> Array:
     return entries.ctime_ns >= scanned_at_ns - _tick_ns(entries.ctime_ns)
 
 
+def racy_for_s(scan: Scan) -> float:
+    """After so many seconds another scan can trust what this one cannot; 0 if it trusts everything."""
+    entries = scan.entries
+    return _tick_ns(entries.ctime_ns) / 1e9 if racy(entries, scan.scanned_at_ns).any() else 0.0
+
+
 def unchanged_since(now: Scan, before: Entries, before_scanned_at_ns: int) -> Array:
     """For each entry its row in `before` if it is the same file, unchanged since that scan; else -1. int64.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from poorwill.engine import state
 from poorwill.engine.assembly import assemble, empty_manifest, unsettled, without
 from poorwill.engine.context import Context
 from poorwill.engine.journal import Journal
-from poorwill.engine.matching import unchanged_since
+from poorwill.engine.matching import racy_for_s, unchanged_since
 from poorwill.engine.meter import Meter
 from poorwill.engine.packing import Adopted, OpenSink, Packer, Round, begin
 from poorwill.engine.pool import WorkPool
@@ -53,6 +54,7 @@ class Taking:
         self._round: Round | None = None
         self._before: Manifest | None = None
         self._rounds = 0
+        self._trusted_s = 0.0
         self._used: set[int] = set()
         self._unreadable: set[bytes] = set()
         self.left_out: dict[bytes, LeftOut] = {}
@@ -105,6 +107,7 @@ class Taking:
         )  # fmt: skip
         self._note([], found.skipped)
         self._rounds += 1
+        self._trusted_s = time.monotonic() + racy_for_s(found)
         self._used.update(self._round.parts)
         raw = self._round.plan.raw_bytes()
         entries = found.entries
@@ -134,6 +137,8 @@ class Taking:
         assert self._before is not None
         if self._rounds > SETTLE_ROUNDS:
             self._give_up(self._before, context)
+        # On a fast machine all rounds would else fit into one tick of the file system's clock, none trusting the last.
+        time.sleep(max(0.0, self._trusted_s - time.monotonic()))
         return self._begin(self._scan(context), self._before, [])
 
     def _finished(self) -> Manifest:
