@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,10 +18,12 @@ from bench.arena import Arena, say
 from bench.report import Report
 from bench.targets import findings
 
-ROWS = ("snapshot", "restore", "ratio", "memory", "unchanged", "changed", "many", "ssh", "link", "cost")
+GENERATION_ROWS = ("warm", "inference", "growth", "durable")
+ROWS = ("snapshot", "restore", "ratio", "memory", "unchanged", "changed", "many", "ssh", "link", "cost",
+        *GENERATION_ROWS)  # fmt: skip
 ROUND_TRIP_ROWS = {"snapshot", "restore", "ratio"}
-# The most that each row has in the scratch folder at one time.
-NEED_BYTES = {"memory": 15e9, "many": 4.5e9, "unchanged": 6.5e9}
+# The most that each row has in the scratch folder at one time; generation, in its processes.
+NEED_BYTES = {"memory": 15e9, "many": 4.5e9, "unchanged": 6.5e9, **dict.fromkeys(GENERATION_ROWS, 3e9)}
 NEED_BYTES_OTHER = 7e9
 NEED_INODES = 700_000
 SMALL_SHARE = 0.06
@@ -31,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--runs", type=int, help="runs of each contestant (default 3; 1 with --quick)")
-    parser.add_argument("--quick", action="store_true", help="workspaces of a twentieth; nothing is written")
+    parser.add_argument("--quick", action="store_true", help="workspaces of a twentieth, few jobs; nothing is written")
     parser.add_argument("--only", action="append", choices=ROWS, metavar="ROW", help="one of " + ", ".join(ROWS))
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm"), help="a tmpfs (default /dev/shm)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the tables go (default bench/results)")
@@ -62,7 +65,7 @@ def _check_room(scratch: Path, rows: set[str], share: float) -> None:
         sys.exit(f"bench: {scratch} has {seen.f_favail} free inodes, {NEED_INODES * share:.0f} are needed")
 
 
-def _measure(arena: Arena, rows: set[str]) -> tuple[list[dict[str, Any]], list[rented.Linked]]:
+def _measure(arena: Arena, rows: set[str], *, quick: bool) -> tuple[list[dict[str, Any]], list[rented.Linked]]:
     """Run what `rows` need; in an order in which each workspace is made once."""
     said: list[dict[str, Any]] = []
     linked: list[rented.Linked] = []
@@ -84,12 +87,20 @@ def _measure(arena: Arena, rows: set[str]) -> tuple[list[dict[str, Any]], list[r
     if "memory" in rows:
         experiments.there_and_back(arena, "many", ("poorwill",), memory=True)
         experiments.memory_without_source(arena, "weights-8gb")
+    if rows & set(GENERATION_ROWS):
+        from bench import generation  # not above: it imports Prefect, which takes seconds
+
+        generation.measure(arena, rows, generation.QUICK if quick else generation.Counts())
     return said, linked
 
 
 def _kind(runs: int, quick: bool) -> str:
     figures = "one run of each" if runs == 1 else f"medians of {runs} runs (smallest - largest)"
-    return f"{figures}; WORKSPACES OF A TWENTIETH, which say nothing of the targets" if quick else figures
+    return f"{figures}; WORKSPACES OF A TWENTIETH AND FEW JOBS, which say nothing of the targets" if quick else figures
+
+
+def _generation_versions() -> dict[str, str | None]:
+    return {name: metadata.version(name) for name in ("prefect", "torch", "diffusers")}
 
 
 def _on_terminate(*_: object) -> NoReturn:
@@ -105,12 +116,12 @@ def main() -> int:
         kind=_kind(given.runs, given.quick),
         runs=given.runs,
         machine=machine.describe(given.scratch),
-        versions=peers.versions(),
+        versions=peers.versions() | (_generation_versions() if rows & set(GENERATION_ROWS) else {}),
     )
     signal.signal(signal.SIGTERM, _on_terminate)
     scratch = Path(tempfile.mkdtemp(prefix="poorwill-bench-", dir=given.scratch))
     try:
-        changed, linked = _measure(Arena(scratch, report, small=given.quick), rows)
+        changed, linked = _measure(Arena(scratch, report, small=given.quick), rows, quick=given.quick)
     except KeyboardInterrupt:
         say("bench: interrupted")
         return 130

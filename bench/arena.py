@@ -70,6 +70,11 @@ class Arena:
             shutil.rmtree(self._made.path)
             self._made = None
 
+    def clear(self) -> None:
+        """Give back what workspaces and warm memory take, for an experiment that needs neither."""
+        self.drop_workspace()
+        self._ballast.release()
+
     def site(self, name: str) -> Site:
         """A fresh pair of places for one contestant."""
         folder = self.scratch / "sites" / "".join(c if c.isalnum() else "-" for c in name)

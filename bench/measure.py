@@ -90,9 +90,18 @@ def process_tree(roots: set[int]) -> set[int]:
 
 def pss_bytes(pid: int) -> int:
     """The proportional set size of one process; 0 once it has ended."""
+    return _rollup_bytes(pid, b"Pss:")
+
+
+def rss_bytes(pid: int) -> int:
+    """The resident set size of one process, shared pages in full; 0 once it has ended."""
+    return _rollup_bytes(pid, b"Rss:")
+
+
+def _rollup_bytes(pid: int, name: bytes) -> int:
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines():
-            if line.startswith(b"Pss:"):
+            if line.startswith(name):
                 return int(line.split()[1]) << 10
     except OSError:
         pass  # it ended meanwhile

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from bench.generation_figures import Generation
 from bench.measure import Spread
 
 
@@ -47,6 +48,7 @@ class Report:
     timings: list[Timing] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    generation: Generation = field(default_factory=Generation)
 
     def timing(self, workspace: str, step: str, contestant: str) -> Timing | None:
         """The timing of that name, or None if it was not measured."""
@@ -85,14 +87,10 @@ class Report:
                 ["", "", "target", "measured", "met"],
                 [[f.row, f.what, f.target, f.value, _verdict(f.met)] for f in self.findings],
             ),
-            "",
-            "## Measurements",
-            "",
-            *_table(
-                ["workspace", "step", "", "wall s", "GB/s", "CPU-s", "raw/stored", "peak memory MB"],
-                [_timing_cells(timing) for timing in self.timings],
-            ),
         ]
+        if self.timings:
+            head = ["workspace", "step", "", "wall s", "GB/s", "CPU-s", "raw/stored", "peak memory MB"]
+            lines += ["", "## Measurements", "", *_table(head, [_timing_cells(timing) for timing in self.timings])]
         if self.failures:
             lines += ["", "## Failed", "", *(f"- {name}: {why}" for name, why in self.failures.items())]
         return "\n".join(lines) + "\n"
