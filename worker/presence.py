@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
+
+REMEMBERED_S = 7 * 24 * 3600.0
 
 
 class Presence:
@@ -17,6 +20,7 @@ class Presence:
 
     def __enter__(self) -> Presence:
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._forget_old()
         self._held = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
@@ -28,22 +32,29 @@ class Presence:
 
     def is_gone(self, name: str) -> bool:
         """Whether that worker ran on this host and does not any more. False where nothing is known of it."""
-        try:
-            seen = os.open(_path(self._folder, name), os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(seen, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(seen)
+        return _is_free(_path(self._folder, name))
 
-    def forget(self, name: str) -> None:
-        """Remove what a worker that is gone has left."""
-        with contextlib.suppress(FileNotFoundError):
-            _path(self._folder, name).unlink()
+    def _forget_old(self) -> None:
+        """Remove what workers that were killed long ago have left: their runs were recovered since, or never are."""
+        for path in self._folder.glob("*.lock"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > REMEMBERED_S and _is_free(path):
+                    path.unlink()
+
+
+def _is_free(path: Path) -> bool:
+    """Whether the lock file is there and nobody holds it."""
+    try:
+        seen = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(seen, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(seen)
 
 
 def _path(folder: Path, name: str) -> Path:

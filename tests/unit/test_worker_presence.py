@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ with Presence(Path(sys.argv[1]), sys.argv[2]):
 
 
 def test_a_worker_that_was_killed_is_gone(tmp_path: Path) -> None:
-    """Alive while it holds its lock, gone once SIGKILL has taken it; forgotten when that was noted."""
+    """Alive while it holds its lock, gone once SIGKILL has taken it."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path), "other 1"]
     with Presence(tmp_path, "me 0") as mine:
         holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -30,8 +31,17 @@ def test_a_worker_that_was_killed_is_gone(tmp_path: Path) -> None:
             holder.kill()
             holder.communicate(timeout=10)
         assert mine.is_gone("other 1") and mine.is_gone("other 1")
-        mine.forget("other 1")
-        assert not mine.is_gone("other 1")
+
+
+def test_what_was_left_long_ago_is_removed(tmp_path: Path) -> None:
+    """When a worker starts; not what was left yesterday, nor what is held, however old."""
+    with Presence(tmp_path, "old but alive 1"):
+        for name in ("dead_2", "old_but_alive_1"):
+            (tmp_path / f"{name}.lock").touch()
+            os.utime(tmp_path / f"{name}.lock", (0, 0))
+        (tmp_path / "dead_3.lock").touch()
+        with Presence(tmp_path, "me 0"):
+            assert sorted(path.stem for path in tmp_path.iterdir()) == ["dead_3", "me_0", "old_but_alive_1"]
 
 
 def test_nothing_is_said_of_whom_nobody_knows(tmp_path: Path) -> None:
