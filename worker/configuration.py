@@ -5,52 +5,50 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect.workers.base import BaseJobConfiguration, BaseVariables
-from pydantic import Field, field_validator
-
-GPUS = Field(default=1, ge=0, le=1, title="GPUs", description="0: the run needs none, and takes no GPU from others.")
-RUN_TIMEOUT_S = Field(
-    default=7200,
-    ge=1,
-    title="Run timeout (s)",
-    description="A run that takes longer than this is ended with its process, whatever it is doing.",
-)
-QUEUE_TIMEOUT_S = Field(
-    default=3600,
-    ge=0,
-    title="Queue timeout (s)",
-    description="A run that waited longer than this for a GPU fails instead of running late. 0: it waits forever. "
-    "Runs that need no GPU always wait.",
-)
-CANCEL_GRACE_S = Field(
-    default=120,
-    ge=0,
-    title="Cancel grace (s)",
-    description="How long a cancelled run may go on to its next step before its process is killed.",
-)
-RECYCLE_RUNS = Field(
-    default=100, ge=1, title="Recycle after runs", description="After so many runs the process is replaced."
-)
-RECYCLE_GROWTH = Field(
-    default=1.5,
-    gt=1,
-    title="Recycle at growth",
-    description="The process is replaced when its memory is so many times that after its first run.",
-)
-WORKING_FOLDER = Field(
-    default=None, title="Working folder", description="Where runs begin. Empty: where the worker was started."
-)
+from pydantic import BaseModel, Field, field_validator
 
 
-class GpuJobConfiguration(BaseJobConfiguration):
-    """How one run is to be run."""
+class RunSettings(BaseModel):
+    """How one run is to be run: the same fields in a pool's form and in the configuration of a job."""
 
-    gpus: int = GPUS
-    run_timeout_s: int = RUN_TIMEOUT_S
-    queue_timeout_s: int = QUEUE_TIMEOUT_S
-    cancel_grace_s: int = CANCEL_GRACE_S
-    recycle_runs: int = RECYCLE_RUNS
-    recycle_growth: float = RECYCLE_GROWTH
-    working_dir: Path | None = WORKING_FOLDER
+    gpus: int = Field(
+        default=1, ge=0, le=1, title="GPUs", description="0: the run needs none, and takes no GPU from others."
+    )
+    run_timeout_s: int = Field(
+        default=7200,
+        ge=1,
+        title="Run timeout (s)",
+        description="A run that takes longer than this is ended with its process, whatever it is doing.",
+    )
+    queue_timeout_s: int = Field(
+        default=3600,
+        ge=0,
+        title="Queue timeout (s)",
+        description="A run that waited longer than this for a GPU fails instead of running late. 0: it waits forever. "
+        "Runs that need no GPU always wait.",
+    )
+    cancel_grace_s: int = Field(
+        default=120,
+        ge=0,
+        title="Cancel grace (s)",
+        description="How long a cancelled run may go on to its next step before its process is killed.",
+    )
+    recycle_runs: int = Field(
+        default=100, ge=1, title="Recycle after runs", description="After so many runs the process is replaced."
+    )
+    recycle_growth: float = Field(
+        default=1.5,
+        gt=1,
+        title="Recycle at growth",
+        description="The process is replaced when its memory is so many times that after its first run.",
+    )
+    working_dir: Path | None = Field(
+        default=None, title="Working folder", description="Where runs begin. Empty: where the worker was started."
+    )
+
+
+class GpuJobConfiguration(RunSettings, BaseJobConfiguration):
+    """How one run is to be run, on this host."""
 
     @field_validator("working_dir")
     @classmethod
@@ -64,13 +62,5 @@ class GpuJobConfiguration(BaseJobConfiguration):
         return {k: v for k, v in self.env.items() if v is not None and not k.startswith("PREFECT__")}
 
 
-class GpuVariables(BaseVariables):
+class GpuVariables(RunSettings, BaseVariables):
     """The same, as the form of a work pool shows it."""
-
-    gpus: int = GPUS
-    run_timeout_s: int = RUN_TIMEOUT_S
-    queue_timeout_s: int = QUEUE_TIMEOUT_S
-    cancel_grace_s: int = CANCEL_GRACE_S
-    recycle_runs: int = RECYCLE_RUNS
-    recycle_growth: float = RECYCLE_GROWTH
-    working_dir: Path | None = WORKING_FOLDER
