@@ -18,7 +18,7 @@ from poorwill.store.s3 import S3Store
 from tests.engine_homes import EngineHome, ship_once
 from tests.s3_connection import connect
 from tests.ssh_machines import KeyPair, SshMachine
-from tests.sshd_software import AptInstaller, Software, choose, preview
+from tests.sshd_software import Software, choose, installer, preview
 
 USED_SOFTWARE = pytest.StashKey[set[str]]()
 _prefixes = (f"test-{number:04}" for number in itertools.count())
@@ -59,7 +59,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
 
 
 def pytest_report_header() -> str:
-    return f"SSH servers of test machines: {preview(AptInstaller())}"
+    return f"SSH servers of test machines: {preview(installer())}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -92,7 +92,7 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.fixture(scope="session")
 def sshd_software(pytestconfig: pytest.Config) -> Software:
     """OpenSSH's sshd, installed by now where that is possible; else the embedded server."""
-    software = choose(installer=AptInstaller())
+    software = choose(installer=installer())
     pytestconfig.stash[USED_SOFTWARE] = {str(software)}
     if hasattr(pytestconfig, "workeroutput"):
         pytestconfig.workeroutput["sshd"] = [str(software)]

@@ -15,8 +15,9 @@ import paramiko
 import psutil
 import pytest
 
+from tests.apt import AptInstaller
 from tests.ssh_machines import KeyPair, SshMachine
-from tests.sshd_software import AptInstaller, Software, choose, find
+from tests.sshd_software import Software, choose, find
 
 TIMEOUT_S = 20.0
 EMBEDDED = Software(None, why="asked for by a test")
@@ -200,6 +201,6 @@ def test_missing_software_is_installed_or_replaced(tmp_path: Path) -> None:
 
 def test_an_installation_that_failed_is_not_tried_again(tmp_path: Path) -> None:
     """It is remembered with its reason; a user other than root does not try."""
-    (tmp_path / "sshd-failed").write_text("apt-get update failed: no network")
-    told = AptInstaller(tmp_path).obstacle()
-    assert ("no network" in told and "sshd-failed" in told) or os.geteuid() != 0 or "apt" in told
+    (tmp_path / "nothing-failed").write_text("apt-get update failed: no network")
+    told = AptInstaller("nothing", lambda: False, tmp_path).obstacle()
+    assert ("no network" in told and "nothing-failed" in told) or os.geteuid() != 0 or "apt" in told
