@@ -7,9 +7,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean distclean
+.PHONY: help up down status demo test lint bench clean distclean
 
 help:
+	@echo "make up            start everything in the background: Prefect, a worker, the gateway, S3; deploy all flows"
+	@echo "make status        what of it runs"
+	@echo "make down          end it; ARGS=--purge removes its data too"
 	@echo "make demo          hibernate and wake a workspace and make a video, with its own S3 and Prefect server"
 	@echo "make demo KEEP=1   the same, and leave the servers up"
 	@echo "make test          lint, then all tests"
@@ -28,6 +31,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --config-settings editable_mode=compat \
 	    -c constraints.txt -e '.[s3,control,generate,dev]'
 	@touch $@
+
+up: $(INSTALLED)
+	@$(BIN)/python -m deployments.stack up
+
+status: $(INSTALLED)
+	@$(BIN)/python -m deployments.stack status $(ARGS)
+
+down: $(INSTALLED)
+	@$(BIN)/python -m deployments.stack down $(ARGS)
 
 demo: $(INSTALLED)
 	$(BIN)/python -m deployments.demo $(if $(KEEP),--keep)

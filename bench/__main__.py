@@ -13,17 +13,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import experiments, machine, peers, rented
+from bench import experiments, machine, peers, rented, retention
 from bench.arena import Arena, say
 from bench.report import Report
 from bench.targets import findings
 
-GENERATION_ROWS = ("warm", "inference", "growth", "durable")
-ROWS = ("snapshot", "restore", "ratio", "memory", "unchanged", "changed", "many", "ssh", "link", "cost",
-        *GENERATION_ROWS)  # fmt: skip
+GENERATION_ROWS = ("warm", "inference", "growth", "durable", "restarts")
+ROWS = ("snapshot", "restore", "ratio", "memory", "unchanged", "changed", "many", "ssh", "link", "cost", "retention",
+        *GENERATION_ROWS, "gateway")  # fmt: skip
 ROUND_TRIP_ROWS = {"snapshot", "restore", "ratio"}
 # The most that each row has in the scratch folder at one time; generation, in its processes.
-NEED_BYTES = {"memory": 15e9, "many": 4.5e9, "unchanged": 6.5e9, **dict.fromkeys(GENERATION_ROWS, 3e9)}
+NEED_BYTES = {"memory": 15e9, "many": 4.5e9, "unchanged": 6.5e9, "retention": 1e9, "gateway": 2e9,
+              **dict.fromkeys(GENERATION_ROWS, 3e9)}  # fmt: skip
 NEED_BYTES_OTHER = 7e9
 NEED_INODES = 700_000
 SMALL_SHARE = 0.06
@@ -87,10 +88,16 @@ def _measure(arena: Arena, rows: set[str], *, quick: bool) -> tuple[list[dict[st
     if "memory" in rows:
         experiments.there_and_back(arena, "many", ("poorwill",), memory=True)
         experiments.memory_without_source(arena, "weights-8gb")
+    if "retention" in rows:
+        retention.measure(arena, quick=quick)
     if rows & set(GENERATION_ROWS):
         from bench import generation  # not above: it imports Prefect, which takes seconds
 
         generation.measure(arena, rows, generation.QUICK if quick else generation.Counts())
+    if "gateway" in rows:
+        from bench import gateway  # the same
+
+        gateway.measure(arena, gateway.QUICK if quick else gateway.Counts())
     return said, linked
 
 
@@ -116,7 +123,7 @@ def main() -> int:
         kind=_kind(given.runs, given.quick),
         runs=given.runs,
         machine=machine.describe(given.scratch),
-        versions=peers.versions() | (_generation_versions() if rows & set(GENERATION_ROWS) else {}),
+        versions=peers.versions() | (_generation_versions() if rows & {*GENERATION_ROWS, "gateway"} else {}),
     )
     signal.signal(signal.SIGTERM, _on_terminate)
     scratch = Path(tempfile.mkdtemp(prefix="poorwill-bench-", dir=given.scratch))

@@ -106,10 +106,15 @@ def measure(built: Studio, jobs: int) -> Durable:
             queue.until_busy()
             say(f"durable: {share:.0%} made after {time.monotonic() - queue.began_s:.0f} s: the {name} is killed")
             restart()
-        stuck, looked_after_s = _end(queue, time.monotonic())
-        return _found(queue, stuck, looked_after_s)
+        return watched(queue, time.monotonic())
     finally:
         worker.kill()
+
+
+def watched(queue: Queue, killed_s: float) -> Durable:
+    """What becomes of all runs of a queue; `killed_s` is when something was killed for the last time, monotonic."""
+    stuck, looked_after_s = _end(queue, killed_s)
+    return _found(queue, stuck, looked_after_s)
 
 
 def _end(queue: Queue, killed_s: float) -> tuple[int, float]:

@@ -12,17 +12,17 @@ from uuid import UUID
 
 from prefect.client.schemas.objects import StateType
 
-from bench import durability
+from bench import durability, restarts
 from bench.arena import Arena, say
 from bench.bare_process import BareProcess
 from bench.generation_figures import Growth, Inference, Start, Starts
 from bench.measure import CommandFailed, rss_bytes
 from bench.studio import PROMPT, Studio, studio
 from deployments import child_process
-from deployments.gpu_pool import WorkerProcessError
 from deployments.picture_server import dusk
 from deployments.prefect_server import PrefectServerError
 from deployments.s3server import S3ServerError
+from deployments.worker_process import WorkerProcessError
 
 LONG: dict[str, Any] = {"num_frames": 65, "height": 128, "width": 128, "steps": 80, "guidance": 6.0, "seed": 1}
 """Seconds of inference, beside which milliseconds of anything else show."""
@@ -41,9 +41,10 @@ class Counts:
     pairs: int = 5
     growth_jobs: int = 30
     durable_jobs: int = 50
+    restarts_jobs: int = 200
 
 
-QUICK = Counts(rounds=1, pairs=1, growth_jobs=6, durable_jobs=10)
+QUICK = Counts(rounds=1, pairs=1, growth_jobs=6, durable_jobs=10, restarts_jobs=20)
 
 
 def measure(arena: Arena, rows: set[str], counts: Counts) -> None:
@@ -52,7 +53,9 @@ def measure(arena: Arena, rows: set[str], counts: Counts) -> None:
         "warm": lambda built: starts(built, counts.rounds),
         "inference": lambda built: in_flow_and_bare(built, counts.pairs),
         "growth": lambda built: memory_over_jobs(built, counts.growth_jobs),
-        "durable": lambda built: durability.measure(built, counts.durable_jobs),  # last, as it kills the servers
+        # Last, as they kill the servers.
+        "durable": lambda built: durability.measure(built, counts.durable_jobs),
+        "restarts": lambda built: restarts.measure(built, counts.restarts_jobs),
     }
     arena.clear()
     say("generation: starting servers, building a tiny model")

@@ -69,4 +69,5 @@ class Generation:
     warm: Starts | None = None
     inference: Inference | None = None
     durable: Durable | None = None
+    restarts: Durable | None = None
     growth: Growth | None = None

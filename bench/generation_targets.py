@@ -21,6 +21,7 @@ def findings(report: Report) -> Iterator[Finding]:
     yield from _warm(report)
     yield _inference(report)
     yield from _durable(report)
+    yield _restarts(report)
     yield _growth(report)
 
 
@@ -74,6 +75,16 @@ def _durable(report: Report) -> Iterator[Finding]:
     yield Finding("durable", what, f"{figures.jobs} of {figures.jobs}", value, met)
     value = f"{figures.stuck}, {figures.looked_after_s:.0f} s after it"
     yield Finding("durable", stuck, "0", value, figures.stuck == 0)
+
+
+def _restarts(report: Report) -> Finding:
+    what = "runs asked for over HTTP, server killed meanwhile and again among them: one whole video each, none twice"
+    figures = report.generation.restarts
+    if figures is None:
+        return Finding("restarts", what, "all", report.why_not("poorwill"), None)
+    value = f"{figures.whole} in {figures.wall_s:.0f} s; {figures.begun_anew} begun anew; {figures.stuck} stuck"
+    met = figures.whole == figures.jobs and not figures.begun_anew and not figures.stuck
+    return Finding("restarts", what, f"{figures.jobs} of {figures.jobs}", value, met)
 
 
 def _growth(report: Report) -> Finding:

@@ -23,7 +23,7 @@ from bench.relay import Relay
 from bench.tree import tree_digest
 from deployments.s3server import S3Server
 from tests.ssh_machines import KeyPair, SshMachine
-from tests.sshd_software import AptInstaller, choose
+from tests.sshd_software import choose, installer
 
 PAIRS = 5
 LINK_BYTES_PER_S = 40e6
@@ -91,7 +91,7 @@ def rig(scratch: Path, *, log_requests: bool = False) -> Iterator[Rig]:
     (folder / "key").touch(mode=0o600)
     (folder / "key").write_text(keys.private)
     arguments = ("--log-level", "DEBUG") if log_requests else ()
-    software = choose(installer=AptInstaller())
+    software = choose(installer=installer())
     try:
         with (
             S3Server(folder / "objects", arguments=arguments) as server,

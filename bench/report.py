@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from bench.gateway_figures import GatewayFigures
 from bench.generation_figures import Generation
 from bench.measure import Spread
 
@@ -49,6 +50,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
+    gateway: GatewayFigures = field(default_factory=GatewayFigures)
 
     def timing(self, workspace: str, step: str, contestant: str) -> Timing | None:
         """The timing of that name, or None if it was not measured."""

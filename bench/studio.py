@@ -25,10 +25,11 @@ from pydantic import SecretStr
 
 import blocks
 from bench.measure import Command, CommandFailed, run
-from deployments.gpu_pool import GpuWorkerProcess, create_pool, deploy
+from deployments.gpu_pool import create_pool, deploy
 from deployments.picture_server import PictureServer
 from deployments.prefect_server import PrefectServer
 from deployments.s3server import S3Server
+from deployments.worker_process import GpuWorkerProcess
 from flows.generate import generate
 from poorwill.media import delivery
 from poorwill.store.base import Store

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from bench import generation_targets
+from bench import gateway_targets, generation_targets, retention
 from bench.rented import HERE, LINK_BYTES_PER_S, OVER_SSH, Linked
 from bench.report import Finding, Report, Timing
 
@@ -141,5 +141,7 @@ def findings(
     """Every target of `rows`, in that order; `changed` and `linked` are what the runs of these rows said."""
     found = [*_walls(report), _ratio(report), *_memory(report), _changed(changed, report), _many(report)]
     found += [*_over_ssh(report), *_linked(linked, report), *_cost(linked, report)]
+    found += retention.findings(report)
+    found += gateway_targets.findings(report)
     found += generation_targets.findings(report)
     return sorted((f for f in found if f.row in rows), key=lambda f: order.index(f.row))

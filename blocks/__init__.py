@@ -1,4 +1,5 @@
-"""What an operator configures once in Prefect's UI: stores, providers, machines, video models and their media.
+"""What an operator configures once in Prefect's UI: stores, providers, machines, video models and their media,
+webhooks.
 
 Import this package to have all block types known to the process.
 """
@@ -8,6 +9,7 @@ from blocks.media import Media
 from blocks.providers import Ec2Provider, LocalProvider, OwnMachines, VastProvider
 from blocks.stores import LocalStore, S3Store
 from blocks.video_models import VideoModel
+from blocks.webhooks import Webhook
 
 __all__ = [
     "Ec2Provider",
@@ -19,4 +21,5 @@ __all__ = [
     "S3Store",
     "VastProvider",
     "VideoModel",
+    "Webhook",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from prefect.blocks.core import Block
@@ -22,10 +22,12 @@ from blocks.media import Media
 from blocks.providers import PROVIDERS, AnyProvider
 from blocks.stores import STORES, LocalStore, S3Store
 from blocks.video_models import VideoModel
+from blocks.webhooks import Webhook
 from poorwill.errors import NotFound, UsageError
 
 PATIENCE_S = 120.0
 RETRY_S = 1.0
+T = TypeVar("T")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 
 
@@ -62,6 +64,11 @@ def media_block(name: str) -> Media:
 def model_block(name: str) -> VideoModel:
     """The video model's block of that name. NotFound, UsageError."""
     return _find("video model", name, (VideoModel,))
+
+
+def webhook_block(name: str) -> Webhook:
+    """The webhook block of that name. NotFound, UsageError."""
+    return _find("webhook", name, (Webhook,))
 
 
 def save_machine(name: str, machine: Machine) -> None:
@@ -123,7 +130,7 @@ def _load(kind: type[Block], document: str) -> Block | None:
         ) from None
 
 
-def patiently(load: Callable[[], Block], patience_s: float = PATIENCE_S, retry_s: float = RETRY_S) -> Block:
+def patiently(load: Callable[[], T], patience_s: float = PATIENCE_S, retry_s: float = RETRY_S) -> T:
     """Prefect's client tries again only on a server that it has reached before, and each load makes a new client: a
     server that is restarted just then must not fail a run."""
     ends_s = time.monotonic() + patience_s

@@ -41,6 +41,12 @@ class Machine(SshAccess):
         default="",
         description="The machine's public host key, like 'ssh-ed25519 AAAA...'. Empty: recorded at first contact.",
     )
+    # Not checked here: a block that cannot be loaded could not be woken either.
+    idle_after: str = Field(
+        default="",
+        description="How long it may be idle until autosleep puts it to sleep, like '30m' or '2h'. "
+        "Empty: as long as autosleep is told. 'never': autosleep leaves it alone.",
+    )
 
     def endpoint(self, provider: Provider) -> Endpoint:
         """Where this instance is reached. NotFound, and Refused where nobody knows."""

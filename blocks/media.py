@@ -10,8 +10,8 @@ from pydantic import Field, field_validator
 from blocks.schema import SteadySchema
 from blocks.stores import LocalStore, S3Store
 from poorwill.errors import UsageError
-from poorwill.media.addresses import AllowRule
 from poorwill.store.base import Store
+from poorwill.web.addresses import AllowRule
 
 if TYPE_CHECKING:
     from poorwill.media.image_source import Sources

@@ -43,8 +43,8 @@ def make_video(stack: Stack, console: Console, keep_in: Path) -> Shown:
 
     DemoError if the run does not complete.
     """
-    from deployments.gpu_pool import GpuWorkerProcess
     from deployments.picture_server import PictureServer
+    from deployments.worker_process import GpuWorkerProcess
 
     environment = {**stack.prefect.env(), "POORWILL_GPUS": "none", "POORWILL_CPU_SLOTS": "1"}
     with ExitStack() as running:

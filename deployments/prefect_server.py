@@ -37,13 +37,20 @@ class PrefectServerError(Exception):
     """The server could not be started. One line."""
 
 
+def serve_command(host: str, port: int) -> list[str]:
+    """uvicorn itself and not `prefect server start`, which puts another process in between."""
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    return [*command, "--host", host, "--port", str(port), "--log-level", "warning", "--timeout-keep-alive", "5"]
+
+
 class PrefectServer:
     """One server process. `with PrefectServer(directory) as server:` starts it and stops it.
 
     `directory` holds its database, its log `server.log` and what Prefect keeps at home; the same directory
     gives the same runs and blocks again, also after `restart()` and `kill()`. The port stays the same once
     started. `ui`: also serve the web pages. `services`: run the scheduler and the other loops of a full server, and
-    know the block types of all of Prefect's collections.
+    know the block types of all of Prefect's collections. `database_url`: another database than SQLite's, as
+    SQLAlchemy names it (`postgresql+asyncpg://...`).
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class PrefectServer:
         port: int | None = None,
         ui: bool = False,
         services: bool = False,
+        database_url: str | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
         self.directory = Path(directory).resolve()
@@ -60,6 +68,7 @@ class PrefectServer:
         self._port = port
         self._ui = ui
         self._services = services
+        self.database_url = database_url or f"sqlite+aiosqlite:///{self.directory / 'prefect.db'}"
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -166,9 +175,7 @@ class PrefectServer:
         self.stop()
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
-        # uvicorn itself and not `prefect server start`, which puts another process in between.
-        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "--timeout-keep-alive", "5"]
+        command = serve_command("127.0.0.1", port)
         try:
             return child_process.start(
                 command, environment=self._server_environment(port), log_path=self.log_path, name=f"prefect-{port}"
@@ -182,7 +189,7 @@ class PrefectServer:
         settings = {
             "HOME": str(self.directory),
             "API_URL": api_url,
-            "API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.directory / 'prefect.db'}",
+            "API_DATABASE_CONNECTION_URL": self.database_url,
             "SERVER_ANALYTICS_ENABLED": "false",
             "CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
             "UI_ENABLED": str(self._ui).lower(),
@@ -195,6 +202,8 @@ class PrefectServer:
             # The block types of all of Prefect's collections: ten of fifteen seconds. Saving a block registers its own.
             settings["API_BLOCKS_REGISTER_ON_START"] = "false"
             settings.update({f"SERVER_SERVICES_{name}_ENABLED": "false" for name in _SERVICES_OFF})
+            # Events can be read once they are flushed: each 5 s by default, for a database under load.
+            settings["SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL"] = "0.5"
         return {**kept, **{f"PREFECT_{name}": value for name, value in settings.items()}, "DO_NOT_TRACK": "1"}
 
     def _wait_until_healthy(self, process: subprocess.Popen[bytes], port: int) -> bool:

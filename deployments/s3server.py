@@ -44,6 +44,18 @@ def rclone_path() -> Path:
     return Path(on_path)
 
 
+def serve_command(root: Path, address: str) -> list[str]:
+    """What serves `root` at `address`, a host and port. S3ServerError if there is no rclone."""
+    command = [str(rclone_path()), "serve", "s3", "--addr", address, "--log-level", "NOTICE"]
+    # Nobody here takes an ETag for an MD5, and computing one reads the whole object.
+    return [*command, "--etag-hash=", "--no-checksum", str(root)]
+
+
+def serve_environment(access_key: str, secret_key: str) -> dict[str, str]:
+    """What it has to be told: here and not on its command line, which every user of the machine can see."""
+    return {"RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"', "RCLONE_CONFIG": os.devnull}
+
+
 class S3Server:
     """One server process. `with S3Server(root) as s3:` starts it and stops it.
 
@@ -162,14 +174,9 @@ class S3Server:
         self.stop()
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
-        command = [str(rclone_path()), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--log-level", "NOTICE"]
-        # Nobody here takes an ETag for an MD5, and computing one reads the whole object.
-        command += ["--etag-hash=", "--no-checksum"]
-        command += [*self._arguments, str(self.root)]
-        # In the environment, because arguments are visible to every user of the machine.
+        command = [*serve_command(self.root, f"127.0.0.1:{port}"), *self._arguments]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RCLONE_")}
-        environment["RCLONE_AUTH_KEY"] = f'"{self.access_key},{self.secret_key}"'
-        environment["RCLONE_CONFIG"] = os.devnull
+        environment |= serve_environment(self.access_key, self.secret_key)
         try:
             return child_process.start(
                 command, environment=environment, log_path=self.log_path, name=f"s3server-{port}"

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
+from blocks.lookup import webhook_block
+from blocks.webhooks import USERS
 from flows.generating import Request, generate_video
 from flows.stages import ended
 from poorwill.errors import PoorwillError
@@ -28,6 +30,7 @@ def generate(
     fps: Annotated[float, Field(gt=0, le=120)] | None = None,
     timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 3600,
     media: str = "media",
+    webhook_url: str | None = None,
 ) -> dict[str, Any]:
     """Make an MP4 video that begins with an image, and upload it; returns its URL.
 
@@ -49,8 +52,12 @@ def generate(
         fps: Frames per second of the video.
         timeout_s: After this long the run stops at its next step.
         media: Name of the media block: where images may come from, and where videos go.
+        webhook_url: Is sent a signed message when this run has ended, however it did, for example
+            `https://example.com/videos/done`.
     """
     try:
+        if webhook_url:
+            webhook_block(USERS).receiver_at(webhook_url)  # refused now, and not when the video is made
         # A form sends an empty text where nothing was written.
         asked = Asked(prompt or None, negative_prompt or None, seed, num_frames, height, width, steps, guidance, fps)
         return generate_video(Request(image_url, model, media, timeout_s, asked))

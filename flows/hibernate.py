@@ -35,6 +35,9 @@ def hibernate(
     destroy: bool = True,
     stop_command: str | None = None,
     on_unreadable: Literal["fail", "skip"] = "fail",
+    instance: str | None = None,
+    name: str | None = None,
+    tags: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compress a machine's workspace into a store, prove that it can be read back, and destroy the machine.
 
@@ -56,6 +59,9 @@ def hibernate(
         stop_command: Shell command to run in the workspace before, for example to stop services. It is run again
             if the machine was lost while it ran.
         on_unreadable: Whether files that cannot be read fail the snapshot or are left out and listed.
+        instance: Only if the machine is this instance. Empty: whatever it is.
+        name: What to call the snapshot, for example `before the upgrade`.
+        tags: Tags, which retention can go by, for example `keep`.
     """
     try:
         order = {
@@ -66,8 +72,10 @@ def hibernate(
             "parts": parts,
             "exclude": tuple(exclude),
             "skip_unreadable": on_unreadable == "skip",
+            "name": name,
+            "tags": tuple(tags),
         }
-        return take(Request(machine, store, workspace, order, verify, destroy, stop_command))
+        return take(Request(machine, store, workspace, order, verify, destroy, stop_command, instance))
     except PoorwillError as error:
         state: Any = failed(error)
         return state

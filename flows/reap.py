@@ -14,6 +14,7 @@ from poorwill.control.costs import summed
 from poorwill.control.reaping import Finding
 from poorwill.errors import PoorwillError, Refused, from_wire
 from poorwill.snapshot import durations
+from tasks.events import STILL_BILLING, tell
 from tasks.machine_report import publish_findings
 from tasks.reap import destroy_orphan, survey_machines
 
@@ -49,6 +50,10 @@ def _reap(provider: str, grace_s: float, destroy: bool, store: str | None) -> di
     result = {**_result(provider, findings), "unreadable": surveyed["unreadable"], "destroyed": [], "failed": []}
     for unreadable in surveyed["unreadable"]:
         get_run_logger().warning("cannot be read: %s", unreadable)
+    if not destroy or surveyed["unreadable"]:
+        why = "some stores or blocks cannot be read" if destroy else "run reap with destroy=True, or destroy it by hand"
+        for finding in findings:
+            _tell(provider, finding, why)
     if not destroy:
         return result
     if surveyed["unreadable"]:
@@ -77,10 +82,19 @@ def _destroy(
     except PoorwillError as error:
         get_run_logger().error("%s", error.message)
         result["failed"].append({"instance": finding.instance, "error": error.message})
+        _tell(provider, finding, error.message)
         return error
     if finding.state == "orphan":
         result["destroyed"].append(finding.instance)
     return None
+
+
+def _tell(provider: str, finding: Finding, why: str) -> None:
+    """Of an orphan alone: what others have to see to, somebody knows of."""
+    if finding.state == "orphan":
+        name = finding.machine or finding.instance
+        message = f"instance {finding.instance} of {provider}, created for {name}, bills and nobody uses it: {why}"
+        tell(STILL_BILLING, "machine", name, message, provider=provider, instance=finding.instance)
 
 
 def _result(provider: str, findings: list[Finding]) -> dict[str, Any]:

@@ -1,14 +1,17 @@
-"""One hibernate, snapshot or wake at a time for a machine."""
+"""One hibernate, snapshot or wake at a time for a machine, and one removal of snapshots at a time for a store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists
 
+from poorwill.control.intents import store_tag
 from poorwill.errors import Refused
+from poorwill.store.base import Store
 
 _PREFIX = "machine-"
 _PAGE = 200
@@ -39,9 +42,24 @@ def held_machines() -> set[str]:
 @contextmanager
 def machine_slot(machine: str, wait_s: float = WAIT_S) -> Iterator[None]:
     """Hold the machine's only slot. Refused if another run has it and keeps it for `wait_s`."""
-    name = slot_name(machine)
-    with get_client(sync_client=True) as client:
-        # A limit that does not exist would be passed silently.
+    with _slot(slot_name(machine), f"machine {machine}", wait_s):
+        yield
+
+
+@contextmanager
+def store_slot(store: Store, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Hold the only slot of those who remove from a store. Refused if another run has it and keeps it for `wait_s`.
+
+    Who takes snapshots, wakes or verifies does not: what is removed beside them is kept right by the store's records.
+    """
+    with _slot(f"store-{store_tag(store)}", f"the snapshots of {store.describe()}", wait_s):
+        yield
+
+
+@contextmanager
+def _slot(name: str, what: str, wait_s: float) -> Iterator[None]:
+    # A limit that does not exist would be passed silently. Another run may make it at the same time.
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.upsert_global_concurrency_limit_by_name(name, 1)
     slot = concurrency(
         name, timeout_seconds=wait_s, strict=True, lease_duration=LEASE_S, raise_on_lease_renewal_failure=True
@@ -50,7 +68,7 @@ def machine_slot(machine: str, wait_s: float = WAIT_S) -> Iterator[None]:
         slot.__enter__()
     except TimeoutError:
         raise Refused(
-            f"another run works on machine {machine} since {wait_s:.0f} s or more: wait for it, or cancel it "
+            f"another run works on {what} since {wait_s:.0f} s or more: wait for it, or cancel it "
             f"(concurrency limit {name})"
         ) from None
     try:

@@ -34,6 +34,8 @@ def snapshot(
     verify: Literal["stored", "full", "sample"] = "stored",
     stop_command: str | None = None,
     on_unreadable: Literal["fail", "skip"] = "fail",
+    name: str | None = None,
+    tags: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compress a machine's workspace into a store and prove that it can be read back; the machine goes on.
 
@@ -54,6 +56,8 @@ def snapshot(
         stop_command: Shell command to run in the workspace before, for example to stop services. It is run again
             if the machine was lost while it ran.
         on_unreadable: Whether files that cannot be read fail the snapshot or are left out and listed.
+        name: What to call the snapshot, for example `before the upgrade`.
+        tags: Tags, which retention can go by, for example `keep`.
     """
     try:
         order = {
@@ -64,6 +68,8 @@ def snapshot(
             "parts": parts,
             "exclude": tuple(exclude),
             "skip_unreadable": on_unreadable == "skip",
+            "name": name,
+            "tags": tuple(tags),
         }
         return take(Request(machine, store, workspace, order, verify, False, stop_command))
     except PoorwillError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import isnan
@@ -26,6 +27,7 @@ from poorwill.snapshot import ids, keys
 from poorwill.snapshot.documents import Document
 from tasks import report, sessions
 from tasks.destroy_instance import destroy_instance
+from tasks.events import STILL_BILLING, tell
 from tasks.open_machine import open_machine
 from tasks.pack_part import pack_part
 from tasks.progress import Progress, packing
@@ -47,6 +49,7 @@ class Request:
     verify: str
     destroy: bool
     stop_command: str | None
+    instance: str | None = None  # the only one that is meant; None: whatever the machine is
 
     @property
     def snapshot_id(self) -> str:
@@ -65,6 +68,11 @@ class Request:
             raise Refused(f"machine {self.machine} is one of your own and cannot be destroyed: use destroy=False")
         if block.status == "waking":
             raise Refused(f"machine {self.machine} is being woken: wait for that, or wake it again")
+
+    def check_instance(self, block: Machine) -> None:
+        """Refused if the machine has become another instance since the run was asked for: it may have waited long."""
+        if self.instance and block.instance and block.instance != self.instance:
+            raise Refused(f"machine {self.machine} is instance {block.instance} now, and {self.instance} was meant")
 
 
 def own_snapshot_id() -> str:
@@ -86,7 +94,9 @@ def take(request: Request) -> dict[str, Any]:
     )  # fmt: skip
     with machine_slot(block.name):
         try:
-            return _take(request, machine_block(request.machine))
+            block = machine_block(request.machine)
+            request.check_instance(block)
+            return _take(request, block)
         finally:
             sessions.close(request.snapshot_id)
 
@@ -105,7 +115,7 @@ def _take(request: Request, block: Machine) -> dict[str, Any]:
     samples = list(live.samples) if live is not None else []
     price_per_hour = _price_per_hour(block)  # now: a machine that is gone has none
     if request.destroy:
-        with stages("destroy"):
+        with stages("destroy"), _told_if_it_bills(request, instance):
             destroy_instance(request.machine, request.store, request.workspace, request.order)
     else:
         _remove_pending(request, block)
@@ -123,6 +133,21 @@ def _take(request: Request, block: Machine) -> dict[str, Any]:
         "parts_sent": len(packed),
         "timings_ms": stages.timings_ms,
     }
+
+
+@contextmanager
+def _told_if_it_bills(request: Request, instance: str) -> Iterator[None]:
+    """Nothing is lost then, and somebody has to see to the machine."""
+    try:
+        yield
+    except Exception as error:
+        why = error.message if isinstance(error, PoorwillError) else type(error).__name__
+        message = (
+            f"snapshot {request.snapshot_id} of {request.machine} is verified, but instance {instance} was not "
+            f"destroyed and goes on billing: {why}"
+        )
+        tell(STILL_BILLING, "machine", request.machine, message, snapshot_id=request.snapshot_id, instance=instance)
+        raise
 
 
 def _price_per_hour(block: Machine) -> float | None:

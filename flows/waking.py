@@ -13,7 +13,7 @@ from blocks.providers import AnyProvider, LocalProvider
 from flows.slots import machine_slot
 from flows.stages import OPENINGS_MAX, Stages, each
 from poorwill.control import catalog
-from poorwill.control.provisioning import IMAGE_GB, disk_gb_for
+from poorwill.control.provisioning import IMAGE_GB, MAY_BILL, disk_gb_for
 from poorwill.control.restoring import check_needs
 from poorwill.errors import EngineLost, NotFound, PoorwillError, UsageError, from_wire
 from poorwill.providers.base import Wish
@@ -21,6 +21,7 @@ from poorwill.snapshot import ids
 from poorwill.snapshot.documents import Document
 from poorwill.store.base import Store
 from tasks import report, sessions
+from tasks.events import STILL_BILLING, tell
 from tasks.finish_restore import finish_restore
 from tasks.open_machine import open_machine
 from tasks.progress import Progress, restoring
@@ -137,6 +138,8 @@ def _provision_and_restore(request: Request, target: Target, stages: Stages) -> 
     except BaseException as error:
         sessions.close(_run(target))
         said = discard(*own)
+        if MAY_BILL in said:
+            tell(STILL_BILLING, "machine", target.name, f"the wake of {target.name} failed, and {said}")
         if said and isinstance(error, PoorwillError):
             raise from_wire({**error.to_wire(), "message": f"{error.message}; {said}"}) from None
         if said:

@@ -8,11 +8,13 @@ PoorwillError                  what a user can be shown: one line, no secret, wh
 │   ├── EngineLost             the engine's process or channel ended, or its machine does not answer
 │   ├── ProviderUnavailable    a provider of machines did not answer, or answered 5xx / slow down
 │   ├── SourceUnavailable      the server of an image or of weights did not answer, or answered 5xx / slow down
+│   ├── ServerUnavailable      the Prefect server did not answer, or answered 5xx / slow down
 │   └── DeadlineExceeded       a step did not end in its time
 └── PermanentError             trying again gives the same answer
     ├── UsageError             the call itself is wrong
     ├── StoreRefused           credentials, permission or bucket are wrong
     ├── ProviderRefused        the provider says no: credentials, credit, quota, an invalid request
+    ├── ServerRefused          the Prefect server says no: its password, its address
     ├── HostRefused            a machine is not who it was (its host key), or does not let us in
     ├── HostUnfit              a machine lacks what the engine needs: Python, disk, a C library
     ├── NotFound               a snapshot or object that is not there
@@ -23,6 +25,7 @@ PoorwillError                  what a user can be shown: one line, no secret, wh
     ├── OutOfMemory            the GPU or host memory does not suffice for what was asked
     ├── DeviceFailed           the GPU failed; the process has to be replaced
     ├── EngineFailed           the engine answered with an error that has no better name
+    ├── RunFailed              a flow run failed or crashed for a reason that has no better name
     └── Cancelled              somebody asked for the step to stop
 
 The exit codes are those of the design page: 1 failed, 2 usage, 4 corrupt or unverifiable, 5 not
@@ -94,6 +97,10 @@ class SourceUnavailable(TransientError):
     exit_code = 7
 
 
+class ServerUnavailable(TransientError):
+    exit_code = 7
+
+
 class DeadlineExceeded(TransientError):
     pass
 
@@ -111,6 +118,10 @@ class StoreRefused(PermanentError):
 
 
 class ProviderRefused(PermanentError):
+    exit_code = 7
+
+
+class ServerRefused(PermanentError):
     exit_code = 7
 
 
@@ -151,6 +162,10 @@ class DeviceFailed(PermanentError):
 
 
 class EngineFailed(PermanentError):
+    pass
+
+
+class RunFailed(PermanentError):
     pass
 
 

@@ -63,7 +63,8 @@ def infer(run: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _progress(counters: dict[str, int], resolved: Resolved) -> Progress:
-    return Progress(counters.copy, generating(resolved.steps), update_s=UPDATE_S)
+    steps = {"denoised": ("steps", resolved.steps)}
+    return Progress(counters.copy, generating(resolved.steps), update_s=UPDATE_S, counts=steps)
 
 
 def _encode(frames: Any, resolved: Resolved, folder: Path, on_frame: Any) -> dict[str, Any]:

@@ -40,6 +40,12 @@ def publish_replicas(snapshot_id: str, rows: Sequence[Row], price_per_hour: floa
         log.warning("the report was not written: %s", type(error).__name__)
 
 
+def publish_idleness(rows: Sequence[Row]) -> None:
+    """Every machine that is awake: whether it is idle, since when, and what is done about it."""
+    nothing = {"machine": "none is awake"}
+    _publish("autosleep", list(rows[:ROWS_MAX]) or [nothing], "Machines that are awake, and whether anybody uses them")
+
+
 def offer_row(offer: Offer, chosen: bool) -> Row:
     return {
         "chosen": "this one" if chosen else "",

@@ -6,7 +6,7 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -75,8 +75,10 @@ class Progress:
         update: Callable[..., Any] = update_progress_artifact,
         clock: Callable[[], float] = time.monotonic,
         update_s: float = UPDATE_S,
+        counts: Mapping[str, tuple[str, int]] | None = None,
     ) -> None:
-        self._sample, self._measures = sample, measures
+        """`counts`: measure -> a counter and how far it goes, to be shown as well: `denoised 3/30`."""
+        self._sample, self._measures, self._counts = sample, measures, counts or {}
         self._create, self._update, self._clock, self._update_s = create, update, clock, update_s
         self._artifacts: dict[str, UUID] = {}
         self._shown: dict[str, float] = {}
@@ -116,17 +118,24 @@ class Progress:
             if percent == self._shown.get(name):
                 continue
             try:
-                self._update(artifact_id=artifact, progress=percent, description=self._to_go(name, percent))
+                description = self._counted(name, counters) + self._to_go(name, percent)
+                self._update(artifact_id=artifact, progress=percent, description=description)
                 self._shown[name] = percent
             except Exception as error:
                 log.warning("progress is not shown: %s", type(error).__name__)
 
-    def _to_go(self, name: str, percent: float) -> str:
-        """The measure with its time to go, at the rate it had since it was first seen above nothing."""
-        if not 0 < percent < 100:
+    def _counted(self, name: str, counters: Counters) -> str:
+        if name not in self._counts:
             return name
+        counter, last = self._counts[name]
+        return f"{name} {min(counters.get(counter, 0), last)}/{last}"
+
+    def _to_go(self, name: str, percent: float) -> str:
+        """The time that a measure has to go, at the rate it had since it was first seen above nothing."""
+        if not 0 < percent < 100:
+            return ""
         now_s = self._clock()
         began_s, first = self._first.setdefault(name, (now_s, percent))
         if percent <= first:
-            return name
-        return f"{name}; {(now_s - began_s) * (100 - percent) / (percent - first):.0f} s to go"
+            return ""
+        return f"; {(now_s - began_s) * (100 - percent) / (percent - first):.0f} s to go"

@@ -112,7 +112,7 @@ def discard(name: str, machine: str, store: str, provider: str | None, snapshot_
         return "; ".join(filter(None, said))
     except Exception as error:
         why = error.message if isinstance(error, PoorwillError) else type(error).__name__
-        return f"a machine that was created for it may still be billing, wake it again or destroy it by hand ({why})"
+        return f"a machine that was created for it {provisioning.MAY_BILL}, wake it again or destroy it by hand ({why})"
 
 
 def still_billing(name: str, machine: str, store: str, provider: str | None) -> list[Instance]:

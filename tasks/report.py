@@ -46,6 +46,8 @@ def publish_snapshot(
         create_table_artifact(table=rows, key="parts", description=f"Parts of snapshot {snapshot_id}")
         text = snapshot_markdown(metadata, rows, kinds_of_files(manifest), samples, timings_ms, cost)
         create_markdown_artifact(text, key="snapshot", description=f"Snapshot {snapshot_id}")
+        named = {name: metadata[name] for name in ("snapshot_id", "machine", "parent", "left_out_count")}
+        _publish_facts({**named, **metadata["totals"]})
     except Exception as error:
         log.warning("the report of %s was not written: %s", snapshot_id, type(error).__name__)
 
@@ -56,8 +58,14 @@ def publish_wake(result: dict[str, Any], samples: Sequence[Sample]) -> None:
         create_markdown_artifact(
             wake_markdown(result, samples), key="wake", description=f"Wake of {result['snapshot_id']}"
         )
+        _publish_facts({name: value for name, value in result.items() if not isinstance(value, dict)})
     except Exception as error:
         log.warning("the report of %s was not written: %s", result.get("snapshot_id"), type(error).__name__)
+
+
+def _publish_facts(facts: dict[str, Any]) -> None:
+    """The figures alone, for programs: what a flow returns is not stored. One row, of plain values."""
+    create_table_artifact(table=[facts], key="facts", description="The figures of this run, for programs")
 
 
 def part_rows(manifest: Manifest, metadata: Document, packed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from tasks.retries import policy, transient_with_engine
 
 def order_from(live: sessions.Live, order: dict[str, Any]) -> Order:
     """The order of plain values, with what the connection knows. UsageError."""
-    fields = {**order, "exclude": tuple(order.get("exclude", ()))}
+    fields = {**order, **{name: tuple(order.get(name, ())) for name in ("exclude", "tags")}}
     return Order(machine=live.machine, instance=live.instance, workspace=live.workspace, **fields).check()
 
 
@@ -26,7 +26,7 @@ def scan_workspace(run: str, order: dict[str, Any], deadline_s: float = STEP_DEA
 
     Args:
         run: the id of the connection.
-        order: snapshot_id, parent, codec, portable, parts, exclude, skip_unreadable.
+        order: snapshot_id, parent, codec, portable, parts, exclude, skip_unreadable, name, tags.
         deadline_s: after this long the scan is cancelled.
     """
     live = sessions.get(run)

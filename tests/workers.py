@@ -9,7 +9,13 @@ from xdist.scheduler import LoadFileScheduling
 TOGETHER = {
     # A Prefect server each, and torch, which takes seconds to import, in one process only.
     "generate": ("tests/flows/test_generate.py", "tests/worker/", "tests/media/pipelines/"),
-    "prefect": ("tests/flows/", "tests/demo/test_prefect_server.py"),
+    "prefect": (
+        "tests/flows/",
+        "tests/demo/test_prefect_server.py",
+        "tests/demo/test_automations.py",
+        "tests/cli/test_server_commands.py",
+        "tests/api/",
+    ),
 }
 LONGEST_FIRST = (
     *TOGETHER["generate"],

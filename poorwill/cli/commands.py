@@ -39,6 +39,8 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         parts=arguments.parts,
         exclude=tuple(arguments.exclude),
         skip_unreadable=arguments.skip_unreadable,
+        name=arguments.name,
+        tags=tuple(arguments.tag),
     ).check()
     session = EngineSession(host)
     try:
@@ -204,7 +206,7 @@ def verify(arguments: argparse.Namespace, output: Output, host: Host) -> int:
 
 
 def delete(arguments: argparse.Namespace, output: Output, host: Host) -> int:
-    result = deletion.delete(open_store(arguments.store), arguments.id)
+    result = deletion.delete(open_store(arguments.store), arguments.id, force=arguments.force)
     kept = len(result["kept_parts"])
     note = f"; {kept} of its parts are used by other snapshots and stay" if kept else ""
     output.done(f"snapshot {arguments.id} deleted{note}", {"freed_bytes": result["freed_bytes"]}, **result)

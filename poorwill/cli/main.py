@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import logging
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from poorwill import __version__
-from poorwill.cli import hosts
+from poorwill.cli import hosts, removal_arguments
 from poorwill.cli.output import Output
 from poorwill.errors import PoorwillError
 
@@ -19,18 +20,22 @@ EXIT_CODES = """exit codes: 0 done, 1 failed, 2 usage, 3 done but something was 
 5 not found, 6 refused (would overwrite, would lose), 7 store or network, 130 interrupted"""
 
 
+BROUGHT = ("up", "down", "status")
+"""Commands of other packages, which read their arguments themselves."""
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run one command and exit with its code; errors become one line, never a traceback."""
     _open_streams()
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="poorwill: %(message)s")
-    arguments = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    command = argv[0] if argv else ""
+    brought = command in BROUGHT
+    arguments = argparse.Namespace(json=False) if brought else parser(command).parse_args(argv)
     output = Output(json_lines=arguments.json)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        host = hosts.host_of(arguments)
-        from poorwill.cli import commands  # while it is imported here, the engine imports the same beside us
-
-        code = getattr(commands, arguments.run)(arguments, output, host)
+        code = _run_brought(command, argv[1:]) if brought else _run(arguments, output)
     except PoorwillError as error:
         output.failed(error)
         code = error.exit_code
@@ -44,6 +49,19 @@ def main(argv: list[str] | None = None) -> NoReturn:
     os._exit(code)
 
 
+def _run(arguments: argparse.Namespace, output: Output) -> int:
+    host = hosts.host_of(arguments)
+    # While it is imported here, the engine imports the same beside us.
+    commands = importlib.import_module(f"poorwill.cli.{arguments.module}")
+    return int(getattr(commands, arguments.run)(arguments, output, host))
+
+
+def _run_brought(command: str, arguments: list[str]) -> int:
+    from poorwill.cli import installed
+
+    return installed.run(command, arguments)
+
+
 def _open_streams() -> None:
     """Streams that were closed become /dev/null before another file gets their number; any name can be printed."""
     for name in ("stdin", "stdout", "stderr"):
@@ -54,14 +72,20 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: it ends what Ctrl-C ends, and nobody is asked anything."""
+
+
 def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    raise Terminated
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(command: str = "") -> argparse.ArgumentParser:
+    """With what needs a server only if `command` is none of the core: those are to start as quickly as they can."""
     top = argparse.ArgumentParser(
         prog="poorwill", description="Snapshots of workspaces full of model weights.", epilog=EXIT_CODES
     )
+    top.set_defaults(module="commands")
     top.add_argument("--version", action="version", version=f"poorwill {__version__}")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -69,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         help="file:///path or s3://bucket/prefix; endpoint and credentials from the usual AWS variables and files",
     )  # fmt: skip
     shared.add_argument("--json", action="store_true", help="one JSON object a line; the last has the totals")
-    sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    sub: Any = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     take = sub.add_parser("snapshot", parents=[shared], help="put a directory into the store")
     take.add_argument("directory", metavar="DIR")
@@ -81,6 +105,8 @@ def parser() -> argparse.ArgumentParser:
     take.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave out; may be repeated")
     take.add_argument("--parent", metavar="ID", help="compare with this one; default: the machine's latest")
     take.add_argument("--id", metavar="ID", help="continue the snapshot of this id that was interrupted")
+    take.add_argument("--name", metavar="TEXT", help="what to call the snapshot")
+    take.add_argument("--tag", action="append", default=[], metavar="TAG", help="for retention; may be repeated")
     hosts.add_arguments(take)
     take.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read (exit code 3)")
     take.set_defaults(run="snapshot", engine=True)
@@ -117,5 +143,14 @@ def parser() -> argparse.ArgumentParser:
 
     delete = sub.add_parser("delete", parents=[shared], help="remove a snapshot; what others use is kept")
     delete.add_argument("id", metavar="ID")
+    delete.add_argument(
+        "--force", action="store_true", help="also one whose run has not ended: nothing may work on it any more"
+    )
     delete.set_defaults(run="delete", engine=False)
+
+    removal_arguments.add_to(sub, shared)
+    if command not in sub.choices:
+        from poorwill.cli import flow_commands
+
+        flow_commands.add_to(sub, command)
     return top

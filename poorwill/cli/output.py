@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -80,7 +80,13 @@ class Output:
         self._say(f"{'SNAPSHOT':26} {'MACHINE':20} {'FILES':>9} {'SIZE':>11} {'STORED':>11} {'SENT':>11}")
         for row in rows:
             sizes = " ".join(f"{human(row[k]):>11}" for k in ("raw_bytes", "stored_bytes", "sent_bytes"))
-            self._say(f"{row['snapshot_id']:26} {row['machine']:20} {row['files']:>9} {sizes}")
+            labels = " ".join(filter(None, (row.get("name"), *(f"[{tag}]" for tag in row.get("tags", ())))))
+            self._say(f"{row['snapshot_id']:26} {row['machine']:20} {row['files']:>9} {sizes}  {labels}".rstrip())
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Lines of a result, for people only."""
+        for line in lines if not self._json else ():
+            self._say(line)
 
     def document(self, document: Mapping[str, Any]) -> None:
         if self._json:

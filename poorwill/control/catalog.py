@@ -54,4 +54,5 @@ def latest(store: Store, machine: str) -> str | None:
 def summary(document: Document) -> dict[str, Any]:
     """What a table of snapshots shows."""
     totals = document["totals"]
-    return {**{k: document.get(k) for k in TABLE_KEYS}, **{k: totals[k] for k in sorted(totals)}}
+    labels = {"name": document.get("name"), "tags": document.get("tags", [])}
+    return {**labels, **{k: document.get(k) for k in TABLE_KEYS}, **{k: totals[k] for k in sorted(totals)}}

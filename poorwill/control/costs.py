@@ -20,6 +20,11 @@ def shown(price: float, digits: int) -> float | str:
     return "unknown" if isnan(price) else round(price, digits)
 
 
+def per_month(stored_bytes: int, price_per_gb_month: float) -> float:
+    """What keeping so many bytes costs. GB are 10^9 bytes."""
+    return stored_bytes / 1e9 * price_per_gb_month
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """`stored_bytes` is what the snapshot uses in the store, also of parts it shares with earlier ones.
@@ -41,7 +46,7 @@ class Cost:
 
     @property
     def per_month_stored(self) -> float:
-        return self.stored_gb * self.price_per_gb_month
+        return per_month(self.stored_bytes, self.price_per_gb_month)
 
     @property
     def saved_per_day(self) -> float:

@@ -1,82 +1,61 @@
-"""Removing one snapshot at a user's word, without harming any other."""
+"""Removing one snapshot at a user's word, at once, without harming any other."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from typing import Any
 
-from poorwill.control import catalog
-from poorwill.errors import NotFound
-from poorwill.snapshot import documents, keys, limits
-from poorwill.snapshot.documents import Document
+from poorwill.control import purging, trash
+from poorwill.control.holdings import THREADS, Holdings
+from poorwill.errors import NotFound, Refused
+from poorwill.snapshot import ids, keys
 from poorwill.store.base import Store
 
 
-def delete(store: Store, snapshot_id: str) -> dict[str, Any]:
-    """Remove a snapshot; parts that other snapshots, committed or being taken, may use are kept. Idempotent.
+def delete(store: Store, snapshot_id: str, *, force: bool = False, threads: int = THREADS) -> dict[str, Any]:
+    """Remove a snapshot; parts that others, committed, in the trash or being taken, may use are kept. Idempotent.
 
-    Order: trash record, metadata (from here on the snapshot does not exist), then a look at who borrows, then
-    the bytes. A snapshot begun meanwhile writes its pending record before it reads its parent's metadata
-    again: either it is seen here, or it sees that the parent is gone. While something borrows, or is being
-    compared with it, manifest, verification and trash record stay for a later removal.
+    Both phases of a removal, without the grace period between them: a wake from this snapshot that is under way fails.
+    Refused while a run of this very snapshot has not ended (it may be about to destroy the machine), unless `force`:
+    that also gives up a run that was cut off, and nobody may work on it. NotFound, and Refused if something cannot be
+    read: then the snapshot stays in the trash.
     """
-    machine = _machine_of(store, snapshot_id)
-    trash_key = keys.trash(machine, snapshot_id)
+    owner = _owner_of(store, ids.checked_snapshot_id(snapshot_id), force)
+    if not force and _is_pending(store, owner):
+        raise Refused(
+            f"the run that takes snapshot {snapshot_id} has not ended: wait for it, run it again to its end, or delete "
+            "with force to give it up"
+        )
     try:
-        document = catalog.read(store, machine, snapshot_id)
-        body = {**document, "format": f"poorwill-trash/{limits.FORMAT_VERSION}", "trashed_at_s": int(time.time())}
-        store.put(trash_key, documents.seal(body))
-        store.delete(keys.metadata(machine, snapshot_id))
+        trash.move(store, owner)
     except NotFound:
-        documents.unseal(store.get(trash_key), "trash", trash_key)
-    used = referenced_parts(store)
-    compared = any(pending["parent"] == snapshot_id for pending in _being_taken(store))
-    kept, freed = [], 0
-    for found in list(store.list(keys.parts_of(machine, snapshot_id))):
-        if found.key in used:
-            kept.append(found.key)
-            continue
-        store.delete(found.key)
-        freed += found.size
-    if not kept and not compared:
-        store.delete(keys.manifest(machine, snapshot_id))
-        store.delete(keys.verified(machine, snapshot_id))
-        store.delete(trash_key)
-    return {"snapshot_id": snapshot_id, "machine": machine, "freed_bytes": freed, "kept_parts": kept}
+        pass  # an earlier deletion was cut off, or it was never committed
+    holdings = Holdings(store, threads)
+    uploads = list(store.list_uploads(keys.parts_of(*owner)))
+    if force:
+        store.delete(keys.pending(*owner))
+    holdings.refresh()
+    in_trash = {owner} & holdings.trash.keys()
+    purged = purging.remove(holdings, in_trash, {owner} - in_trash - holdings.committed.keys())
+    for key, upload_id in uploads:
+        store.abort_upload(key, upload_id)
+    left = [info.key for info in store.list(keys.parts_of(*owner)) if keys.is_part(info.key)]
+    return {"snapshot_id": snapshot_id, "machine": owner[0], "freed_bytes": purged.freed_bytes, "kept_parts": left}
 
 
-def _machine_of(store: Store, snapshot_id: str) -> str:
+def _owner_of(store: Store, snapshot_id: str, force: bool) -> tuple[str, str]:
     try:
-        return catalog.machine_of(store, snapshot_id)
+        return trash.owner_of(store, snapshot_id)
     except NotFound:
-        # An earlier deletion may have been cut off after the metadata was gone.
-        for found in store.list(keys.TRASH):
-            owner = keys.owner_of(found.key)
-            if owner is not None and owner[1] == snapshot_id:
-                return owner[0]
-        raise
+        pending = (keys.owner_of(found.key) for found in store.list(keys.PENDING)) if force else iter(())
+        owner = next((owner for owner in pending if owner is not None and owner[1] == snapshot_id), None)
+        if owner is None:
+            raise
+        return owner
 
 
-def referenced_parts(store: Store) -> set[str]:
-    """Keys of all parts that a committed snapshot uses, or that one being taken may come to use."""
-    used: set[str] = set()
-    for machine, snapshot_id in catalog.names(store):
-        try:
-            used |= {part["key"] for part in catalog.read(store, machine, snapshot_id)["parts"]}
-        except NotFound:
-            continue  # removed since it was listed
-    for pending in _being_taken(store):
-        borrowed = set(pending["borrows"])
-        used |= {f.key for f in store.list(keys.PARTS) if (keys.owner_of(f.key) or ("", ""))[1] in borrowed}
-    return used
-
-
-def _being_taken(store: Store) -> Iterator[Document]:
-    for found in store.list(keys.PENDING):
-        if keys.owner_of(found.key) is None:
-            continue  # somebody else's object
-        try:
-            yield documents.unseal(store.get(found.key), "pending", found.key)
-        except NotFound:
-            continue  # finished since it was listed
+def _is_pending(store: Store, owner: tuple[str, str]) -> bool:
+    try:
+        store.head(keys.pending(*owner))
+    except NotFound:
+        return False
+    return True

@@ -19,6 +19,8 @@ from poorwill.providers.base import Instance, Provider, Wish
 from poorwill.snapshot import keys
 from poorwill.store.base import Store
 
+MAY_BILL = "may still be billing"
+"""In what `discard` says: somebody has to look after that machine."""
 DESTROY_TIMEOUT_S = 900.0
 LOOKS_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Waits between looks for a machine that may have been created: providers list a new one some seconds late."""
@@ -239,7 +241,7 @@ def discard(store: Store, provider: Provider, label: str, clock: Clock = CLOCK) 
         return _discard(store, provider, intent, clock)
     except PoorwillError as error:
         return (
-            f"the machine labelled {label} of {provider.describe()} may still be billing ({error.message}): "
+            f"the machine labelled {label} of {provider.describe()} {MAY_BILL} ({error.message}): "
             "destroy it by hand, or reap"
         )
 
@@ -268,4 +270,4 @@ def destroyed(provider: Provider, instance: str) -> str:
         why = "it still exists"
     except PoorwillError as error:
         why = error.message
-    return f"instance {instance} of {provider.describe()} may still be billing ({why})"
+    return f"instance {instance} of {provider.describe()} {MAY_BILL} ({why})"

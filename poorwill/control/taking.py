@@ -13,11 +13,11 @@ import numpy as np
 
 from poorwill import __version__
 from poorwill.codecs import registry
-from poorwill.control import catalog
+from poorwill.control import catalog, trash
 from poorwill.control.grants import PartGrants, ReadGrants
 from poorwill.control.session import EngineSession
 from poorwill.errors import Corrupt, EngineFailed, NotFound, Refused, UsageError
-from poorwill.snapshot import documents, ids, keys, limits, manifest
+from poorwill.snapshot import documents, ids, keys, labels, limits, manifest
 from poorwill.snapshot.documents import Document
 from poorwill.snapshot.tables import Kind, Manifest
 from poorwill.store.base import Piece, Store
@@ -40,6 +40,8 @@ class Order:
     parts: int = limits.PARTS
     exclude: tuple[str, ...] = ()
     skip_unreadable: bool = False
+    name: str | None = None
+    tags: tuple[str, ...] = ()
 
     def check(self) -> Order:
         """Itself, or UsageError."""
@@ -49,7 +51,14 @@ class Order:
             raise UsageError(f"codec '{self.codec}': expected one of {', '.join(CODECS)}")
         if not 1 <= self.parts <= limits.PARTS:
             raise UsageError(f"parts {self.parts}: expected 1 to {limits.PARTS}")
+        labels.checked_name(self.name)
+        labels.checked_tags(self.tags)
         return self
+
+    def labels(self) -> dict[str, Any]:
+        """Name and tags as fields of the metadata, which has them only where they are given."""
+        given = {"name": labels.checked_name(self.name), "tags": list(labels.checked_tags(self.tags))}
+        return {name: value for name, value in given.items() if value}
 
     def settings(self) -> dict[str, Any]:
         """What the engine needs of it."""
@@ -107,15 +116,23 @@ class SnapshotRun:
     def open(self) -> Document | None:
         """Write the pending record, then read the parent again; the metadata if this snapshot is already committed.
 
-        Refused when the id is pending for another workspace. Whoever removes snapshots moves their metadata
-        away first and looks for pending records second: one of the two sees the other.
+        Refused when the id is pending for another workspace, or is that of a snapshot that was removed. Whoever
+        removes snapshots moves their metadata away first and looks for pending records second: one of the two sees
+        the other.
         """
         try:
             return catalog.read(self.store, self.order.machine, self.order.snapshot_id)
         except NotFound:
             pass  # the usual case: it is about to be taken
+        owner = self.order.machine, self.order.snapshot_id
+        trash.check_not_removed(self.store, owner)
         parent = self._find_parent()
         self._write_pending(parent)
+        try:
+            trash.check_not_removed(self.store, owner)  # again: its parts may be about to go
+        except Refused:
+            self.remove_pending()
+            raise
         if parent is not None:
             try:
                 self._parent = catalog.read(self.store, parent["machine"], parent["snapshot_id"])
@@ -272,6 +289,7 @@ class SnapshotRun:
             "created_at": _now(),
             "workspace": self.order.workspace,
             "instance": self.order.instance,
+            **self.order.labels(),
             "parent": self._parent["snapshot_id"] if self._parent else None,
             "tool": {"name": "poorwill", "version": __version__},
             "codec": self.order.codec,

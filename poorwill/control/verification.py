@@ -35,7 +35,7 @@ PARTS_AT_ONCE = 8
 class VerifyRun:
     """One verification: `open`, `verify_part` for every part of `parts`, `sample`, `record`.
 
-    all_parts: also read borrowed parts whose last verification is recent.
+    all_parts: also read borrowed parts whose last verification is recent. only: read these parts alone, by their keys.
     """
 
     store: Store
@@ -43,6 +43,7 @@ class VerifyRun:
     metadata: Document
     mode: str = "stored"
     all_parts: bool = True
+    only: frozenset[str] | None = None
     parts: dict[int, int] = field(default_factory=dict)
     read: dict[str, int] = field(default_factory=dict)
     sampled: int = 0
@@ -51,7 +52,7 @@ class VerifyRun:
     def open(self, deadline_s: float = STEP_DEADLINE_S) -> dict[int, int]:
         """Read and check the manifest, here and on the engine, and every part's size; choose the parts to read."""
         self._manifest = read_manifest(self.store, self.metadata)
-        recent = set() if self.all_parts else self._recently_read()
+        recent = set() if self.all_parts or self.only is not None else self._recently_read()
         parts = self._manifest.parts
         for row in range(len(parts)):
             key, size = parts.key(row), int(parts.size[row])
@@ -65,7 +66,8 @@ class VerifyRun:
                 "open_verify", deadline_s=deadline_s, answer=self._answer,
                 manifest=self.metadata["manifest"], full=self.mode == "full",
             )  # fmt: skip
-            self.parts = {r: int(parts.size[r]) for r in range(len(parts)) if parts.key(r) not in recent}
+            wanted = {parts.key(r) for r in range(len(parts))} - recent if self.only is None else self.only
+            self.parts = {r: int(parts.size[r]) for r in range(len(parts)) if parts.key(r) in wanted}
         return self.parts
 
     def _answer(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import blake3
 import numpy as np
 
 from poorwill.engine import command, facts, protocol
+from poorwill.engine.activity import Activity
 from poorwill.engine.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.chunk_cache import BYTES_MAX, open_cache
 from poorwill.engine.context import Context
@@ -66,6 +67,9 @@ class Operations:
     def op_command(self, request: Message, context: Context, emit: Emit) -> Message:
         status, output = command.run(str(request["command"]), str(request["workspace"]), context)
         return {"status": status, "output": output}
+
+    def op_activity(self, request: Message, context: Context, emit: Emit) -> Message:
+        return Activity().look(float(request["window_s"]), context)
 
     def op_scan(self, request: Message, context: Context, emit: Emit) -> Message:
         given = request["settings"]

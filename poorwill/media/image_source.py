@@ -13,9 +13,9 @@ from PIL import Image
 
 from ..errors import Corrupt, Refused, UsageError
 from ..store.base import Store
-from .addresses import AllowRule
-from .guarded_http import fetch
-from .guarded_network import Resolve, system_addresses
+from ..web.addresses import AllowRule
+from ..web.guarded_http import fetch
+from ..web.guarded_network import Resolve, system_addresses
 from .pictures import decode, format_of
 
 BYTES_MAX = 20 << 20

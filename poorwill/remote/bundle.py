@@ -16,7 +16,7 @@ from pathlib import Path
 from poorwill.errors import UsageError
 
 # Floors of the control side: the engine imports none of them.
-LEFT_OUT = frozenset({"poorwill/cli", "poorwill/control", "poorwill/media", "poorwill/providers"})
+LEFT_OUT = frozenset(f"poorwill/{name}" for name in ("cli", "control", "media", "providers", "web"))
 _SOURCES = frozenset({".py", ".txt", ".sh"})
 # pip's certificates lie beside its code. The launchers it carries for another system stay here.
 _PIP_SOURCES = frozenset({".py", ".pem", ".txt"})

@@ -18,6 +18,14 @@ def new_snapshot_id(now: datetime | None = None) -> str:
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
+def begun_at(snapshot_id: str) -> datetime | None:
+    """The time in a snapshot id, in UTC; None if there is no such time: an id need only have its shape."""
+    try:
+        return datetime.strptime(snapshot_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
+
+
 def is_snapshot_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 

@@ -7,8 +7,12 @@ from poorwill.snapshot import ids
 SNAPSHOTS = "snapshots/"
 PENDING = "pending/"
 PARTS = "parts/"
+MANIFESTS = "manifests/"
+VERIFIED = "verified/"
 TRASH = "trash/"
 INTENTS = "intents/"
+_REMOVING = ".removing"
+_CLOCK = f"{TRASH}clock-"
 
 
 def pending(machine: str, snapshot_id: str) -> str:
@@ -24,7 +28,7 @@ def parts_of(machine: str, snapshot_id: str) -> str:
 
 
 def manifest(machine: str, snapshot_id: str) -> str:
-    return f"manifests/{machine}/{snapshot_id}"
+    return f"{MANIFESTS}{machine}/{snapshot_id}"
 
 
 def metadata(machine: str, snapshot_id: str) -> str:
@@ -36,11 +40,25 @@ def metadata_of(machine: str) -> str:
 
 
 def verified(machine: str, snapshot_id: str) -> str:
-    return f"verified/{machine}/{snapshot_id}.json"
+    return f"{VERIFIED}{machine}/{snapshot_id}.json"
 
 
 def trash(machine: str, snapshot_id: str) -> str:
     return f"{TRASH}{machine}/{snapshot_id}.json"
+
+
+def removing(machine: str, snapshot_id: str) -> str:
+    """The mark that the removal of a snapshot's objects has begun; beside its trash record, in the same listing."""
+    return f"{TRASH}{machine}/{snapshot_id}{_REMOVING}"
+
+
+def clock(nonce: str) -> str:
+    """An object that lives for a moment, to learn what time it is by the store's clock."""
+    return f"{_CLOCK}{nonce}"
+
+
+def is_clock(key: str) -> bool:
+    return key.startswith(_CLOCK) and "/" not in key.removeprefix(TRASH)
 
 
 def intent(label: str) -> str:
@@ -54,6 +72,12 @@ def owner_of(key: str) -> tuple[str, str] | None:
         return None
     snapshot_id = fields[2].removesuffix(".json")
     return (fields[1], snapshot_id) if ids.is_snapshot_id(snapshot_id) else None
+
+
+def marked_owner(key: str) -> tuple[str, str] | None:
+    """(machine, snapshot id) if `removing` can have given this key."""
+    owner = owner_of(key.removesuffix(_REMOVING)) if key.endswith(_REMOVING) else None
+    return owner if owner is not None and key == removing(*owner) else None
 
 
 def is_part(key: str) -> bool:

@@ -45,6 +45,10 @@ _SNAPSHOT: Spec = {
     "facts": {},
     "timings_ms": {},
 }
+_OPTIONAL: dict[str, Spec] = {
+    "snapshot": {"name": str, "tags": [str]},
+    "trash": {"name": str, "tags": [str]},
+}
 _KINDS: dict[str, Spec] = {
     "snapshot": _SNAPSHOT,
     "trash": {**_SNAPSHOT, "trashed_at_s": int},
@@ -79,7 +83,8 @@ def check(document: dict[str, Any], kind: str, what: str) -> None:
     spec = _KINDS.get(kind)
     if spec is None:
         return
-    misfit = _misfit(document, spec, "")
+    given = {name: found for name, found in _OPTIONAL.get(kind, {}).items() if name in document}
+    misfit = _misfit(document, {**spec, **given}, "")
     if misfit is not None:
         raise Corrupt(f"{what}: field '{misfit}' is missing or of the wrong type")
     machine, snapshot_id = document["machine"], document["snapshot_id"]
@@ -96,6 +101,11 @@ def check(document: dict[str, Any], kind: str, what: str) -> None:
 def fields_of(kind: str) -> frozenset[str]:
     """The names of the fields that a document of `kind` must have."""
     return frozenset(_KINDS[kind])
+
+
+def optional_fields_of(kind: str) -> frozenset[str]:
+    """The names of the fields that one may have besides; where it has one, it is of its type."""
+    return frozenset(_OPTIONAL.get(kind, ()))
 
 
 def _misfit(value: object, spec: Spec, where: str) -> str | None:

@@ -61,6 +61,28 @@ def test_there_and_back(tmp_path: Path, s3_server: S3Server, kind: str) -> None:
     assert poorwill("ls", *given, env=env).events == [{"snapshots": 0, "totals": {"snapshots": 0}, "event": "done"}]
 
 
+def test_kept_removed_and_brought_back(tmp_path: Path, local_store: LocalStore) -> None:
+    """Names and tags are listed; a policy keeps by them; what went to the trash comes back, whole."""
+    workspace, given = aged(make_large(tmp_path / "w", 1)), ("--store", local_store.url)
+    first = take(local_store, workspace, "20260101T000000Z-00000001", name="the first", tags=("keep",)).id
+    for number in (2, 3):
+        labels = ("--name", f"number {number}", "--tag", "t", "--id", f"2026010{number}T000000Z-00000000")
+        assert poorwill("snapshot", workspace, *given, "--machine", MACHINE, *labels).code == 0
+    *_, newest = poorwill("ls", *given, "--json").events[:-1]
+    assert (newest["name"], newest["tags"]) == ("number 3", ["t"])
+    listed = poorwill("ls", *given).out
+    assert "the first [keep]" in listed and "number 2 [t]" in listed
+    policy = ("retention", *given, "--keep-last", "1", "--keep-tag", "keep")
+    dry = poorwill(*policy, "--dry-run")
+    assert f"{first:26} {MACHINE:20} kept: tag keep  (the first)" in dry.out
+    assert "1 of 3 snapshots would go to the trash" in dry.out
+    done = poorwill(*policy, "--json").done
+    assert done["totals"]["going"] == 1 and len(poorwill("ls", *given, "--json").events) == 3
+    (went,) = (found.key.split("/")[2].removesuffix(".json") for found in local_store.list(keys.TRASH))
+    assert poorwill("undelete", went, *given).out == f"snapshot {went} of {MACHINE} is back\n"
+    assert poorwill("verify", went, *given).code == 0 and poorwill("delete", went, *given).code == 0
+
+
 def test_for_people(tmp_path: Path, local_store: LocalStore) -> None:
     """Results on stdout, what was left out on stderr; set-id bits are kept only when asked for, exit code 3."""
     workspace = aged(make_everything(tmp_path / "w"))
@@ -90,6 +112,10 @@ def test_for_people(tmp_path: Path, local_store: LocalStore) -> None:
         (["snapshot", "{tmp}", "--parts", "33"], 2, "parts 33: expected 1 to 32"),
         (["snapshot", "{tmp}", "--machine", "../up"], 2, "'../up' cannot name a machine"),
         (["snapshot", "{tmp}", "--exclude", "../x"], 2, "leaves the workspace"),
+        (["retention"], 2, "would keep nothing"),
+        (["retention", "--keep-last", "1", "--grace", "soon"], 2, "'soon' is not a duration"),
+        (["undelete", NO_SNAPSHOT], 5, f"snapshot {NO_SNAPSHOT} does not exist"),
+        (["snapshot", "{tmp}", "--tag", "a b"], 2, "'a b' is no tag"),
         (["ls", "--store", "http://user:password@host/x"], 2, "not a store address"),
         (["ls", "--store", "s3://key:password@bucket/x"], 2, "not an S3 store address"),
         (["ls", "--store", "file://relative"], 2, "not a store address"),

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from deployments.gpu_pool import GpuWorkerProcess, create_pool, deploy
+from deployments.gpu_pool import create_pool, deploy
 from deployments.prefect_server import PrefectServer
+from deployments.worker_process import GpuWorkerProcess
 from poorwill.snapshot import limits
 from tests import browser
 from tests.flow_world import World

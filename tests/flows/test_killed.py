@@ -19,8 +19,10 @@ from poorwill.errors import Refused
 from poorwill.store.base import Pieces
 from poorwill.store.local import LocalStore
 from poorwill.store.retrying import RetryingStore
+from tasks.events import STILL_BILLING
 from tests.flow_world import SNAPSHOT_ID, World
 from tests.runs import restore
+from tests.told_events import told
 
 PARTS = 4
 
@@ -71,6 +73,8 @@ def test_a_workspace_that_changed_since_the_commit_keeps_its_machine(world: Worl
     with pytest.raises(Refused, match=r"result\.txt.*not destroyed"):
         hibernate(**world.hibernation(parts=PARTS))
     assert world.provider.exists(instance) and world.block().instance == instance
+    (event,) = told(STILL_BILLING, "machine", world.name)
+    assert event["instance"] == instance and "is verified, but" in event["message"] and "result.txt" in event["message"]
 
 
 def test_a_wake_killed_midway_is_continued_on_the_same_machine(world: World) -> None:

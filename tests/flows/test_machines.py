@@ -21,6 +21,8 @@ from flows.wake import wake
 from poorwill.control import intents, provisioning
 from poorwill.errors import Refused
 from poorwill.providers.base import Wish
+from tasks.events import STILL_BILLING
+from tests import told_events
 from tests.flow_world import SNAPSHOT_ID, World
 from tests.flows.test_hibernate_and_wake import artifacts, small
 
@@ -68,6 +70,8 @@ def test_reap(world: World) -> None:
         assert set(states(reap(**only)).values()) == {"waking", "awake, no block", "foreign"}  # within the grace
         told = reap(**only, grace="0s")
         assert states(told) == expected and told["orphans"] == [orphan] and world.provider.exists(orphan)
+        (event,) = told_events.told(STILL_BILLING, "machine", f"{world.name}-orphan")
+        assert event["instance"] == orphan and "destroy=True" in event["message"]
         assert [row["state"] for row in newest("machines")] == ["awake, no block", "foreign", "orphan", "waking", ""]
 
         forget_other_stores(world)

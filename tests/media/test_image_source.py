@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from poorwill.errors import Cancelled, NotFound, PoorwillError, Refused, UsageError
 from poorwill.media.image_source import Bucket, SourceImage, Sources, fetch_image
 from poorwill.store.local import LocalStore
-from tests.media.loopback_server import LoopbackServer, http
 from tests.media.picture_files import plain, png
+from tests.web.loopback_server import LoopbackServer, http
 
 NOWHERE = Sources()
 PNG = plain()

@@ -80,6 +80,14 @@ def test_a_queue_has_survived_only_if_all_of_it_has(other: dict[str, object], me
     assert [finding.met for finding in found("durable", durable=durable(**other))] == met
 
 
+@pytest.mark.parametrize(
+    ("other", "met"), [({"begun_anew": 0}, True), ({"begun_anew": 1}, False), ({"begun_anew": 0, "whole": 49}, False)]
+)
+def test_a_server_that_is_killed_makes_nothing_twice(other: dict[str, object], met: bool) -> None:
+    """Every run has its video at its first attempt: no worker was killed."""
+    assert [finding.met for finding in found("restarts", restarts=durable(**other))] == [met]
+
+
 def test_runs_that_did_not_complete_are_told_by_their_states() -> None:
     """Beside what was done and what was begun anew."""
     lost = durable(whole=48, ended={"COMPLETED": 48, "FAILED": 1, "CRASHED": 1})

@@ -51,8 +51,11 @@ def test_every_counter() -> None:
     ],
 )
 def test_every_field(kind: str, title: str) -> None:
-    """Of every sealed document."""
-    assert names(section("snapshot-format.md", title)) == schema.fields_of(kind)
+    """Of every sealed document, and which of them it need not have."""
+    text = section("snapshot-format.md", title)
+    assert names(text) == schema.fields_of(kind) | schema.optional_fields_of(kind)
+    optional = "\n".join(line for line in text.splitlines() if ", optional |" in line)
+    assert names(optional) == schema.optional_fields_of(kind)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""What clients write to say which machine they mean, checked before anything is asked of anybody."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from poorwill.errors import UsageError
+from poorwill.providers.base import checked_path
+from poorwill.remote.host_key import checked_line
+
+INSTANCE_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
+SNAPSHOT_ID = r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$"
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
+def checked_host(host: str) -> str:
+    """A host name or an IP address, without brackets. ValueError for what a program could take for an option, a user
+    or a port."""
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        pass
+    labels = host.removesuffix(".").split(".")
+    # Nothing that looks like numbers may be read in another way than it was checked: 0x7f.1, 2130706433.
+    named = all(_LABEL.fullmatch(label) for label in labels) and re.fullmatch(r"[0-9].*", labels[-1]) is None
+    if len(host) > 253 or not named:
+        raise ValueError("expected a host name or an IP address, like gpu.example.com or 192.0.2.7")
+    return host
+
+
+def _checked_workspace(path: str) -> str:
+    try:
+        checked_path(path)
+    except UsageError as error:
+        raise ValueError(error.message) from None
+    if not path.isprintable():
+        raise ValueError("expected a path without control characters")
+    return path
+
+
+def _checked_host_key(line: str) -> str:
+    try:
+        return checked_line(line)
+    except UsageError as error:
+        raise ValueError(error.message) from None
+
+
+InstanceId = Annotated[
+    str,
+    Field(
+        pattern=INSTANCE_ID,
+        description="The machine's block, its instance's id at its provider, or `<provider block>:<instance id>`.",
+        examples=["vast:31337"],
+    ),
+]
+SnapshotId = Annotated[str, Field(pattern=SNAPSHOT_ID, examples=["20261125T031500Z-0badcafe"])]
+SshHost = Annotated[
+    str,
+    Field(min_length=1, max_length=255, description="Host name or IP address.", examples=["ssh4.vast.ai"]),
+    AfterValidator(checked_host),
+]
+SshPort = Annotated[int, Field(ge=1, le=65535, examples=[22])]
+SshUser = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9._-]{0,31}$", description="Whom to log in as. Left out: root.")
+]
+Workspace = Annotated[
+    str,
+    Field(
+        min_length=2,
+        max_length=4096,
+        pattern="^/",
+        description="Absolute path on the machine.",
+        examples=["/workspace"],
+    ),
+    AfterValidator(_checked_workspace),
+]
+HostKey = Annotated[
+    str,
+    Field(max_length=20_000, description="The machine's public host key, 'ssh-ed25519 AAAA...', if you know it."),
+    AfterValidator(_checked_host_key),
+]
+
+
+class Reach(BaseModel):
+    """How a machine is reached, where the server does not know that yet. `ssh_host` is what the rest depends on."""
+
+    ssh_host: SshHost | None = None
+    ssh_port: SshPort = 22
+    ssh_user: SshUser | None = None
+    host_key: HostKey | None = None
+    workspace_path: Workspace = "/workspace"

@@ -1,0 +1,217 @@
+"""The snapshots of the store, as lists show them.
+
+A snapshot's metadata never changes, so it is read once and remembered; which snapshots there are is asked each time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from poorwill.control import catalog
+from poorwill.errors import Corrupt, NotFound, Unsupported
+from poorwill.snapshot import ids, keys
+from poorwill.snapshot.documents import Document
+from poorwill.store.base import Store
+
+READERS = 8
+REMEMBERED_MAX = 20_000
+OPENED_S = 300.0
+TAGS_MAX = 100
+VERIFIED = "verified/"
+Name = tuple[str, str]
+"""Machine and snapshot id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is shown of a snapshot. `problem` says why the rest is empty: its metadata cannot be read."""
+
+    machine: str
+    id: str
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    instance: str = ""
+    workspace: str = ""
+    created_at: str = ""
+    parent: str | None = None
+    files: int = 0
+    raw_bytes: int = 0
+    data_bytes: int = 0
+    stored_bytes: int = 0
+    sent_bytes: int = 0
+    needs: tuple[str, ...] = ()
+    problem: str | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many bytes of data one stored byte stands for."""
+        return round(self.data_bytes / self.stored_bytes, 3) if self.stored_bytes else None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Newest first. `before` is where the next page goes on, None after the last. `verified`: when, by the store's
+    clock, the snapshots of this page that were read back were last read back; POSIX seconds."""
+
+    rows: tuple[Row, ...]
+    verified: dict[Name, float]
+    before: str | None
+
+
+class Catalog:
+    """One store's snapshots. Blocking and thread-safe; errors are the store's.
+
+    `opened` opens the store, when it is needed and again each OPENED_S: its keys may have been replaced.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[], Store],
+        remembered_max: int = REMEMBERED_MAX,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._opened, self._remembered_max, self._clock = opened, remembered_max, clock
+        self._store: Store | None = None
+        self._store_before: Store | None = None
+        self._until_s = float("-inf")
+        self._lock = threading.Lock()
+        self._rows: OrderedDict[Name, Row] = OrderedDict()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="catalog")
+
+    def close(self) -> None:
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            stores, self._store, self._store_before = (self._store, self._store_before), None, None
+        for store in stores:
+            if store is not None:
+                store.close()
+
+    @property
+    def store(self) -> Store:
+        """It stays open for at least OPENED_S."""
+        with self._lock:
+            if self._store is not None and self._clock() < self._until_s:
+                return self._store
+            opened = self._opened()
+            if self._store is not None and self._store.describe() != opened.describe():
+                self._rows.clear()
+            if self._store_before is not None:
+                self._store_before.close()
+            self._store, self._store_before, self._until_s = opened, self._store, self._clock() + OPENED_S
+            return opened
+
+    def names(self, machines: Iterable[str] | None = None) -> Iterator[Name]:
+        """Of all machines, or of these."""
+        if machines is None:
+            yield from catalog.names(self.store)
+            return
+        for machine in machines:
+            yield from catalog.names(self.store, ids.checked_machine_name(machine))
+
+    def page(self, machines: Iterable[str] | None, limit: int, before: str | None = None) -> Page:
+        """The newest `limit` snapshots that are older than `before`, which an earlier page gave. UsageError for a
+        `before` that is none."""
+        _ = self.store  # opened here, in the thread that was asked, and not by a reader
+        known = sorted(machines) if machines is not None else None
+        older = _parsed(before) if before is not None else None
+        listed = self._readers.submit(self._verified, known)
+        aged = (_by_age(name) for name in self.names(known))
+        newest = heapq.nlargest(limit + 1, (key for key in aged if older is None or key < older))
+        wanted = [(machine, snapshot_id) for snapshot_id, machine in newest[:limit]]
+        rows = tuple(row for row in self.rows(wanted) if row is not None)
+        verified = listed.result()
+        following = f"{newest[limit - 1][0]}:{newest[limit - 1][1]}" if len(newest) > limit else None
+        return Page(rows, {name: verified[name] for name in wanted if name in verified}, following)
+
+    def rows(self, names: Iterable[Name]) -> list[Row | None]:
+        """One for each name, several read at once; None for one that is gone. Damaged ones say so and fail nothing."""
+        return list(self._readers.map(self._row, names))
+
+    def remembered(self, name: Name) -> Row | None:
+        """What is known of it without asking the store."""
+        with self._lock:
+            return self._rows.get(name)
+
+    def one(self, snapshot_id: str) -> tuple[Row, float | None]:
+        """A snapshot of any machine, and when it was verified. NotFound, UsageError."""
+        machine = self.machine_of(snapshot_id)
+        row = self._row((machine, snapshot_id))
+        if row is None:
+            raise NotFound(f"snapshot {snapshot_id} does not exist in {self.store.describe()}")
+        try:
+            return row, self.store.head(keys.verified(machine, snapshot_id)).modified_s
+        except NotFound:
+            return row, None
+
+    def machine_of(self, snapshot_id: str) -> str:
+        """Whose it is. NotFound, UsageError."""
+        ids.checked_snapshot_id(snapshot_id)
+        with self._lock:
+            seen = next((machine for machine, found in self._rows if found == snapshot_id), None)
+        if seen is not None:
+            try:
+                self.store.head(keys.metadata(seen, snapshot_id))
+                return seen
+            except NotFound:
+                pass
+        return catalog.machine_of(self.store, snapshot_id)
+
+    def _verified(self, machines: list[str] | None) -> dict[Name, float]:
+        """When each was verified: by the record's time, which saves reading thousands of them."""
+        prefixes = [VERIFIED] if machines is None else [f"{VERIFIED}{machine}/" for machine in machines]
+        found = (listed for prefix in prefixes for listed in self.store.list(prefix))
+        owned = ((keys.owner_of(listed.key), listed.modified_s) for listed in found)
+        return {owner: modified_s for owner, modified_s in owned if owner is not None}
+
+    def _row(self, name: Name) -> Row | None:
+        with self._lock:
+            if name in self._rows:
+                self._rows.move_to_end(name)
+                return self._rows[name]
+        try:
+            row = _row_of(catalog.read(self.store, *name))
+        except NotFound:
+            return None
+        except (Corrupt, Unsupported) as error:
+            return Row(*name, problem=error.message)
+        with self._lock:
+            self._rows[name] = row
+            while len(self._rows) > self._remembered_max:
+                self._rows.popitem(last=False)
+        return row
+
+
+def _by_age(name: Name) -> Name:
+    machine, snapshot_id = name
+    return snapshot_id, machine
+
+
+def _parsed(before: str) -> Name:
+    snapshot_id, _, machine = before.partition(":")
+    return ids.checked_snapshot_id(snapshot_id), ids.checked_machine_name(machine)
+
+
+def _row_of(document: Document) -> Row:
+    totals, tags, name = document["totals"], document.get("tags"), document.get("name")
+    return Row(
+        machine=document["machine"],
+        id=document["snapshot_id"],
+        name=name if isinstance(name, str) else None,
+        tags=tuple(str(tag) for tag in tags[:TAGS_MAX]) if isinstance(tags, list) else (),
+        instance=document["instance"],
+        workspace=document["workspace"],
+        created_at=document["created_at"],
+        parent=document["parent"],
+        files=totals["files"],
+        raw_bytes=totals["raw_bytes"],
+        data_bytes=totals["data_bytes"],
+        stored_bytes=totals["stored_bytes"],
+        sent_bytes=totals["sent_bytes"],
+        needs=tuple(document["needs"]),
+    )

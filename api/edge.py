@@ -1,0 +1,104 @@
+"""The outermost layer of the gateway: a request's id, its line in the log, headers for safety, and what went wrong
+that nobody expected."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from contextvars import ContextVar
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import Problem
+
+log = logging.getLogger(__name__)
+REQUEST_ID = "X-Request-ID"
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_STRICT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+_PAGES = ("/docs", "/redoc")
+"""They load scripts; all else is data."""
+
+current_request: ContextVar[str] = ContextVar("current_request", default="-")
+
+
+class Edge:
+    """ASGI: see above. A request id of the caller is kept if it is harmless, else one is made; it is in the answer's
+    header, in problems, and in every line that is logged meanwhile (`RequestIdFilter`). Neither query nor headers
+    are logged."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        request_id = state["request_id"] = _request_id(scope)
+        began_s, status = time.perf_counter(), 0
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
+                status = message.get("status", 101)
+                _mark(MutableHeaders(scope=message), scope["path"], request_id)
+            await send(message)
+
+        token = current_request.set(request_id)
+        try:
+            await self._app(scope, receive, send_marked)
+        except Exception:
+            log.exception("%s %s failed", scope.get("method", "WS"), _path(scope))
+            if status or scope["type"] != "http":
+                raise
+            problem = Problem(500, "internal", detail="an unexpected error: its traceback is in the gateway's log")
+            await problem.response(request_id)(scope, receive, send_marked)
+        finally:
+            took_ms = (time.perf_counter() - began_s) * 1000
+            log.info(
+                "%s %s %d %.1f ms %s",
+                scope.get("method", "WS"),
+                _path(scope),
+                status,
+                took_ms,
+                state.get("caller", "-"),
+            )
+            current_request.reset(token)
+
+
+class RequestIdFilter(logging.Filter):
+    """Gives every record `request_id`, for a handler's format."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = current_request.get()
+        return True
+
+
+def _request_id(scope: Scope) -> str:
+    wanted = REQUEST_ID.lower().encode()
+    for name, value in scope["headers"]:
+        if name == wanted and _GIVEN_ID.fullmatch(given := value.decode("latin-1")):
+            return str(given)
+    return secrets.token_hex(8)
+
+
+def _path(scope: Scope) -> str:
+    return ascii(scope["path"][:200])[1:-1]
+
+
+def _mark(headers: MutableHeaders, path: str, request_id: str) -> None:
+    headers[REQUEST_ID] = request_id
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
+    if not path.startswith(_PAGES):
+        headers.setdefault("Content-Security-Policy", _STRICT_POLICY)

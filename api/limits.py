@@ -1,0 +1,80 @@
+"""How often, and how much: token buckets by caller, and the size of a request's body."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import Problem
+
+CALLERS_MAX = 10_000
+
+
+class TokenBuckets:
+    """For each name a bucket of `burst` requests that fills with `rate_per_s`.
+
+    The names that called last are remembered, `names_max` of them; one that is forgotten begins with a full bucket.
+    """
+
+    def __init__(
+        self,
+        rate_per_s: float,
+        burst: int,
+        clock: Callable[[], float] = time.monotonic,
+        names_max: int = CALLERS_MAX,
+    ) -> None:
+        self._rate_per_s, self._burst, self._clock, self._names_max = rate_per_s, burst, clock, names_max
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is left, and when that was
+
+    def take(self, name: str) -> float:
+        """0, and one request less; or for how many seconds there is none."""
+        now_s = self._clock()
+        left, then_s = self._buckets.pop(name, (float(self._burst), now_s))
+        left = min(float(self._burst), left + (now_s - then_s) * self._rate_per_s)
+        granted = left >= 1
+        self._buckets[name] = (left - 1 if granted else left, now_s)
+        while len(self._buckets) > self._names_max:
+            self._buckets.popitem(last=False)
+        return 0.0 if granted else (1 - left) / self._rate_per_s
+
+
+class BodyLimit:
+    """ASGI: requests with a larger body get 413, also those that do not say how large they are.
+
+    What was announced too large is not read at all; what turns out too large is not read further.
+    """
+
+    def __init__(self, app: ASGIApp, bytes_max: int) -> None:
+        self._app, self._bytes_max = app, bytes_max
+        self._detail = f"the body is larger than {bytes_max} bytes"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if (announced := _content_length(scope)) is not None and announced > self._bytes_max:
+            problem = Problem(413, "too-large", detail=self._detail, headers={"Connection": "close"})
+            await problem.response(scope.get("state", {}).get("request_id"))(scope, receive, send)
+            return
+        read = 0
+
+        async def receive_counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._bytes_max:
+                raise HTTPException(413, self._detail, {"Connection": "close"})  # FastAPI lets no other kind through
+            return message
+
+        await self._app(scope, receive_counted, send)
+
+
+def _content_length(scope: Scope) -> int | None:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else None
+    return None

@@ -1,0 +1,49 @@
+"""What machines cost, as far as the store knows without asking any provider: the records of those that Poorwill
+created hold the price they were created at."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from itertools import islice
+
+from api.catalog import Catalog
+from api.machines import Entry
+from api.threads import Threads
+from blocks.providers import LocalProvider, OwnMachines
+from poorwill.control import intents
+
+REMEMBERED_S = 15.0
+INTENTS_MAX = 1000
+_FREE = (LocalProvider.get_block_type_slug(), OwnMachines.get_block_type_slug())
+Prices = Mapping[tuple[str, str], float | None]
+"""By machine and instance, in US dollars per hour; None where the provider did not say."""
+
+
+class PriceList:
+    """The prices of the machines that are on record, as they were at most REMEMBERED_S ago. Errors are the store's."""
+
+    def __init__(self, catalog: Catalog, threads: Threads, clock: Callable[[], float] = time.monotonic) -> None:
+        self._catalog, self._threads, self._clock = catalog, threads, clock
+        self._lock = asyncio.Lock()
+        self._known: Prices = {}
+        self._read_s = float("-inf")
+
+    async def known(self) -> Prices:
+        async with self._lock:
+            if self._clock() - self._read_s > REMEMBERED_S:
+                self._known = await self._threads.run(self._read, "the store")
+                self._read_s = self._clock()
+            return self._known
+
+    def _read(self) -> Prices:
+        found = islice(intents.every(self._catalog.store), INTENTS_MAX)
+        return {(one.machine, one.instance): one.price_per_hour for one in found if one.instance}
+
+
+def price_per_hour(entry: Entry, known: Prices) -> float | None:
+    """What a machine costs now: 0 where nobody bills for it, None where that is not known."""
+    if not entry.instance or entry.kind in _FREE:
+        return 0.0
+    return known.get((entry.machine, entry.instance))

@@ -1,0 +1,78 @@
+"""The queue of each deployment: how long it is, and who is where in it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from api.batching import BatchReader
+from api.run_view import Run
+from api.server import Server
+
+DEPTH_KEPT_S = 1.0
+POSITION_KEPT_S, POSITION_KEPT_S_MAX, PLACES_A_SECOND = 1.0, 30.0, 10.0
+AT_ONCE_MAX = 5
+Place = tuple[UUID, datetime]
+"""A deployment, and when a run of it was to begin."""
+
+
+class Queue:
+    """Counts, which cost Prefect's server little, and are kept: a length for a second, a position for the longer the
+    further back it is (`position / PLACES_A_SECOND` seconds), since it changes in steps that are small beside it. So a
+    thousand runs that are all asked for cost no more than some dozens."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._depths: BatchReader[UUID, int] = BatchReader(self._read_depths, lambda depth: DEPTH_KEPT_S)
+        self._positions: BatchReader[Place, int] = BatchReader(
+            self._read_positions, _position_kept_s, batch_max=AT_ONCE_MAX
+        )
+        self._created_since: dict[UUID, int] = {}
+
+    async def depth(self, deployment: UUID) -> int:
+        """How many runs wait, with those that this process has created since it looked."""
+        depth = await self._depths.get(deployment) or 0
+        return depth + self._created_since.get(deployment, 0)
+
+    async def position(self, run: Run) -> int | None:
+        """1 for the next; None for a run that no deployment has."""
+        if run.deployment_id is None:
+            return None
+        return await self._positions.get((run.deployment_id, run.expected_at or run.created_at))
+
+    def created(self, deployment: UUID) -> None:
+        """A run was just added."""
+        self._created_since[deployment] = self._created_since.get(deployment, 0) + 1
+
+    async def close(self) -> None:
+        await asyncio.gather(self._depths.close(), self._positions.close())
+
+    async def _read_depths(self, deployments: list[UUID]) -> dict[UUID, int]:
+        for deployment in deployments:
+            self._created_since.pop(deployment, None)
+        counts = await asyncio.gather(*(self._count(_waiting(one)) for one in deployments))
+        return dict(zip(deployments, counts, strict=True))
+
+    async def _read_positions(self, places: list[Place]) -> dict[Place, int]:
+        """A run is counted with those before it, unless it has just begun."""
+        counts = await asyncio.gather(*(self._count(_waiting(*place)) for place in places))
+        return {place: max(1, count) for place, count in zip(places, counts, strict=True)}
+
+    async def _count(self, chosen: dict[str, Any]) -> int:
+        return int(await self._server.post("/flow_runs/count", {"flow_runs": chosen}))
+
+
+def _waiting(deployment: UUID, until: datetime | None = None) -> dict[str, Any]:
+    chosen: dict[str, Any] = {
+        "deployment_id": {"any_": [str(deployment)]},
+        "state": {"type": {"any_": ["SCHEDULED"]}},
+    }
+    if until is not None:
+        chosen["expected_start_time"] = {"before_": until.isoformat()}
+    return chosen
+
+
+def _position_kept_s(position: int | None) -> float:
+    return min(POSITION_KEPT_S_MAX, max(POSITION_KEPT_S, (position or 0) / PLACES_A_SECOND))

@@ -1,0 +1,117 @@
+"""Whether the gateway could do its work now: is all there that it needs?"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import httpx
+from pydantic import BaseModel, Field
+
+from api.problems import Problem
+from api.server import Server
+from api.settings import Settings
+from api.threads import Threads
+from blocks.lookup import media_block, store_block
+from poorwill.errors import NotFound, PoorwillError
+from poorwill.snapshot import keys
+from poorwill.store.base import Store
+
+KEPT_S = 2.0
+THREADS = 2
+
+
+class Check(BaseModel):
+    """One thing that is needed."""
+
+    ok: bool = Field(examples=[True])
+    detail: str = Field("", examples=["2 online"])
+    took_ms: int = Field(examples=[12])
+
+
+class Ready(BaseModel):
+    """All of it."""
+
+    status: str = Field(examples=["ready"])
+    checks: dict[str, Check]
+
+
+class Readiness:
+    """`look()` checks everything at once, each within `ready_timeout_s`; what was found is good for `KEPT_S` seconds,
+    and nobody looks twice at the same time."""
+
+    def __init__(self, settings: Settings, server: Server, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._server, self._clock = settings, server, clock
+        self._threads = Threads(THREADS, settings.ready_timeout_s)
+        self._lock = asyncio.Lock()
+        self._found: Ready | None = None
+        self._good_until_s = 0.0
+
+    def close(self) -> None:
+        self._threads.close()
+
+    async def look(self) -> Ready:
+        """What was found at most a moment ago."""
+        async with self._lock:
+            if self._found is None or self._clock() >= self._good_until_s:
+                self._found = await self._look()
+                self._good_until_s = self._clock() + KEPT_S
+            return self._found
+
+    async def _look(self) -> Ready:
+        checks = {"prefect": self._prefect, "store": self._store, "media": self._media, "worker": self._worker}
+        found = await asyncio.gather(*(self._checked(check) for check in checks.values()))
+        ready = all(check.ok for check in found)
+        return Ready(status="ready" if ready else "not-ready", checks=dict(zip(checks, found, strict=True)))
+
+    async def _checked(self, check: Callable[[], Awaitable[str]]) -> Check:
+        began_s = self._clock()
+        try:
+            async with asyncio.timeout(self._settings.ready_timeout_s):
+                ok, detail = True, await check()
+        except TimeoutError:
+            ok, detail = False, f"no answer in {self._settings.ready_timeout_s:g} s"
+        except Problem as problem:
+            ok, detail = False, problem.detail
+        except PoorwillError as error:
+            ok, detail = False, error.message
+        except Exception as error:
+            ok, detail = False, f"unexpected: {type(error).__name__}"
+        return Check(ok=ok, detail=detail, took_ms=round((self._clock() - began_s) * 1000))
+
+    async def _prefect(self) -> str:
+        await self._server.ask(self._server.client.request("GET", "/ready"))  # type: ignore[arg-type]
+        return "it answers, and its database does"
+
+    async def _store(self) -> str:
+        name = self._settings.store
+        return await self._threads.run(lambda: _reached(store_block(name).open()), f"the store block '{name}'")
+
+    async def _media(self) -> str:
+        name = self._settings.media
+        return await self._threads.run(lambda: _reached(media_block(name).open()), f"the media block '{name}'")
+
+    async def _worker(self) -> str:
+        pool = self._settings.pool
+        online = {"workers": {"status": {"any_": ["ONLINE"]}}, "limit": 100}
+        try:
+            found = await self._server.post(f"/work_pools/{pool}/workers/filter", online)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.NOT_FOUND:
+                raise
+            raise NotFound(f"there is no work pool '{pool}'") from None
+        if not found:
+            raise NotFound(f"no worker of the pool '{pool}' is online")
+        return f"{len(found)} online"
+
+
+def _reached(store: Store) -> str:
+    """Asks for an object that need not be there: address, bucket and keys are right if that is answered."""
+    try:
+        store.head(f"{keys.SNAPSHOTS}ready")
+    except NotFound:
+        pass
+    finally:
+        store.close()
+    return "it answers"

@@ -1,0 +1,169 @@
+"""A run as clients see it: one of five states, and what there is to say in each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from api.problems import kind_of
+from poorwill.errors import masked, one_line
+
+MESSAGE_CHARACTERS_MAX = 2000
+REQUEST_LABEL = "poorwill.request"
+"""Label of a run that holds the digest of what was asked for: how a repeated Idempotency-Key is told from another
+request with the same key."""
+_TYPED = re.compile(r"(?s)([A-Z][A-Za-z]{2,40}): (.+)")
+
+
+class Status(str, Enum):
+    """The states that clients are shown."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        return self not in (Status.QUEUED, Status.RUNNING)
+
+
+_STATUS_OF = {"SCHEDULED": Status.QUEUED, "COMPLETED": Status.DONE, "FAILED": Status.FAILED, "CRASHED": Status.FAILED,
+              "CANCELLED": Status.CANCELLED}  # fmt: skip
+ACTIVE = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
+"""Prefect's types of states in which a run is not over."""
+_STEP_OF = {"PENDING": "start", "CANCELLING": "cancel", "PAUSED": "paused"}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is kept of a run that was read: little, whatever its parameters hold."""
+
+    id: UUID
+    flow_id: UUID
+    deployment_id: UUID | None
+    state_type: str
+    message: str
+    created_at: datetime
+    expected_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    request: str | None
+    media: str | None
+    machine: str | None
+    snapshot_id: str | None
+
+    @property
+    def status(self) -> Status:
+        return _STATUS_OF.get(self.state_type, Status.RUNNING)
+
+    @property
+    def step(self) -> str | None:
+        """What a state says of the step by itself."""
+        return _STEP_OF.get(self.state_type)
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> Run:
+        """From what Prefect's API says of a flow run."""
+        parameters, state = document.get("parameters") or {}, document.get("state") or {}
+        labels = document.get("labels") or {}
+        return cls(
+            id=UUID(document["id"]),
+            flow_id=UUID(document["flow_id"]),
+            deployment_id=UUID(document["deployment_id"]) if document.get("deployment_id") else None,
+            state_type=str(document.get("state_type") or "PENDING"),
+            message=str(state.get("message") or "")[:MESSAGE_CHARACTERS_MAX],
+            created_at=_time(document["created"]),
+            expected_at=_time_if_any(document.get("expected_start_time")),
+            started_at=_time_if_any(document.get("start_time")),
+            ended_at=_time_if_any(document.get("end_time")),
+            request=_text(labels.get(REQUEST_LABEL)),
+            media=_text(parameters.get("media")),
+            machine=_text(parameters.get("machine")),
+            snapshot_id=_text(parameters.get("snapshot_id") or parameters.get("snapshot")),
+        )
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _time_if_any(text: str | None) -> datetime | None:
+    return _time(text) if text else None
+
+
+def _text(value: object) -> str | None:
+    return value[:200] if isinstance(value, str) else None
+
+
+class RunError(BaseModel):
+    """Why a run failed."""
+
+    type: str = Field(examples=["UsageError"], description="The error's name.")
+    kind: str = Field(examples=["invalid-request"], description="Its class, named as the kinds of problems are.")
+    message: str = Field(examples=["num_frames=6: must be 4k+1 for SkyReels: 5 or 9"])
+
+    @classmethod
+    def of(cls, run: Run) -> RunError:
+        """From a failed run's message; what a flow did not raise on purpose is `internal`."""
+        if run.state_type == "CRASHED":
+            return cls(type="Crashed", kind="internal", message=_clean(run.message) or "its process was lost")
+        named = _TYPED.fullmatch(run.message)
+        kind = kind_of(named[1]) if named is not None else "internal"
+        if named is None:
+            return cls(type="Failed", kind=kind, message=_clean(run.message) or "it failed without a message")
+        return cls(type=named[1], kind=kind, message=_clean(named[2]))
+
+
+def _clean(message: str) -> str:
+    return one_line(masked(message))
+
+
+class RunView(BaseModel):
+    """A run. What does not apply is left out."""
+
+    id: UUID = Field(examples=["0b8f1a52-6c11-4f0e-9a3f-0a4f7f6b6a10"])
+    flow: str = Field(examples=["generate"])
+    status: Status
+    position: int | None = Field(None, ge=1, description="While queued: 1 is the next to begin.", examples=[3])
+    step: str | None = Field(
+        None,
+        description="While running. For generate: start, download, load, 'denoise 3/30', encode, upload, cancel; "
+        "for other flows the task that runs.",
+        examples=["denoise 3/30"],
+    )
+    progress: float | None = Field(None, ge=0, le=1, description="While running.", examples=[0.14])
+    eta_s: float | None = Field(None, ge=0, description="Seconds to the end of the step, where known.", examples=[42])
+    url: str | None = Field(None, description="Done: the video. Good for as long as the media block says.")
+    poster_url: str | None = Field(None, description="Done: a picture of it.")
+    error: RunError | None = Field(None, description="Failed: why.")
+    machine: str | None = Field(None, description="The machine's block, for flows that work on one.")
+    snapshot_id: str | None = Field(None, description="The snapshot, for flows that take or restore one.")
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @classmethod
+    def of(cls, run: Run, flow: str, **more: Any) -> RunView:
+        """`more`: what there is to say in its state."""
+        # Prefect dates the beginning of a run that was ended before it began.
+        began = run.status is not Status.CANCELLED or run.started_at != run.ended_at
+        return cls(
+            id=run.id,
+            flow=flow,
+            status=run.status,
+            error=RunError.of(run) if run.status is Status.FAILED else None,
+            machine=run.machine,
+            snapshot_id=run.snapshot_id,
+            created_at=run.created_at,
+            started_at=run.started_at if began else None,
+            ended_at=run.ended_at,
+            **more,
+        )

@@ -1,0 +1,78 @@
+"""Prefect's API as the gateway uses it: every call ends in bounded time, and an absent server is `unavailable`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+
+from api.problems import Problem, unavailable
+from api.transport import PatientTransport
+from poorwill.errors import UsageError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+GRACE_S = 1.0
+"""The transport gives up by itself; this is for what it does not see."""
+
+
+def open_client(timeout_s: float) -> PrefectClient:
+    """A client of the server that PREFECT_API_URL names. UsageError where it names none: Prefect would start one."""
+    if not PREFECT_API_URL.value():
+        raise UsageError("PREFECT_API_URL is not set: set it to the API of a Prefect server, http://host:4200/api")
+    transport = PatientTransport.of_settings(timeout_s)
+    return get_client(httpx_settings={"transport": transport, "timeout": httpx.Timeout(timeout_s)})
+
+
+class Server:
+    """The Prefect server behind `client`, asked with a limit of `timeout_s` for each call.
+
+    Within it, requests are sent again (see api.transport), so that a busy moment or a short restart is not noticed.
+    """
+
+    def __init__(self, client: PrefectClient, timeout_s: float) -> None:
+        self.client, self.timeout_s = client, timeout_s
+
+    async def ask(self, call: Awaitable[T], timeout_s: float | None = None) -> T:
+        """What the call answers. Problem `unavailable` where there is no answer, or one that says so.
+
+        ObjectNotFound and httpx.HTTPStatusError of other answers are the caller's to translate.
+        """
+        try:
+            async with asyncio.timeout((self.timeout_s if timeout_s is None else timeout_s) + GRACE_S):
+                return await call
+        except (TimeoutError, httpx.TransportError) as error:
+            log.warning("no answer of the Prefect server: %s", error or type(error).__name__)
+            raise unavailable("the Prefect server does not answer") from None
+        except httpx.HTTPStatusError as error:
+            raise _translated(error) from None
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The JSON that a POST gives; as `ask`."""
+        answer = await self.ask(self.client.request("POST", path, json=body))  # type: ignore[arg-type]
+        return answer.json()
+
+
+def _translated(error: httpx.HTTPStatusError) -> Exception:
+    status = error.response.status_code
+    if status in (401, 403):
+        log.error("the Prefect server refuses the gateway's credentials: set PREFECT_API_AUTH_STRING")
+        return Problem(502, "internal", detail="the Prefect server refuses the gateway's credentials")
+    if status >= 500 or status in (408, 429):
+        log.warning("the Prefect server answered %d", status)
+        return unavailable(f"the Prefect server answered {status}")
+    return error
+
+
+def not_found(run_id: UUID) -> Problem:
+    return Problem(404, "not-found", detail=f"there is no run {run_id}")
+
+
+__all__ = ["ObjectNotFound", "Server", "not_found", "open_client"]

@@ -1,0 +1,241 @@
+"""What the gateway measures of everything else: runs and queues from Prefect, snapshots from the store, machines from
+both. Each look asks for a bounded number of things, and the labels are bounded too."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+from api.board import Sample
+from api.catalog import Catalog, Name, Row
+from api.machines import Machines
+from api.prices import PriceList, price_per_hour
+from api.server import Server
+from api.threads import Threads
+
+FLOWS = ("generate", "hibernate", "wake", "snapshot", "replicate", "retention", "verify", "reap", "autosleep", "delete",
+         "deliver", "wake-on-demand")  # fmt: skip
+RUNS_WINDOW = timedelta(days=30)
+RUNS_AT_ONCE = 3
+TASK_RUNS = 200
+MACHINES_MAX = 200
+"""Of these there is a label each; the others are summed as OTHER."""
+OTHER = "(other)"
+READ_S = 10.0
+READ_BATCH = 100
+_STAGE = re.compile(r"([a-z][a-z_]{0,40})-")
+
+
+class RunsByFlow:
+    """Of the last 30 days, and of those that are scheduled for the next: Prefect counts them itself."""
+
+    name = "runs"
+    help = {"poorwill_runs": "Runs of the last 30 days, by flow and Prefect's state."}
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def read(self) -> Sequence[Sample]:
+        few = asyncio.Semaphore(RUNS_AT_ONCE)
+
+        async def count(flow: str) -> list[Sample]:
+            async with few:
+                return await self._count(flow)
+
+        return [sample for found in await asyncio.gather(*map(count, FLOWS)) for sample in found]
+
+    async def _count(self, flow: str) -> list[Sample]:
+        end = datetime.now(timezone.utc) + timedelta(days=1)
+        start = end - RUNS_WINDOW
+        window = {
+            "history_start": start.isoformat(),
+            "history_end": end.isoformat(),
+            "history_interval_seconds": (end - start).total_seconds(),
+            "flows": {"name": {"any_": [flow]}},
+        }
+        counted: Counter[str] = Counter()
+        for interval in await self._server.post("/flow_runs/history", window):
+            for state in interval["states"]:
+                counted[str(state["state_type"]).lower()] += state["count_runs"]
+        return [Sample("poorwill_runs", n, (("flow", flow), ("state", state))) for state, n in counted.items()]
+
+
+class Queues:
+    """The work pool: what waits in its queues, and whether workers are there."""
+
+    name = "queues"
+    help = {
+        "poorwill_queue_depth": "Runs that wait for a worker, by queue of the work pool.",
+        "poorwill_queue_paused": "Whether an operator has paused the queue.",
+        "poorwill_workers": "Workers of the pool, by Prefect's status.",
+    }
+
+    def __init__(self, server: Server, pool: str) -> None:
+        self._server, self._pool = server, pool
+
+    async def read(self) -> Sequence[Sample]:
+        client, ask = self._server.client, self._server.ask
+        samples = []
+        for queue in await ask(client.read_work_queues(work_pool_name=self._pool, limit=50)):
+            labels = (("queue", queue.name),)
+            samples.append(Sample("poorwill_queue_depth", await self._depth(queue.id), labels))
+            samples.append(Sample("poorwill_queue_paused", float(queue.is_paused), labels))
+        workers = await ask(client.read_workers_for_work_pool(work_pool_name=self._pool, limit=200))
+        seen = Counter(str(getattr(worker.status, "value", worker.status) or "unknown").lower() for worker in workers)
+        return [*samples, *(Sample("poorwill_workers", n, (("status", status),)) for status, n in seen.items())]
+
+    async def _depth(self, queue: UUID) -> float:
+        waiting = {
+            "work_pool_queues": {"id": {"any_": [str(queue)]}},
+            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}},
+        }
+        return float(await self._server.post("/flow_runs/count", waiting))
+
+
+class Stages:
+    """How long the steps of flows take: from the start of the first task of a name in a run to the end of the last,
+    for the runs among the newest TASK_RUNS completed task runs."""
+
+    name = "stages"
+    help = {
+        "poorwill_stage_seconds": "Seconds by stage, on average over the newest runs.",
+        "poorwill_stage_seconds_max": "The most of these.",
+        "poorwill_stage_runs": "How many runs that is.",
+    }
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def read(self) -> Sequence[Sample]:
+        completed = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        newest = {**completed, "sort": "END_TIME_DESC", "limit": TASK_RUNS}
+        took = stage_seconds(await self._server.post("/task_runs/filter", newest))
+        samples = []
+        for stage, seconds in sorted(took.items()):
+            labels = (("stage", stage),)
+            samples.append(Sample("poorwill_stage_seconds", sum(seconds) / len(seconds), labels))
+            samples.append(Sample("poorwill_stage_seconds_max", max(seconds), labels))
+            samples.append(Sample("poorwill_stage_runs", len(seconds), labels))
+        return samples
+
+
+def stage_seconds(task_runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Seconds of each stage, one number for each run, from task runs as Prefect gives them, newest first.
+
+    The oldest run of a full page is left out: part of its tasks may be missing.
+    """
+    begun: dict[tuple[str, str], datetime] = {}
+    ended: dict[tuple[str, str], datetime] = {}
+    runs = [str(found["flow_run_id"]) for found in task_runs if found.get("flow_run_id")]
+    cut_off = runs[-1] if len(task_runs) >= TASK_RUNS else None
+    for found in task_runs:
+        stage, run = _STAGE.match(str(found.get("name"))), str(found.get("flow_run_id"))
+        if stage is None or run == cut_off or not found.get("start_time") or not found.get("end_time"):
+            continue
+        key = (run, stage[1])
+        start, end = datetime.fromisoformat(found["start_time"]), datetime.fromisoformat(found["end_time"])
+        begun[key] = min(start, begun.get(key, start))
+        ended[key] = max(end, ended.get(key, end))
+    took: defaultdict[str, list[float]] = defaultdict(list)
+    for (run, stage_name), start in begun.items():
+        took[stage_name].append(max(0.0, (ended[run, stage_name] - start).total_seconds()))
+    return dict(took)
+
+
+class Snapshots:
+    """What the store holds, by machine. Metadata that was not read yet is read for READ_S at a time."""
+
+    name = "store"
+    help = {
+        "poorwill_snapshots": "Committed snapshots, by machine.",
+        "poorwill_snapshot_sent_bytes": "Bytes of the parts that these snapshots own in the store.",
+        "poorwill_snapshot_data_bytes": "Bytes of data that the machine's newest snapshot holds.",
+        "poorwill_snapshot_stored_bytes": "Bytes that stand for them, with parts borrowed from earlier snapshots.",
+        "poorwill_snapshot_ratio": "The former by the latter.",
+        "poorwill_snapshots_unread": "Snapshots whose bytes are not counted yet.",
+    }
+
+    def __init__(self, catalog: Catalog, threads: Threads) -> None:
+        self._catalog, self._threads = catalog, threads
+
+    async def read(self) -> Sequence[Sample]:
+        return await self._threads.run(self._read, "the store")
+
+    def _read(self) -> list[Sample]:
+        names = list(self._catalog.names())
+        rows = {name: self._catalog.remembered(name) for name in names}
+        newest = dict(sorted(names))
+        missing = [name for name, row in rows.items() if row is None]
+        missing.sort(key=lambda name: (newest[name[0]] != name[1], name))
+        rows.update(self._read_some(missing))
+        samples = _of_machines(rows, newest)
+        return [*samples, Sample("poorwill_snapshots_unread", sum(row is None for row in rows.values()))]
+
+    def _read_some(self, names: list[Name]) -> dict[Name, Row | None]:
+        found: dict[Name, Row | None] = {}
+        ends_s = time.monotonic() + READ_S
+        for start in range(0, len(names), READ_BATCH):
+            if time.monotonic() > ends_s:
+                break
+            batch = names[start : start + READ_BATCH]
+            found.update(zip(batch, self._catalog.rows(batch), strict=True))
+        return found
+
+
+def _of_machines(rows: dict[Name, Row | None], newest: dict[str, str]) -> list[Sample]:
+    count: Counter[str] = Counter(machine for machine, _ in rows)
+    sent: Counter[str] = Counter()
+    for (machine, _), row in rows.items():
+        sent[machine] += row.sent_bytes if row is not None else 0
+    shown = {machine for machine, _ in count.most_common(MACHINES_MAX)}
+    summed: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for machine in count:
+        label, last = machine if machine in shown else OTHER, rows[machine, newest[machine]]
+        summed["poorwill_snapshots", label] += count[machine]
+        summed["poorwill_snapshot_sent_bytes", label] += sent[machine]
+        if last is not None:
+            summed["poorwill_snapshot_data_bytes", label] += last.data_bytes
+            summed["poorwill_snapshot_stored_bytes", label] += last.stored_bytes
+    for machine in sorted({label for _, label in summed}):
+        stored = summed.get(("poorwill_snapshot_stored_bytes", machine), 0)
+        if stored:
+            summed["poorwill_snapshot_ratio", machine] = summed["poorwill_snapshot_data_bytes", machine] / stored
+    return [Sample(name, value, (("machine", machine),)) for (name, machine), value in summed.items()]
+
+
+class MachinesByStatus:
+    """Which machines are awake, and what that costs as far as it is known."""
+
+    name = "machines"
+    help = {
+        "poorwill_machines": "Machine blocks, by status and kind of provider.",
+        "poorwill_machine_price_per_hour_dollars": "Of machines with an instance, as they were created.",
+        "poorwill_machines_price_unknown": "Machines with an instance whose price is not on record.",
+    }
+
+    def __init__(self, machines: Machines, prices: PriceList) -> None:
+        self._machines, self._prices = machines, prices
+
+    async def read(self) -> Sequence[Sample]:
+        entries, known = await self._machines.every(), await self._prices.known()
+        counted = Counter((entry.status, entry.kind.removeprefix("poorwill-")) for entry in entries)
+        samples = [
+            Sample("poorwill_machines", n, (("status", status), ("provider", kind)))
+            for (status, kind), n in counted.items()
+        ]
+        prices = {entry.block: price_per_hour(entry, known) for entry in entries if entry.instance}
+        told = sorted(((price, block) for block, price in prices.items() if price is not None), reverse=True)
+        dearest: Counter[str] = Counter()
+        for number, (price, block) in enumerate(told):
+            dearest[block if number < MACHINES_MAX else OTHER] += price  # type: ignore[assignment]
+        samples += [
+            Sample("poorwill_machine_price_per_hour_dollars", price, (("machine", block),))
+            for block, price in dearest.items()
+        ]
+        return [*samples, Sample("poorwill_machines_price_unknown", sum(price is None for price in prices.values()))]

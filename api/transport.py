@@ -1,0 +1,98 @@
+"""How the gateway's requests reach Prefect's server: tried again at once, and for a bounded time.
+
+Prefect's own client waits two seconds and more before it tries again, and with retries turned off it still waits
+before it gives up. SQLite's writers turn each other away for milliseconds, about once in a hundred new runs, which the
+server answers with 503: waiting for seconds would be the slowest thing that the gateway does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Callable
+
+import certifi
+import httpx
+from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_TLS_INSECURE_SKIP_VERIFY
+
+from api.write_gate import WriteGate
+
+CONNECTIONS_MAX = 16
+KEEPALIVE_S = 4.0
+"""Shorter than the 5 s after which Prefect's server closes an idle connection."""
+PAUSE_S, PAUSE_S_MAX = 0.03, 0.5
+_BUSY = (429, 502, 503)
+_READS = ("/filter", "/count", "/history", "/paginate")
+"""How the paths end by which Prefect's API is asked with POST."""
+_LOST = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+
+
+class Unanswered(httpx.TransportError):
+    """No answer in time. None of the errors that Prefect's client would try again for."""
+
+
+class PatientTransport(httpx.AsyncBaseTransport):
+    """Sends a request again, with short pauses, while the server is busy or cannot be reached, for `patience_s` in all.
+
+    For requests that may be sent twice: what the gateway creates has an idempotency key. Once a server was away for all
+    of that time, each request asks once and is `Unanswered` at once, until there is an answer again: nobody waits in
+    vain for a server that is known to be gone. Writes pass a gate.
+    """
+
+    def __init__(
+        self, inner: httpx.AsyncBaseTransport, patience_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._inner, self._patience_s, self._clock = inner, patience_s, clock
+        self._is_away = False
+        self._gate = WriteGate()
+
+    @classmethod
+    def of_settings(cls, patience_s: float) -> PatientTransport:
+        """With the TLS settings of Prefect's client."""
+        verify = ssl.create_default_context(cafile=PREFECT_API_SSL_CERT_FILE.value() or certifi.where())
+        if PREFECT_API_TLS_INSECURE_SKIP_VERIFY:
+            verify.check_hostname, verify.verify_mode = False, ssl.CERT_NONE
+        limits = httpx.Limits(
+            max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX, keepalive_expiry=KEEPALIVE_S
+        )
+        return cls(httpx.AsyncHTTPTransport(verify=verify, limits=limits), patience_s)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        ends_s = self._clock() + self._patience_s
+        if request.method == "GET" or request.url.path.endswith(_READS):
+            return await self._answer(request, ends_s)
+        try:
+            async with asyncio.timeout(self._patience_s), self._gate.enter():
+                answer = await self._answer(request, ends_s)
+        except TimeoutError:
+            raise Unanswered("too many writes wait for it", request=request) from None
+        self._gate.widen()
+        return answer
+
+    async def _answer(self, request: httpx.Request, ends_s: float) -> httpx.Response:
+        pause_s = PAUSE_S
+        while True:
+            try:
+                answer = await self._inner.handle_async_request(request)
+            except _LOST as error:
+                why = type(error).__name__
+                if self._is_away or self._clock() + pause_s > ends_s:
+                    self._is_away = True
+                    raise Unanswered(why, request=request) from None
+            except httpx.TimeoutException as error:
+                raise Unanswered(type(error).__name__, request=request) from None
+            else:
+                self._is_away = False
+                if answer.status_code not in _BUSY:
+                    return answer
+                await answer.aclose()
+                self._gate.narrow()
+                if self._clock() + pause_s > ends_s:
+                    raise Unanswered(f"HTTP {answer.status_code}", request=request)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1))
+            pause_s = min(PAUSE_S_MAX, pause_s * 2)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()

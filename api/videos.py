@@ -1,0 +1,94 @@
+"""Where the videos of finished runs are: presigned by the store of their media block, without Prefect."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from api.threads import Threads
+from blocks.lookup import media_block
+from poorwill.media import delivery
+from poorwill.store.base import Store
+
+OPENED_MAX, OPENED_S = 16, 300.0
+URLS_MAX, URLS_S = 2048, 600.0
+OPEN_TIMEOUT_S = 10.0
+THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """What a browser opens, for some time."""
+
+    url: str
+    poster_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    store: Store
+    expires_s: int
+    until_s: float
+
+
+class Videos:
+    """Opens each media block once in a while, and presigns: nothing is asked of the store.
+
+    URLs are kept for ten minutes and for no more than half of their life, those of the `URLS_MAX` runs that were asked
+    for last.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._opened: OrderedDict[str, _Opened] = OrderedDict()
+        self._opening: dict[str, asyncio.Task[_Opened]] = {}
+        self._urls: OrderedDict[UUID, tuple[float, Video]] = OrderedDict()
+        self._threads = Threads(THREADS, OPEN_TIMEOUT_S)
+
+    async def of(self, run: UUID, media: str) -> Video:
+        """NotFound and UsageError for a media block that is none; Problem `unavailable` if it could not be read."""
+        kept = self._urls.get(run)
+        if kept is not None and kept[0] > self._clock():
+            self._urls.move_to_end(run)
+            return kept[1]
+        opened = await self._open(media)
+        found = delivery.urls(opened.store, str(run), opened.expires_s)
+        video = Video(found["video"], found["poster"])
+        self._urls[run] = (self._clock() + min(URLS_S, opened.expires_s / 2), video)
+        self._urls.move_to_end(run)
+        while len(self._urls) > URLS_MAX:
+            self._urls.popitem(last=False)
+        return video
+
+    def close(self) -> None:
+        self._threads.close()
+        for opened in self._opened.values():
+            opened.store.close()
+
+    async def _open(self, media: str) -> _Opened:
+        opened = self._opened.get(media)
+        if opened is not None and opened.until_s > self._clock():
+            return opened
+        task = self._opening.get(media)
+        if task is None:
+            task = self._opening[media] = asyncio.create_task(self._open_anew(media))
+            task.add_done_callback(lambda _: self._opening.pop(media, None))
+        return await asyncio.shield(task)
+
+    async def _open_anew(self, media: str) -> _Opened:
+        def load() -> tuple[Store, int]:
+            block = media_block(media)
+            return block.open(), block.url_expires_s
+
+        store, expires_s = await self._threads.run(load, f"the media block '{media}'")
+        before = self._opened.pop(media, None)
+        opened = self._opened[media] = _Opened(store, expires_s, self._clock() + OPENED_S)
+        if before is not None:
+            before.store.close()
+        while len(self._opened) > OPENED_MAX:
+            self._opened.popitem(last=False)[1].store.close()
+        return opened

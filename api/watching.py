@@ -1,0 +1,130 @@
+"""Following runs: one watcher for each run that somebody follows, however many they are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from api.problems import Problem
+from api.run_view import RunView
+from api.runs import Runs
+
+log = logging.getLogger(__name__)
+LOOK_EVERY_S = 0.5
+AWAY_S = 2.0
+"""How long to leave a server alone that does not answer."""
+RETRY_AFTER_S = 10.0
+
+
+class Follower:
+    """What one listener has not been told yet: the newest view, and only that. Whoever is slow misses what is old."""
+
+    def __init__(self) -> None:
+        self._news = asyncio.Event()
+        self._view: RunView | None = None
+        self._error: Exception | None = None
+
+    def tell(self, view: RunView) -> None:
+        self._view = view
+        self._news.set()
+
+    def fail(self, error: Exception) -> None:
+        self._error = error
+        self._news.set()
+
+    async def next(self, timeout_s: float) -> RunView | None:
+        """The newest view once there is one; None if nothing has changed for so long. Raises why there is no more."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        except TimeoutError:
+            return None
+        self._news.clear()
+        view, self._view = self._view, None
+        if view is None and self._error is not None:
+            raise self._error
+        return view
+
+
+class Watches:
+    """`async with of(run) as follower:`; at most `followers_max` at once. Watchers go with their last follower."""
+
+    def __init__(self, runs: Runs, followers_max: int, look_every_s: float = LOOK_EVERY_S) -> None:
+        self._runs, self._followers_max, self._look_every_s = runs, followers_max, look_every_s
+        self._followers: dict[UUID, set[Follower]] = {}
+        self._watchers: dict[UUID, asyncio.Task[None]] = {}
+        self._count = 0
+
+    @property
+    def watchers(self) -> int:
+        """How many runs are looked at."""
+        return len(self._watchers)
+
+    @asynccontextmanager
+    async def of(self, run_id: UUID) -> AsyncIterator[Follower]:
+        """The first view is there at once. Problems: not-found, too-many-requests, unavailable."""
+        if self._count >= self._followers_max:
+            raise Problem(
+                429,
+                "too-many-requests",
+                detail=f"{self._count} streams are open, as many as are allowed",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._count += 1
+        follower = Follower()
+        try:
+            follower.tell(await self._runs.view(run_id))
+            self._followers.setdefault(run_id, set()).add(follower)
+            if run_id not in self._watchers:
+                self._watchers[run_id] = asyncio.create_task(self._watch(run_id), name=f"watch {run_id}")
+            yield follower
+        finally:
+            self._count -= 1
+            self._leave(run_id, follower)
+
+    async def close(self) -> None:
+        """End the watchers, and with them what is followed."""
+        watchers = list(self._watchers.values())
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
+
+    def _leave(self, run_id: UUID, follower: Follower) -> None:
+        followers = self._followers.get(run_id)
+        if followers is None:
+            return
+        followers.discard(follower)
+        if not followers:
+            del self._followers[run_id]
+            if (watcher := self._watchers.pop(run_id, None)) is not None:
+                watcher.cancel()
+
+    async def _watch(self, run_id: UUID) -> None:
+        """Look again and again, and tell what is new; until the run is over. A server that is away is waited for."""
+        last: RunView | None = None
+        while True:
+            pause_s = self._look_every_s
+            try:
+                view = await self._runs.view(run_id)
+            except Problem as problem:
+                if problem.status == 404:
+                    return self._fail(run_id, problem)
+                pause_s = AWAY_S
+            except Exception as error:
+                log.exception("run %s is no longer followed", run_id)
+                return self._fail(run_id, error)
+            else:
+                if view != last:
+                    for follower in self._followers.get(run_id, ()):
+                        follower.tell(view)
+                    last = view
+                if view.status.is_over:
+                    return None
+            await asyncio.sleep(pause_s)
+
+    def _fail(self, run_id: UUID, error: Exception) -> None:
+        for follower in self._followers.get(run_id, ()):
+            follower.fail(error)

@@ -1,0 +1,139 @@
+"""Automations on a Prefect server, as the files of a folder describe them.
+
+    python -m deployments.automations [folder]
+
+Safe to run again: what is as described is left alone. Automations are known by their names; others, and whether an
+operator has switched one on or off, are never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect.blocks.core import Block
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound
+
+from deployments import notification_blocks
+from deployments.automation_files import read
+from poorwill.errors import UsageError
+
+FOLDER = Path(__file__).with_name("automations")
+_COMPARED = ("name", "description", "tags", "trigger", "actions", "actions_on_trigger", "actions_on_resolve")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of a block or an automation. `why` is for those that are skipped."""
+
+    kind: Literal["block", "automation"]
+    name: str
+    what: Literal["created", "updated", "unchanged", "skipped"]
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.what}{f' ({self.why})' if self.why else ''}"
+
+
+def apply(folder: Path, environment: Mapping[str, str]) -> list[Change]:
+    """Make the server's notification blocks and automations those of the environment and of the folder's files.
+
+    Idempotent. UsageError for variables that describe no block, and for files that are none: nothing that comes after
+    them is changed.
+    """
+    blocks = notification_blocks.described(environment)
+    changes = [_save(key, block) for key, block in blocks.items()]
+    with get_client(sync_client=True) as client:
+        known = _Known(client, environment)
+        planned = [each for path in sorted(folder.glob("*.yaml")) for each in read(path, known)]
+        for each in planned:
+            if each.core is None:
+                why = "not there: " + ", ".join(each.missing)
+                changes.append(Change("automation", each.name, "skipped", why))
+            else:
+                changes.append(_reconcile(client, each.core))
+    return changes
+
+
+class _Known:
+    """What placeholders stand for; each is asked for once."""
+
+    def __init__(self, client: SyncPrefectClient, environment: Mapping[str, str]) -> None:
+        self._client, self._environment = client, environment
+        self._found: dict[str, str | None] = {}
+
+    def __call__(self, what: str) -> str | None:
+        if what not in self._found:
+            self._found[what] = self._find(what)
+        return self._found[what]
+
+    def _find(self, what: str) -> str | None:
+        kind, colon, named = what.partition(":")
+        if not colon:
+            return self._environment.get(what)
+        slug, _, name = named.partition("/")
+        try:
+            if kind == "deployment":
+                return str(self._client.read_deployment_by_name(named).id)
+            if kind in ("block", "block-name"):
+                block = self._client.read_block_document_by_name(name, slug, include_secrets=False)
+                return str(block.id) if kind == "block" else str(block.name)
+        except ObjectNotFound:
+            return None
+        raise UsageError(f"${{{what}}}: expected a variable's name, deployment:, block: or block-name:")
+
+
+def _reconcile(client: SyncPrefectClient, wanted: AutomationCore) -> Change:
+    existing = client.read_automations_by_name(wanted.name)
+    if not existing:
+        client.create_automation(wanted)
+        return Change("automation", wanted.name, "created")
+    # Of several with one name, made by hand, the first is ours: it is what an update finds again.
+    found = existing[0]
+    if _compared(found) == _compared(wanted):
+        return Change("automation", wanted.name, "unchanged")
+    client.update_automation(found.id, wanted.model_copy(update={"enabled": found.enabled}))
+    return Change("automation", wanted.name, "updated")
+
+
+def _compared(automation: AutomationCore) -> dict[str, Any]:
+    return automation.model_dump(include=set(_COMPARED))
+
+
+def _save(key: str, block: Block) -> Change:
+    """Written only if it is another: saving registers its type, and counts as a change of the block."""
+    name = key.rpartition("/")[2]
+    try:
+        there = type(block).load(name, validate=False)
+    except ValueError:
+        there = None
+    if there is not None and _fields(there) == _fields(block):
+        return Change("block", key, "unchanged")
+    block.save(name, overwrite=True)
+    return Change("block", key, "created" if there is None else "updated")
+
+
+def _fields(block: Block) -> dict[str, Any]:
+    return {name: getattr(block, name) for name in type(block).model_fields}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0, or 1 after one line that says what is wrong."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        for change in apply(Path(given[0]) if given else FOLDER, os.environ):
+            print(change)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

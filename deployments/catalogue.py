@@ -1,0 +1,167 @@
+"""Every deployment of Poorwill, declared once: what `deployments.registration` puts on a server and prefect.yaml says.
+
+Nothing of Prefect is imported here. A flow that is not part of this installation is left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+POOL = "gpu"
+GENERATE, CONTROL = "generate", "control"
+DEPLOYMENT = "poorwill"
+STORE = "default"
+"""The store block that the forms are filled in with."""
+CONTROL_TIMEOUT_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a deployment runs by itself: `cron`, or every `interval_s`. Off until an operator switches it on, in the UI
+    or by naming its slug in POORWILL_SCHEDULES."""
+
+    slug: str
+    cron: str = ""
+    interval_s: int = 0
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most so many runs of one deployment at once; what becomes of one more: it waits, or is cancelled."""
+
+    runs: int
+    collision: Literal["ENQUEUE", "CANCEL_NEW"]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """`module` is of flows/, and its function has the same name. `parameters` fill in the form."""
+
+    module: str
+    description: str
+    tags: tuple[str, ...]
+    gpus: int = 0
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    limit: Limit | None = None
+    schedules: tuple[Schedule, ...] = ()
+
+    @property
+    def entrypoint(self) -> str:
+        """A module's path: a file's would put the folder flows/ first on sys.path, before packages of PyPI."""
+        return f"flows.{self.module}.{self.module}"
+
+    @property
+    def flow_name(self) -> str:
+        """As Prefect shows it."""
+        return self.module.replace("_", "-")
+
+    @property
+    def queue(self) -> str:
+        """Two queues, so that no number of waiting videos keeps a machine from being put to sleep."""
+        return GENERATE if self.gpus else CONTROL
+
+    @property
+    def job_variables(self) -> dict[str, int]:
+        """Of the worker type `gpu`. Machines hold more than two hours can carry; the pool's default is for videos."""
+        return {"gpus": self.gpus} if self.gpus else {"gpus": 0, "run_timeout_s": CONTROL_TIMEOUT_S}
+
+    @property
+    def installed(self) -> bool:
+        return importlib.util.find_spec(f"flows.{self.module}") is not None
+
+
+# One at a time, and a second one would only do the same work: it is cancelled.
+ALONE = Limit(1, "CANCEL_NEW")
+
+CATALOGUE: tuple[Deployment, ...] = (
+    Deployment("generate", "Make a video from an image, on a GPU that is awake.", ("video",), gpus=1),
+    Deployment(
+        "hibernate",
+        "Put a machine to sleep: compress its workspace into a store, prove that it can be read back, destroy it.",
+        ("machines",),
+        parameters={"store": STORE},
+    ),
+    Deployment(
+        "wake",
+        "Restore a snapshot onto a new machine, or onto one that exists.",
+        ("machines",),
+        parameters={"store": STORE},
+    ),
+    Deployment(
+        "snapshot",
+        "Keep a machine's workspace in a store, and leave the machine running.",
+        ("machines",),
+        parameters={"store": STORE},
+    ),
+    Deployment(
+        "replicate",
+        "Wake one snapshot on several new machines at once.",
+        ("machines",),
+        parameters={"store": STORE},
+        limit=Limit(4, "ENQUEUE"),
+    ),
+    Deployment(
+        "retention",
+        "Remove the snapshots that the policy does not keep. Until dry_run is switched off it only says which.",
+        ("upkeep",),
+        # The flow refuses to guess; this is somewhere to begin.
+        parameters={
+            "store": STORE,
+            "keep_last": 3,
+            "keep_daily": 7,
+            "keep_weekly": 4,
+            "keep_monthly": 6,
+            "dry_run": True,
+        },
+        limit=ALONE,
+        schedules=(Schedule("retention-daily", cron="15 3 * * *"),),
+    ),
+    Deployment(
+        "verify",
+        "Read a share of all snapshots back and check every hash, so that each byte is looked at in turn.",
+        ("upkeep",),
+        parameters={"store": STORE},
+        limit=ALONE,
+        schedules=(Schedule("verify-daily", cron="15 4 * * *"),),
+    ),
+    Deployment(
+        "reap",
+        "Report machines that bill and that nobody was told of; with destroy, end them.",
+        ("upkeep",),
+        limit=Limit(4, "ENQUEUE"),  # one a provider
+        schedules=(
+            Schedule("reap-vast-hourly", cron="5 * * * *", parameters={"provider": "vast"}),
+            Schedule("reap-ec2-hourly", cron="10 * * * *", parameters={"provider": "ec2"}),
+        ),
+    ),
+    Deployment(
+        "autosleep",
+        "Put machines to sleep that nobody uses. Until dry_run is switched off it only says which.",
+        ("upkeep",),
+        parameters={"store": STORE, "dry_run": True},
+        limit=ALONE,
+        schedules=(Schedule("autosleep", interval_s=300),),
+    ),
+    Deployment("delete", "Remove one snapshot; what others use is kept.", ("upkeep",), parameters={"store": STORE}),
+    Deployment("deliver", "Tell a webhook how a run ended, signed, again and again until it is taken.", ("messages",)),
+    Deployment(
+        "wake_on_demand",
+        "Wake a named machine when runs of generate wait and no GPU is awake; an automation starts it.",
+        ("machines",),
+        parameters={"store": STORE},
+        limit=Limit(4, "ENQUEUE"),
+    ),
+)
+
+
+def installed() -> tuple[Deployment, ...]:
+    """Those whose flows are here, in the order of the catalogue."""
+    return tuple(deployment for deployment in CATALOGUE if deployment.installed)
+
+
+def schedule_slugs() -> tuple[str, ...]:
+    return tuple(schedule.slug for deployment in CATALOGUE for schedule in deployment.schedules)

@@ -1,0 +1,237 @@
+"""Puts the pool, its queues, the deployments, the blocks and the automations on a Prefect server.
+
+    python -m deployments.registration
+
+on the server that PREFECT_API_URL names. Running it again changes nothing: what exists keeps what an operator has
+changed in the UI (parameters, schedules, limits, blocks); what a new version of Poorwill brings is added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, VariableCreate, VariableUpdate
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
+from prefect.utilities.callables import parameter_schema
+
+from deployments import automations, default_blocks
+from deployments.catalogue import DEPLOYMENT, POOL, Deployment, Schedule, installed, schedule_slugs
+from deployments.gpu_pool import create_pool
+from poorwill import __version__
+from poorwill.errors import DeadlineExceeded, PoorwillError, UsageError
+
+SWITCHED = "poorwill_schedules"
+"""The Prefect variable that remembers which schedules POORWILL_SCHEDULES has switched on: each is switched once."""
+
+_POLL_S = 0.1
+
+Say = Callable[[str], None]
+
+
+def register(environment: Mapping[str, str], say: Say) -> None:
+    """All of it, on the server that this process's Prefect settings name; `say` is told each thing that changed, and,
+    after '! ', what somebody has to look at.
+
+    environment: see deployments.default_blocks, and POORWILL_SCHEDULES. PoorwillError, and what Prefect's client
+    raises.
+    """
+    wanted = wanted_schedules(environment)
+    with get_client(sync_client=True) as client:
+        _pool(client, say)
+        default_blocks.register(client, environment, say)
+        for deployment in installed():
+            _deploy(client, deployment, say)
+        if wanted is not None:
+            here = {schedule.slug for deployment in installed() for schedule in deployment.schedules}
+            _switch_schedules(client, wanted & here, say)
+    _automate(environment, say)
+
+
+def wanted_schedules(environment: Mapping[str, str]) -> frozenset[str] | None:
+    """The slugs that POORWILL_SCHEDULES names, None if it is not set. UsageError for one that no deployment has."""
+    named = environment.get("POORWILL_SCHEDULES", "").replace(",", " ").split()
+    if not named:
+        return None
+    known = schedule_slugs()
+    unknown = sorted(set(named) - {*known, "all", "none"})
+    if unknown:
+        raise UsageError(
+            f"POORWILL_SCHEDULES: '{unknown[0][:60]}' is no schedule: name some of {', '.join(known)}; or all, or none"
+        )
+    return frozenset(known if "all" in named else named) - {"none"}
+
+
+def _pool(client: SyncPrefectClient, say: Say) -> None:
+    try:
+        client.read_work_pool(POOL)
+    except ObjectNotFound:
+        say(f"work pool {POOL}")
+    create_pool(POOL)
+
+
+def _deploy(client: SyncPrefectClient, deployment: Deployment, say: Say) -> None:
+    flow: Flow[..., Any] = getattr(importlib.import_module(f"flows.{deployment.module}"), deployment.module)
+    name = f"{deployment.flow_name}/{DEPLOYMENT}"
+    wanted = _wanted(deployment, flow)
+    try:
+        found = client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        client.create_deployment(
+            client.create_flow_from_name(flow.name),
+            DEPLOYMENT,
+            work_pool_name=POOL,
+            parameters=dict(deployment.parameters),
+            job_variables=deployment.job_variables,
+            schedules=[_schedule(schedule) for schedule in deployment.schedules],
+            concurrency_limit=deployment.limit.runs if deployment.limit else None,
+            concurrency_options=_collision(deployment),
+            pull_steps=[],
+            **wanted,
+        )
+        say(f"deployment {name}")
+        return
+    wanted["tags"] = [*found.tags, *(tag for tag in deployment.tags if tag not in found.tags)]
+    changed = [field for field, value in wanted.items() if getattr(found, field) != value]
+    if changed:
+        _update(client, deployment, found, wanted)
+        say(f"deployment {name}: {', '.join(changed)} as of version {__version__}")
+    known = {schedule.slug for schedule in found.schedules}
+    if new := [_schedule(schedule) for schedule in deployment.schedules if schedule.slug not in known]:
+        client.create_deployment_schedules(found.id, new)
+        say(f"deployment {name}: schedule {', '.join(str(schedule.slug) for schedule in new)}")
+
+
+def _wanted(deployment: Deployment, flow: Flow[..., Any]) -> dict[str, Any]:
+    """What belongs to this version of Poorwill, and is brought up to date."""
+    return {
+        "version": __version__,
+        "entrypoint": deployment.entrypoint,
+        "description": deployment.description,
+        "tags": list(deployment.tags),
+        "work_queue_name": deployment.queue,
+        "parameter_openapi_schema": parameter_schema(flow).model_dump(mode="json", exclude_unset=True),
+        "enforce_parameter_schema": True,
+    }
+
+
+def _update(
+    client: SyncPrefectClient, deployment: Deployment, found: DeploymentResponse, wanted: dict[str, Any]
+) -> None:
+    parameters, job_variables = dict(found.parameters or {}), dict(found.job_variables or {})
+    if found.version != __version__:  # within a version, what an operator took away stays away
+        parameters = {**deployment.parameters, **parameters}
+        job_variables = {**deployment.job_variables, **job_variables}
+    # A parameter that this version no longer has would make every run of the deployment fail.
+    known = wanted["parameter_openapi_schema"].get("properties", {})
+    kept = {name: value for name, value in parameters.items() if name in known}
+    change = DeploymentUpdate(work_pool_name=POOL, parameters=kept, job_variables=job_variables, **wanted)
+    client.update_deployment(found.id, change)
+
+
+def _schedule(schedule: Schedule) -> DeploymentScheduleCreate:
+    when = (
+        CronSchedule(cron=schedule.cron, timezone="UTC")
+        if schedule.cron
+        else IntervalSchedule(interval=schedule.interval_s, timezone="UTC")  # type: ignore[arg-type]
+    )
+    return DeploymentScheduleCreate(
+        schedule=when, active=False, slug=schedule.slug, parameters=dict(schedule.parameters)
+    )
+
+
+def _collision(deployment: Deployment) -> ConcurrencyOptions | None:
+    if deployment.limit is None:
+        return None
+    return ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy(deployment.limit.collision))
+
+
+def _switch_schedules(client: SyncPrefectClient, wanted: frozenset[str], say: Say) -> None:
+    """Switch what the setting names now and did not the last time, or the other way round; an operator's own switches
+    in the UI are left as they are."""
+    variable = client.read_variable_by_name(SWITCHED)
+    value = variable.value if variable is not None else []
+    before = frozenset(map(str, value)) if isinstance(value, list) else frozenset[str]()
+    if wanted == before:
+        return
+    for deployment in installed():
+        if not {schedule.slug for schedule in deployment.schedules} & (wanted ^ before):
+            continue
+        found = client.read_deployment_by_name(f"{deployment.flow_name}/{DEPLOYMENT}")
+        for schedule in found.schedules:
+            active = schedule.slug in wanted
+            if schedule.slug in wanted ^ before and schedule.active != active:
+                client.update_deployment_schedule(found.id, schedule.id, active=active)
+                say(f"schedule {schedule.slug} {'on' if active else 'off'}, as POORWILL_SCHEDULES says")
+    if variable is None:
+        client.create_variable(VariableCreate(name=SWITCHED, value=sorted(wanted)))
+    else:
+        client.update_variable(VariableUpdate(name=SWITCHED, value=sorted(wanted)))
+
+
+def _automate(environment: Mapping[str, str], say: Say) -> None:
+    """What is started by events: the files of POORWILL_AUTOMATIONS, else those of Poorwill."""
+    own = environment.get("POORWILL_AUTOMATIONS", "").strip()
+    for change in automations.apply(Path(own).expanduser() if own else automations.FOLDER, environment):
+        if change.what in ("created", "updated"):
+            say(f"{change.kind} {change.name}" + (", as it is described now" if change.what == "updated" else ""))
+
+
+def wait_for_server(timeout_s: float) -> None:
+    """Until the server answers. DeadlineExceeded if it does not in time."""
+    ends_s = time.monotonic() + timeout_s
+    with get_client(sync_client=True) as client:
+        while (error := client.api_healthcheck()) is not None:
+            if time.monotonic() > ends_s:
+                raise DeadlineExceeded(
+                    f"the Prefect server at {client.api_url} does not answer ({type(error).__name__}): start it, or "
+                    "correct PREFECT_API_URL"
+                )
+            time.sleep(_POLL_S)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Register on the server of this process's Prefect settings. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="registration", description="Deploy everything to a Prefect server.")
+    parser.add_argument("--wait", type=int, default=0, metavar="S", help="wait so long for the server to answer")
+    parser.add_argument("--lines", action="store_true", help="print only what was made or changed, a line each")
+    options = parser.parse_args(argv)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        if not line.startswith("!"):
+            said.append(line)
+        print(line if options.lines else f"  {'' if line.startswith('!') else '+ '}{line}", flush=True)
+
+    try:
+        if not PREFECT_API_URL.value():
+            raise UsageError("PREFECT_API_URL is not set: set it to the API of a Prefect server, http://host:4200/api")
+        wait_for_server(options.wait)
+        register(os.environ, say)
+    except PoorwillError as error:
+        print(f"registration: {error.message}", file=sys.stderr)
+        return error.exit_code
+    except PrefectHTTPStatusError as error:
+        code = error.response.status_code
+        hint = ": set PREFECT_API_AUTH_STRING to the server's" if code in (401, 403) else ""
+        print(f"registration: the Prefect server answered {code} to {error.request.url.path}{hint}", file=sys.stderr)
+        return 1
+    if not options.lines:
+        print(f"{len(said)} things were made or changed" if said else "everything is there: nothing was changed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

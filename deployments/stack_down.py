@@ -1,0 +1,77 @@
+"""Ends the parts of the local stack, so that what they do is finished or goes back into the queue."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from deployments import stack_parts
+from deployments.daemon import Daemon
+from deployments.stack_settings import DRAIN_TIMEOUT_S
+
+STOP_TIMEOUT_S = 15.0
+GIVE_BACK_S = 30.0
+"""What a worker may take, after draining, to give its runs back."""
+AGAIN_S = 2.0
+QUIET_S = 5.0
+"""A worker without runs has ended by then."""
+ORDER = ("api", "worker", "prefect", "s3")
+"""Nothing new comes in, runs end, and only then goes what they need."""
+KEPT = ("run", "logs", "prefect", "s3", "machines", "model", "state", "scratch")
+FILES = ("stack.json", "api-tokens", "prefect-auth", "s3-keys.json", "webhook-secret")
+Say = Callable[[str], None]
+
+
+def down(folder: Path, *, now: bool, say: Say) -> None:
+    """SIGTERM, a wait, SIGKILL. A worker first lets its runs end, unless `now`. Idempotent. PoorwillError."""
+    running = {part.name: part for part in stack_parts.left_running(folder)}
+    (folder / "stack.json").unlink(missing_ok=True)
+    for name in ORDER:
+        part = running.get(name)
+        if part is not None:
+            _end(part, _drain_timeout_s() if name == "worker" and not now else 0.0, say)
+    say("nothing was running" if not running else "everything has ended; its data are kept")
+
+
+def purge(folder: Path, say: Say) -> None:
+    """Remove what the stack keeps in the folder, and the folder if that was all."""
+    for name in KEPT:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    for draft in folder.glob(".model-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+    try:
+        folder.rmdir()
+        say(f"{folder} was removed")
+    except OSError:
+        say(f"the data in {folder} were removed; other files are in it")
+
+
+def _end(part: Daemon, drain_s: float, say: Say) -> None:
+    part.signal(signal.SIGTERM)
+    if part.name == "worker":
+        if drain_s and not part.wait(QUIET_S):
+            say(f"the worker lets its runs end, for up to {drain_s:.0f} s (`down --now` does not wait)")
+        if not part.wait(drain_s):
+            _give_back(part)
+    killed = not part.wait(STOP_TIMEOUT_S)
+    part.kill()
+    say(f"  - {part.name}" + (" (by SIGKILL)" if killed else ""))
+
+
+def _give_back(worker: Daemon) -> None:
+    """A further SIGTERM ends the worker's waiting: what still runs goes back into the queue. Said more than once, since
+    one that comes right after the first is not told from it."""
+    for _ in range(int(GIVE_BACK_S / AGAIN_S)):
+        worker.signal(signal.SIGTERM)
+        if worker.wait(AGAIN_S):
+            return
+
+
+def _drain_timeout_s() -> float:
+    text = os.environ.get("POORWILL_DRAIN_TIMEOUT_S", "")
+    return float(text) if text.isdecimal() else float(DRAIN_TIMEOUT_S)

@@ -1,0 +1,257 @@
+"""The course of autosleep: which machines to ask, and what to do about those that are idle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from prefect.client.schemas.objects import FlowRun
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from blocks import inventory
+from blocks.lookup import bare, machine_block, store_block
+from blocks.machines import Machine
+from blocks.providers import OwnMachines
+from flows import own_runs
+from flows.slots import held_machines
+from poorwill.control import idleness
+from poorwill.control.costs import summed
+from poorwill.control.idleness import Limits, Observation, Verdict, Watch
+from poorwill.errors import PoorwillError, UsageError, from_wire
+from poorwill.snapshot import durations
+from tasks import idle_watch
+from tasks.ask_activity import ask_activity
+from tasks.events import MACHINE_IDLE, tell
+from tasks.machine_report import publish_idleness
+
+AT_ONCE_MAX = 8
+HIBERNATE = "hibernate/poorwill"
+NEVER = "never"
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What autosleep was asked for. `idle_after_s` is for machines without a time of their own."""
+
+    store: str
+    idle_after_s: float
+    dry_run: bool
+    machine: str | None
+    workspace: str
+    limits: Limits
+    window_s: float
+
+    def idle_after_s_of(self, block: Machine) -> float | None:
+        """None: never. UsageError for what is no duration."""
+        written = block.idle_after.strip().lower()
+        if written == NEVER:
+            return None
+        return durations.seconds_of(written) if written else self.idle_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One machine: what it is, and what is done. `price_per_hour` in US dollars; `run`: the id of a hibernation."""
+
+    machine: str
+    instance: str
+    state: str  # active, idle, unreachable, held, waking, asleep, left alone
+    why: str
+    done: str = NOTHING
+    price_per_hour: float | None = None
+    idle_s: float = 0.0
+    idle_after_s: float | None = None
+    due: bool = False
+    run: str = ""
+    error: str = ""
+
+    def cells(self) -> dict[str, Any]:
+        """For a table."""
+        return {
+            "machine": self.machine,
+            "instance": self.instance,
+            "$ per hour": "unknown" if self.price_per_hour is None else round(self.price_per_hour, 4),
+            "state": self.state,
+            "why": self.why,
+            "idle for": durations.rough(self.idle_s) if self.state == "idle" else "",
+            "may idle for": "" if self.idle_after_s is None else durations.rough(self.idle_after_s),
+            "done": self.done,
+        }
+
+
+def look_after(request: Request) -> dict[str, Any]:
+    """The whole of it. Raises, after all machines were seen to, if a hibernation could not be started."""
+    with closing(store_block(request.store).open()):
+        pass  # a wrong name is said once, and not by each machine
+    rows = sorted(_rows(request), key=lambda row: row.machine)
+    publish_idleness([row.cells() for row in rows])
+    for row in rows:
+        log = get_run_logger().warning if row.error or row.state == "unreachable" else get_run_logger().info
+        log("machine %s is %s: %s; done: %s", row.machine, row.state, row.why, row.error or row.done)
+    result = _result(request, rows)
+    if result["failed"]:
+        said = "; ".join(f"{row.machine}: {row.error}" for row in rows if row.error)
+        message = f"{len(result['failed'])} idle machines still bill, as no hibernation could be started: {said}"
+        raise from_wire({"type": "Refused", "message": message, "facts": result})
+    return result
+
+
+def _rows(request: Request) -> list[Row]:
+    only = request.machine
+    blocks = inventory.machines() if only is None else {bare(only): machine_block(only)}
+    held = held_machines()
+    rows, asked = [], {}
+    for name, block in blocks.items():
+        left = left_alone(name, block, request, held)
+        if left is not None:
+            _drop(name, left)
+            rows += [left] if _is_up(block) or only is not None else []
+            continue
+        run = f"autosleep-{flow_run.id}/{name}"
+        asked[name] = ask_activity.submit(run, name, request.store, request.workspace, request.window_s)
+    answers = {name: future.result(raise_on_failure=False) for name, future in asked.items()}
+    return [*rows, *(_see_to(name, blocks[name], answer, request) for name, answer in answers.items())]
+
+
+def _is_up(block: Machine) -> bool:
+    return bool(block.instance) and block.status != "asleep"
+
+
+def left_alone(name: str, block: Machine, request: Request, held: set[str]) -> Row | None:
+    """The row of a machine that is not asked, None for one that is. `held`: see held_machines."""
+
+    def row(state: str, why: str) -> Row:
+        return Row(name, block.instance, state, why)
+
+    if not _is_up(block):
+        return row("asleep", f"in snapshot {block.snapshot or '(none)'}")
+    if block.status == "waking":
+        return row("waking", "it is being woken, or that was cut off: then wake it again")
+    if isinstance(block.provider, OwnMachines):
+        return row("left alone", "it is one of your own, which are never destroyed")
+    if block.name in held:
+        return row("held", "another run works on it")
+    try:
+        never = request.idle_after_s_of(block) is None
+    except UsageError as error:
+        return row("left alone", f"its block's idle_after: {error.message}")
+    return row("left alone", "its block's idle_after is never") if never else None
+
+
+def _drop(name: str, left: Row) -> None:
+    """A hibernation that still waits for a worker was meant for what the machine was when it was asked."""
+    before = idle_watch.read(name) if left.state != "held" else None
+    run = own_runs.find(before.run) if before is not None and before.run else None
+    if run is not None:
+        own_runs.withdraw(run, f"{name} is {left.state}: {left.why}")
+
+
+def _see_to(name: str, block: Machine, answer: Any, request: Request) -> Row:
+    """Judge one machine by what it answered, do what follows, and keep what the next look needs."""
+    before, now_s = idle_watch.read(name), time.time()
+    idle_after_s = request.idle_after_s_of(block)
+    assert idle_after_s is not None
+    row = Row(name, block.instance, "unreachable", "", idle_after_s=idle_after_s)
+    if before is not None and before.instance != block.instance:
+        _drop(name, replace(row, state="another instance", why=block.instance))
+    if isinstance(answer, dict) and answer["instance"] == block.instance:
+        seen = Observation.read(answer["told"])
+        verdict = idleness.judge(before, block.instance, seen, now_s, idle_after_s, request.limits)
+        row = replace(
+            row,
+            state="active" if verdict.active else "idle",
+            why=verdict.why,
+            price_per_hour=answer["price_per_hour"],
+            idle_s=verdict.idle_s,
+        )
+    else:
+        watch = idleness.unreachable(before, block.instance, now_s)
+        verdict = Verdict(True, _said(answer), 0.0, False, watch)
+        row = replace(row, why=verdict.why)
+    row, watch = _follow(row, verdict, request)
+    idle_watch.write(name, watch)
+    return row
+
+
+def _said(answer: Any) -> str:
+    if isinstance(answer, dict):
+        return "it became another instance meanwhile"
+    return answer.message if isinstance(answer, PoorwillError) else f"it could not be asked: {type(answer).__name__}"
+
+
+def _follow(row: Row, verdict: Verdict, request: Request) -> tuple[Row, Watch]:
+    """What is done about a machine. One hibernation at a time, and after one that came to nothing the time begins anew:
+    whatever was in its way gets as long to go away."""
+    run = own_runs.find(verdict.watch.run) if verdict.watch.run else None
+    watch = replace(verdict.watch, run=str(run.id) if run is not None else "")
+    if run is not None and (run.state is None or run.state.is_final()):
+        return replace(row, done=_ended(run), idle_s=0.0), idleness.begun_anew(watch)
+    if run is not None and verdict.active and own_runs.withdraw(run, f"{row.machine} is {row.state}: {verdict.why}"):
+        return replace(row, done=f"hibernation {run.name}, which waited for a worker, was cancelled"), replace(
+            watch, run=""
+        )
+    if run is not None:
+        return replace(row, done=f"hibernation {run.name} is under way", run=str(run.id)), watch
+    if not verdict.due:
+        return row, watch
+    try:
+        row, watch = _hibernate(replace(row, due=True), watch, request)
+    except PoorwillError as error:
+        row = replace(row, due=True, error=error.message)
+    return row, _told(row, watch, request)
+
+
+def _ended(run: FlowRun) -> str:
+    state = run.state.name if run.state is not None else "unknown"
+    said = (run.state.message or "") if run.state is not None else ""
+    return f"watched anew: hibernation {run.name} ended as {state}{': ' + said[:300] if said else ''}"
+
+
+def _hibernate(row: Row, watch: Watch, request: Request) -> tuple[Row, Watch]:
+    """Start it, as a run of its own. Two autosleeps read the same time since when it is idle, and so start one run."""
+    if request.dry_run:
+        return replace(row, done="nothing, as this is a dry run: it would be hibernated"), watch
+    run = own_runs.start(
+        HIBERNATE,
+        {
+            "machine": row.machine,
+            "instance": row.instance,
+            "store": request.store,
+            "workspace": request.workspace,
+        },
+        key=f"autosleep:{row.machine}:{row.instance}:{watch.idle_since_s:.3f}",
+        name=f"hibernate-{row.machine}",
+        tags=["autosleep"],
+    )
+    return replace(row, done=f"hibernation {run.name} was started", run=str(run.id)), replace(watch, run=str(run.id))
+
+
+def _told(row: Row, watch: Watch, request: Request) -> Watch:
+    """Emit the event, once for each time that a machine is idle."""
+    if not watch.told or row.run:  # what a dry run told is not what is done
+        idle, after = durations.rough(row.idle_s), durations.rough(row.idle_after_s or 0.0)
+        message = (
+            f"machine {row.machine} is idle for {idle}, and may be for {after}: {row.why}; {row.error or row.done}"
+        )
+        facts = {"instance": row.instance, "idle_s": round(row.idle_s), "price_per_hour": row.price_per_hour}
+        tell(MACHINE_IDLE, "machine", row.machine, message, **facts, run=row.run, dry_run=request.dry_run)
+    return replace(watch, told=True)
+
+
+def _result(request: Request, rows: Sequence[Row]) -> dict[str, Any]:
+    due = [row for row in rows if row.due]
+    return {
+        "dry_run": request.dry_run,
+        "machines": [asdict(row) for row in rows],
+        "idle": [row.machine for row in due],
+        "hibernating": [row.machine for row in rows if row.run],
+        "unreachable": [row.machine for row in rows if row.state == "unreachable"],
+        "failed": [row.machine for row in rows if row.error],
+        "price_per_hour": summed(row.price_per_hour or 0.0 for row in rows),
+        "idle_price_per_hour": summed(row.price_per_hour or 0.0 for row in due),
+    }

@@ -1,0 +1,150 @@
+"""What the commands that run a flow take: the flow's parameters, by the same names."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from poorwill.errors import UsageError
+
+CODECS = ("auto", "ans", "planes", "zstd", "raw")
+VERIFICATIONS = ("stored", "full", "sample")
+STORE = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a flow. kind: text, int, float, list (may be repeated), on or off (a flag).
+
+    A parameter that is not given is not sent: the deployment's default holds. `option` is another name than the
+    parameter's; one that begins without a dash is positional.
+    """
+
+    name: str
+    kind: str
+    help: str
+    option: str = ""
+    choices: tuple[str, ...] = ()
+    required: bool = False
+
+    @property
+    def flag(self) -> str:
+        return self.option or "--" + self.name.replace("_", "-")
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        given: dict[str, Any] = {"help": self.help, "default": argparse.SUPPRESS}
+        if self.kind in ("on", "off"):
+            given |= {"action": "store_true" if self.kind == "on" else "store_false"}
+        elif self.choices:
+            given |= {"choices": self.choices}
+        else:
+            given |= {"metavar": _METAVARS.get(self.kind, "TEXT")}
+        if self.kind in _TYPES:
+            given |= {"type": _TYPES[self.kind]}
+        if self.kind == "list":
+            given |= {"action": "append"}
+        if self.flag.startswith("-"):
+            parser.add_argument(self.flag, dest=self.name, required=self.required, **given)
+        else:
+            parser.add_argument(self.name, **{**given, "metavar": self.flag})
+
+
+_TYPES: dict[str, Any] = {"int": int, "float": float}
+_METAVARS = {"int": "N", "float": "X"}
+
+_STORE = Parameter("store", "text", f"name of the store's block; default: {STORE}")
+_PLACE = (
+    Parameter("provider", "text", "name of the provider's block, for a new machine"),
+    Parameter("gpu", "text", "model of GPU a new machine must have"),
+    Parameter("gpu_count", "int", "how many of them"),
+    Parameter("region", "text", "where a new machine must be"),
+    Parameter("price_per_hour_max", "float", "what a new machine may cost, in US dollars"),
+    Parameter("disk_gb", "int", "disk of a new machine; default: what the snapshot needs"),
+    Parameter("download_mbps_min", "float", "bandwidth of a new machine, in megabits per second"),
+    Parameter("reliability_min", "float", "from 0 to 1, as its provider counts"),
+    Parameter("spot", "on", "take a machine that the provider can take away, for less money"),
+)
+_WAKING = (
+    _STORE,
+    *_PLACE,
+    Parameter("workspace", "text", "where to restore to; default: /workspace"),
+    Parameter("include", "list", "only what matches; may be repeated"),
+    Parameter("start_command", "text", "shell command to run in the workspace afterwards"),
+    Parameter("dry_run", "on", "only show what would be done, and what machines are offered"),
+)
+
+FLOWS: dict[str, tuple[Parameter, ...]] = {
+    "hibernate": (
+        Parameter("machine", "text", "name of the machine's block", "MACHINE"),
+        _STORE,
+        Parameter("workspace", "text", "the directory to keep; default: /workspace"),
+        Parameter("name", "text", "a name for the snapshot"),
+        Parameter("tags", "list", "a tag for the snapshot; may be repeated", "--tag"),
+        Parameter("destroy", "off", "keep the machine", "--no-destroy"),
+        Parameter("codec", "text", "how to compress; default: auto", choices=CODECS),
+        Parameter("portable", "on", "use no codec that needs a GPU to decode"),
+        Parameter("verify", "text", "how much is read back; default: stored", choices=VERIFICATIONS),
+        Parameter("parts", "int", "objects to send in parallel (1 to 32)"),
+        Parameter("exclude", "list", "leave out what matches; may be repeated"),
+        Parameter("parent", "text", "snapshot to borrow unchanged data from; default: the machine's latest"),
+        Parameter("snapshot_id", "text", "continue the snapshot of this id that was cut off"),
+        Parameter("stop_command", "text", "shell command to run in the workspace before"),
+        Parameter("instance", "text", "only if the machine is this instance"),
+        Parameter("on_unreadable", "text", "what files that cannot be read do", choices=("fail", "skip")),
+    ),
+    "wake": (
+        Parameter("snapshot", "text", "an id, `latest` with --machine, or latest:MACHINE", "SNAPSHOT"),
+        Parameter("machine", "text", "name of the machine's block; awake: restore onto it"),
+        *_WAKING,
+        Parameter("overwrite", "on", "replace files that are on the machine and differ"),
+        Parameter("cache", "text", "directory on the machine where chunks are looked for and kept"),
+    ),
+    "replicate": (
+        Parameter("snapshot", "text", "an id, or latest:MACHINE", "SNAPSHOT"),
+        Parameter("count", "int", "how many machines (1 to 64)", required=True),
+        Parameter("name", "text", "what the machines' names begin with; default: the name of the snapshot's machine"),
+        *_WAKING,
+    ),
+    "generate": (
+        Parameter("image_url", "text", "the first frame: an http, https, data or s3 URL", required=True),
+        Parameter("prompt", "text", "what is to happen", required=True),
+        Parameter("negative_prompt", "text", "what is not to be seen"),
+        Parameter("model", "text", "name of the video model's block; default: video"),
+        Parameter("seed", "int", "the same seed gives the same video"),
+        Parameter("num_frames", "int", "how many frames"),
+        Parameter("height", "int", "in pixels"),
+        Parameter("width", "int", "in pixels"),
+        Parameter("steps", "int", "denoising steps"),
+        Parameter("guidance", "float", "how closely the prompt is followed"),
+        Parameter("fps", "float", "frames per second"),
+        Parameter("timeout_s", "int", "stop after so many seconds; default: 3600"),
+        Parameter("media", "text", "name of the media block; default: media"),
+        Parameter("webhook_url", "text", "where to post how it ended"),
+    ),
+}
+
+
+def given(flow: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The parameters that were given, and --set's. UsageError."""
+    parameters = {p.name: getattr(arguments, p.name) for p in FLOWS[flow] if hasattr(arguments, p.name)}
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        name = name.replace("-", "_")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--set '{text[:80]}': expected NAME=JSON, like --set parts=8")
+        if name in parameters:
+            raise UsageError(f"--set {name}: it is given already")
+        parameters[name] = _json(name, value)
+    if any(p.name == "store" for p in FLOWS[flow]):
+        parameters.setdefault("store", STORE)
+    return parameters
+
+
+def _json(name: str, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        quoted = json.dumps(value[:80])
+        raise UsageError(f"--set {name}={value[:80]} is not JSON: a text is written --set '{name}={quoted}'") from None

@@ -1,0 +1,152 @@
+"""Following a flow run: what it does, how far it is, and its end."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from poorwill.cli.runs import Run, Runs, percent
+from poorwill.errors import NotFound, PoorwillError, ServerUnavailable
+
+POLL_S = 1.0
+AWAY_S_MAX = 600.0
+"""How long the server may be away: it is restarted or upgraded in less, and the run goes on without it."""
+WAITING_S = 5.0
+"""After so long in the queue it is looked whether anybody takes runs from there."""
+_TO_GO = re.compile(r"; (\d+) s to go$")
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One progress artifact. `rate`: percent a second since it was first seen."""
+
+    name: str
+    percent: float
+    rate: float | None = None
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The runs of one task, like the 32 of pack_part."""
+
+    name: str
+    done: int
+    all: int
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A run at one moment, with the runs that it started."""
+
+    run: Run
+    measures: list[Measure] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    children: list[Look] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def step(self) -> Step | None:
+        """The step that runs now, else the last that ran; of several the one that began last."""
+        return next((step for step in self.steps if step.running), self.steps[0] if self.steps else None)
+
+
+class Show(Protocol):
+    """Who is shown what was seen."""
+
+    def look(self, look: Look) -> None: ...
+
+    def away(self, error: PoorwillError) -> None:
+        """The server does not answer; it will be asked again."""
+
+
+class Following:
+    """`end()` returns the run once it is over. It lasts as long as the run, which the flow's own limits bound."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        run: str,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        away_s_max: float = AWAY_S_MAX,
+    ) -> None:
+        self._runs, self._run, self._clock, self._sleep, self._away_s_max = runs, run, clock, sleep, away_s_max
+        self._first: dict[str, tuple[float, float]] = {}
+        self._queued_since_s: float | None = None
+
+    def end(self, show: Show) -> Run:
+        """ServerUnavailable if the server stays away; the run goes on all the same. What else `Runs` raises."""
+        answered_s = self._clock()
+        while True:
+            try:
+                look = self.look()
+                answered_s = self._clock()
+                show.look(look)
+                if look.run.over:
+                    return look.run
+            except ServerUnavailable as error:
+                if self._clock() - answered_s > self._away_s_max:
+                    raise
+                show.away(error)
+            self._sleep(POLL_S)
+
+    def look(self) -> Look:
+        """The run with its progress, and the runs it started with theirs."""
+        run = self._runs.read(self._run)
+        if run.status == "queued":
+            return Look(run, note=self._queue(run))
+        self._queued_since_s = None
+        children = self._runs.children(run.id)
+        measures = self._measures([run.id, *(child.id for child in children)])
+        seen = [self._of(child, measures) for child in children]
+        return Look(run, measures.get(run.id, []), steps(self._runs.tasks(run.id)), seen)
+
+    def _of(self, child: Run, measures: dict[str, list[Measure]]) -> Look:
+        going = child.status == "running"
+        return Look(child, measures.get(child.id, []), steps(self._runs.tasks(child.id)) if going else [])
+
+    def _measures(self, runs: list[str]) -> dict[str, list[Measure]]:
+        """By run. A run that began again has made its artifacts anew: the last of each name counts."""
+        found: dict[str, dict[str, Measure]] = {}
+        for row in self._runs.artifacts(runs, "progress"):
+            run, name = str(row.get("flow_run_id")), str(row.get("key"))
+            found.setdefault(run, {}).setdefault(name, self._measure(row))
+        return {run: sorted(measures.values(), key=lambda m: m.name) for run, measures in found.items()}
+
+    def _measure(self, row: dict[str, Any]) -> Measure:
+        at = percent(row.get("data"))
+        now_s = self._clock()
+        began_s, first = self._first.setdefault(str(row.get("id")), (now_s, at))
+        rate = (at - first) / (now_s - began_s) if at > first and now_s > began_s else None
+        to_go = _TO_GO.search(str(row.get("description") or ""))
+        return Measure(str(row.get("key")), at, rate, float(to_go[1]) if to_go else None)
+
+    def _queue(self, run: Run) -> str:
+        """Why it may be waiting: nobody takes runs from its pool."""
+        now_s = self._clock()
+        if self._queued_since_s is None:
+            self._queued_since_s = now_s
+        if run.state_type != "SCHEDULED" or now_s - self._queued_since_s < WAITING_S or not run.pool:
+            return ""
+        try:
+            online = self._runs.workers_online(run.pool)
+        except NotFound:
+            return f"there is no work pool '{run.pool}'"
+        return f"waiting for a free worker of {online}" if online else f"no worker takes runs of the pool '{run.pool}'"
+
+
+def steps(tasks: list[dict[str, Any]]) -> list[Step]:
+    """Task runs by task, the task that began last first. By key: the runs of a mapped task have names of their own."""
+    found: dict[str, list[str]] = {}
+    for row in tasks:
+        name = str(row.get("task_key") or "").rpartition("-")[0] or str(row.get("name") or "")
+        found.setdefault(name, []).append(str(row.get("state_type") or "PENDING"))
+    return [
+        Step(name, states.count("COMPLETED"), len(states), any(s in ("RUNNING", "PENDING") for s in states))
+        for name, states in found.items()
+    ]

@@ -1,0 +1,89 @@
+"""A followed run as people see it in a terminal, and as programs read it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from poorwill.cli.following import Look, Measure
+from poorwill.errors import PoorwillError, one_line
+from poorwill.snapshot import durations
+
+CHILDREN_SHOWN_MAX = 16
+
+
+class Bars:
+    """Bars on stderr, gone when the run is over."""
+
+    def __init__(self) -> None:
+        self._spinner = Spinner("dots")
+        self._live = Live(console=Console(stderr=True), transient=True, refresh_per_second=8)
+
+    def look(self, look: Look) -> None:
+        self._spinner.update(text=Text(sentence(look)))
+        rows = Table.grid(padding=(0, 1))
+        for measure in look.measures:
+            _add(rows, measure.name, measure)
+        for child in look.children[:CHILDREN_SHOWN_MAX]:
+            _add(rows, sentence(child), child.measures[-1] if child.measures else None)
+        more = len(look.children) - CHILDREN_SHOWN_MAX
+        self._live.update(Group(self._spinner, rows, *([Text(f"and {more} more")] if more > 0 else [])))
+
+    def away(self, error: PoorwillError) -> None:
+        self._spinner.update(text=Text(f"{error.message}; asked again"))
+
+    def __enter__(self) -> Bars:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+
+def sentence(look: Look) -> str:
+    """The run in a line: its name, its state, the step and how many of its parts are done."""
+    # Before it begins its name is one that Prefect made up.
+    name = one_line(look.run.name) if look.run.began_s is not None else "run"
+    words = [name, look.run.status if look.run.state_type != "CANCELLING" else "is being cancelled"]
+    step = look.step
+    if step is not None and not look.run.over:
+        parts = " parts" if step.name.endswith("_part") else ""
+        words.append(f"{step.name} {step.done}/{step.all}{parts}" if step.all > 1 else step.name)
+    if look.note:
+        words.append(f"({look.note})")
+    return "  ".join(words)
+
+
+def _add(rows: Table, name: str, measure: Measure | None) -> None:
+    if measure is None:
+        rows.add_row(f"  {one_line(name)}", "", "", "", "")
+        return
+    rate = f"{measure.rate:.1f} %/s" if measure.rate and measure.percent < 100 else ""
+    left = f"eta {durations.rough(measure.eta_s)}" if measure.eta_s is not None else ""
+    bar = ProgressBar(total=100, completed=measure.percent, width=40)
+    rows.add_row(f"  {one_line(name)}", bar, f"{measure.percent:5.1f}%", rate, left)
+
+
+def facts(look: Look) -> dict[str, Any]:
+    """What is told to programs: `measures` in percent, `steps` with how many of each are done."""
+    step = look.step
+    told: dict[str, Any] = {
+        "step": step.name if step is not None else None,
+        "measures": {measure.name: measure.percent for measure in look.measures},
+        "steps": {step.name: {"done": step.done, "all": step.all} for step in look.steps},
+        "eta_s": max((m.eta_s for m in look.measures if m.eta_s is not None), default=None),
+    }
+    if look.children:
+        told["runs"] = [
+            {"run_id": c.run.id, "name": c.run.name, "status": c.run.status, **facts(c)} for c in look.children
+        ]
+    return told

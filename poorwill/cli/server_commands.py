@@ -1,0 +1,169 @@
+"""The commands that need a Prefect server. Each returns its exit code and raises PoorwillError."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import sys
+import time
+from typing import Any
+
+from poorwill.cli import address, flow_parameters, run_report
+from poorwill.cli.following import Following, Look
+from poorwill.cli.output import Output
+from poorwill.cli.run_display import Bars, facts
+from poorwill.cli.runs import Run, Runs, checked_run_id
+from poorwill.cli.server import Server
+from poorwill.errors import Cancelled, DeadlineExceeded, PermanentError, PoorwillError, Refused
+from poorwill.remote.base import Host
+from poorwill.snapshot import ids
+
+LEFT_OUT = 3
+ANSWER_TIMEOUT_S = 60.0
+CANCEL_TIMEOUT_S = 120.0
+_TAKEN = ("message", "totals", "quiet")  # of Output.done: no artifact's name may stand for them
+
+
+def start(arguments: argparse.Namespace, output: Output, host: Host) -> int:
+    """Run a flow, and follow it. What is wrong with the call is said before there is a run."""
+    flow = str(arguments.command)
+    parameters = flow_parameters.given(flow, arguments)
+    runs = connected()
+    deployment = runs.deployment(flow)
+    if flow == "hibernate":
+        parameters.setdefault("snapshot_id", ids.new_snapshot_id())  # known at once, also if this program is killed
+    deployment.check(parameters)
+    output.hint = "it is not known whether a run was created: poorwill runs"
+    try:
+        run = runs.create(deployment, parameters, arguments.idempotency_key)
+    except PermanentError:
+        output.hint = ""
+        raise
+    page = runs.server.address.run_page(run.id)
+    known = {name: run.parameters[name] for name in ("machine", "snapshot_id") if run.parameters.get(name)}
+    output.event("begun", run_id=run.id, flow=flow, page=page, **known)
+    if arguments.detach:
+        output.done(run.id, {}, run_id=run.id, flow=flow, status=run.status, page=page, **known)
+        return 0
+    _tell(arguments, f"{flow} is run {run.id}: {page}")
+    return _followed(runs, run, flow, arguments, output)
+
+
+def follow(arguments: argparse.Namespace, output: Output, host: Host) -> int:
+    run_id = checked_run_id(arguments.id)
+    runs = connected()
+    run = runs.read(run_id)
+    flow = runs.flow_names([run.flow_id]).get(run.flow_id, "")
+    return _followed(runs, run, flow, arguments, output)
+
+
+def cancel(arguments: argparse.Namespace, output: Output, host: Host) -> int:
+    """Ask a run to stop, and wait until it has. Refused if it ended otherwise."""
+    run_id = checked_run_id(arguments.id)
+    runs = connected()
+    run = runs.cancel(run_id)
+    output.hint = f"follow it: poorwill runs follow {run.id}"
+    ends_s = time.monotonic() + CANCEL_TIMEOUT_S
+    while not run.over:
+        if time.monotonic() > ends_s:
+            raise DeadlineExceeded(f"run {run.id} was asked to stop, and has not in {CANCEL_TIMEOUT_S:.0f} s")
+        time.sleep(0.5)
+        run = runs.read(run.id)
+    output.hint = ""
+    if run.status != "cancelled":
+        raise Refused(f"run {run.id} is over and {run.status}: there is nothing to cancel")
+    output.done(f"run {run.id} is cancelled", {}, run_id=run.id, status=run.status)
+    return 0
+
+
+def connected() -> Runs:
+    """The runs of the server that the environment names. UsageError, Refused."""
+    return Runs(Server(address.find(os.environ)))
+
+
+def _tell(arguments: argparse.Namespace, line: str) -> None:
+    if not arguments.json:
+        print(f"poorwill: {line}", file=sys.stderr)
+
+
+def _followed(runs: Runs, run: Run, flow: str, arguments: argparse.Namespace, output: Output) -> int:
+    """To the run's end. Whoever leaves before leaves the run going, and is told how to come back to it."""
+    going_on = (
+        f"run {run.id} goes on. Follow it: poorwill runs follow {run.id}. Cancel it: poorwill runs cancel {run.id}"
+    )
+    output.hint = going_on
+    following = Following(runs, run.id)
+    try:
+        ended = _watched(following, arguments.json, output)
+    except KeyboardInterrupt as interrupt:
+        if not _cancel_wanted(interrupt, run, arguments.json):
+            raise
+        runs.cancel(run.id)
+        ended = _watched(following, arguments.json, output)
+    output.hint = f"the run's page: {runs.server.address.run_page(run.id)}"
+    return _ended(runs, ended, flow, output)
+
+
+def _watched(following: Following, json_lines: bool, output: Output) -> Run:
+    if json_lines or not sys.stderr.isatty():
+        return following.end(_Events(output))
+    with Bars() as bars:
+        return following.end(bars)
+
+
+def _cancel_wanted(interrupt: KeyboardInterrupt, run: Run, json_lines: bool) -> bool:
+    """Ask once, if it was Ctrl-C and somebody is there to answer. No answer is no."""
+    if type(interrupt) is not KeyboardInterrupt or json_lines or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(
+        f"\npoorwill: run {run.id} goes on without this program. Cancel it? [y/N] ", end="", file=sys.stderr, flush=True
+    )
+    ready, _, _ = select.select([sys.stdin], [], [], ANSWER_TIMEOUT_S)
+    return bool(ready) and sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _ended(runs: Runs, run: Run, flow: str, output: Output) -> int:
+    if run.status == "failed":
+        error = run_report.failure(run.name, run.state_type, run.message)
+        error.facts.setdefault("run_id", run.id)
+        raise error
+    if run.status == "cancelled":
+        raise Cancelled(f"run {run.id} ({run.name}) was cancelled{f': {run.message}' if run.message else ''}")
+    left = run_report.newest(runs.artifacts([run.id], "markdown", "table"))
+    figures, links = run_report.facts(left), run_report.links(left)
+    output.lines(run_report.text(left))
+    own = {"run_id": run.id, "flow": flow, "status": run.status, "page": runs.server.address.run_page(run.id)}
+    told = {**figures, **links, **own, "tables": run_report.tables(left)}
+    totals = {name: value for name, value in figures.items() if type(value) is int}
+    output.done(
+        f"{run.name} is done", totals, quiet=bool(left),
+        **{name: value for name, value in told.items() if name not in _TAKEN},
+    )  # fmt: skip
+    return LEFT_OUT if figures.get("left_out_count") else 0
+
+
+class _Events:
+    """A followed run for programs: a line whenever something changed."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._state = ""
+        self._told: dict[str, Any] = {}
+        self._away = False
+
+    def look(self, look: Look) -> None:
+        self._away = False
+        state = f"{look.run.status} {look.run.state} {look.note}"
+        if state != self._state:
+            self._state = state
+            self._output.event("state", status=look.run.status, state=look.run.state, note=look.note)
+        told = facts(look)
+        if told != self._told and (told["step"] or told["measures"]):
+            self._told = told
+            self._output.event("progress", **told)
+
+    def away(self, error: PoorwillError) -> None:
+        if not self._away:
+            self._away = True
+            self._output.event("away", type=type(error).__name__, message=error.message)

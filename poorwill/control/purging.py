@@ -1,0 +1,201 @@
+"""The second phase of removing snapshots: their objects, once nothing needs them and a grace period is over.
+
+It is safe beside whatever else works on the store. Each snapshot is marked first; then everything that may need a part
+is listed, in the order that Holdings.refresh gives; then what none of it needs is deleted. Whoever comes to need parts
+of a marked snapshot after that (a run that continues an interrupted one, an undeletion) has written a pending record
+first, and sees the mark or the trash record second. Whoever borrows reads its parent's metadata second, which is gone.
+A wake writes nothing: one that began before the snapshot was removed is protected by the grace period alone, which is
+to be longer than a wake takes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from poorwill.control.holdings import Holdings, Needs, at_once
+from poorwill.snapshot import documents, keys, limits
+from poorwill.snapshot.retention import Owner
+from poorwill.store.base import ObjectInfo, Store
+
+STRAY_S = 86_400.0
+DOCUMENTS = (keys.manifest, keys.verified, keys.trash, keys.removing)
+"""What goes after the parts, in this order: the mark last, for without it a trash record could be brought back."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """What lies in a store for one snapshot: parts, manifest and verification record. Documents are not counted."""
+
+    part_bytes: int = 0
+    modified_s: float = 0.0  # of the newest object, by the store's clock
+    verified: bool = False
+
+
+@dataclass(slots=True)
+class Purged:
+    """What a purge did. `kept`: snapshots in the trash of which parts are needed, and how many bytes those have."""
+
+    freed_bytes: int = 0
+    removed: list[Owner] = field(default_factory=list)
+    abandoned: list[Owner] = field(default_factory=list)
+    kept: dict[Owner, int] = field(default_factory=dict)
+    uploads_aborted: int = 0
+
+
+def store_time_s(store: Store) -> float:
+    """What time it is by the store's clock: that of an object just written. No other is compared with its times."""
+    key = keys.clock(secrets.token_hex(8))
+    store.put(key, b"\n")
+    try:
+        return store.head(key).modified_s
+    finally:
+        store.delete(key)
+
+
+def usage(store: Store) -> dict[Owner, Usage]:
+    """What lies under parts/, manifests/ and verified/, by snapshot. Other keys are somebody else's, and left out."""
+    found: dict[Owner, Usage] = {}
+    for prefix in (keys.PARTS, keys.MANIFESTS, keys.VERIFIED):
+        for info in store.list(prefix):
+            owner = _owner(prefix, info)
+            if owner is not None:
+                sums = found.setdefault(owner, Usage())
+                sums.modified_s = max(sums.modified_s, info.modified_s)
+                sums.part_bytes += info.size if prefix == keys.PARTS else 0
+                sums.verified |= prefix == keys.VERIFIED
+    return found
+
+
+def purge(holdings: Holdings, grace_s: float) -> Purged:
+    """Remove what has been in the trash for `grace_s`, what was abandoned for as long, and uploads nobody owns.
+
+    Abandoned is what was never committed, nor is pending, nor in the trash. Refused if something cannot be read. It
+    may be cut off at any moment, and repeated.
+    """
+    store = holdings.store
+    now_s = store_time_s(store)
+    lying, uploads = usage(store), list(store.list_uploads(keys.PARTS))
+    holdings.refresh()
+    holdings.check_readable()
+    left = abandoned(holdings, lying, now_s, grace_s)
+    purged = remove(holdings, expired(holdings, now_s, grace_s), left, lying)
+    purged.uploads_aborted = _abort_unowned(holdings, uploads)
+    for stray in holdings.strays:
+        if now_s - stray.modified_s > STRAY_S:
+            store.delete(stray.key)
+    return purged
+
+
+def expired(holdings: Holdings, now_s: float, grace_s: float) -> set[Owner]:
+    """What has been in the trash for long enough, and what was begun to be removed. Not what a run goes on with."""
+    return {
+        owner
+        for owner, held in holdings.trash.items()
+        if owner not in holdings.committed
+        and owner not in holdings.pending
+        and (owner in holdings.removing or not grace_s or now_s - held.modified_s >= grace_s)
+    }
+
+
+def abandoned(holdings: Holdings, lying: dict[Owner, Usage], now_s: float, grace_s: float) -> set[Owner]:
+    """What lies there, for long enough, of snapshots that are not committed, nor pending, nor in the trash.
+
+    `lying` was listed before the holdings: what is seen there has its pending record or its metadata by then.
+    """
+    known = {*holdings.committed, *holdings.pending, *holdings.trash}
+    old = {owner for owner, found in lying.items() if not grace_s or now_s - found.modified_s >= grace_s}
+    return (old | holdings.removing) - known
+
+
+def remove(
+    holdings: Holdings, trashed: set[Owner], leftover: set[Owner], lying: dict[Owner, Usage] | None = None
+) -> Purged:
+    """Remove snapshots of the trash and what is left over of others, as far as nothing needs it.
+
+    What those need themselves holds nothing back: from here on they cannot be brought back. lying: what there is of
+    each, if that is known; it spares listing those of which nothing can go. Refused if something cannot be read.
+    """
+    store, threads = holdings.store, holdings.threads
+    marked = trashed | leftover
+    _each(lambda owner: _mark(store, owner), marked - holdings.removing, threads)
+    holdings.refresh()  # after the marks: what is not seen now will see them
+    holdings.check_readable()
+    alive = {*holdings.committed, *holdings.pending}
+    for owner in marked & alive:
+        store.delete(keys.removing(*owner))  # it was brought back, or continued, just before it was marked
+    needs = holdings.needs(without=(marked | holdings.removing) - alive)
+    purged = Purged(kept=_kept(holdings, needs, trashed - alive))
+    todo = sorted(owner for owner in marked - alive if lying is None or _can_shrink(owner, purged.kept, lying))
+    for owner, (freed_bytes, gone) in at_once(lambda owner: _remove(holdings, owner, needs), todo, threads):
+        purged.freed_bytes += freed_bytes
+        if gone:
+            (purged.removed if owner in trashed else purged.abandoned).append(owner)
+    return purged
+
+
+def _can_shrink(owner: Owner, kept: dict[Owner, int], lying: dict[Owner, Usage]) -> bool:
+    return owner not in kept or owner not in lying or lying[owner].part_bytes > kept[owner]
+
+
+def _owner(prefix: str, info: ObjectInfo) -> Owner | None:
+    owner = keys.owner_of(info.key)
+    if owner is None or not info.key.startswith(prefix):
+        return None
+    named = {keys.MANIFESTS: keys.manifest(*owner), keys.VERIFIED: keys.verified(*owner)}.get(prefix)
+    return owner if named == info.key or (named is None and keys.is_part(info.key)) else None
+
+
+def _kept(holdings: Holdings, needs: Needs, expired: set[Owner]) -> dict[Owner, int]:
+    kept: dict[Owner, int] = {}
+    for owner in sorted(expired & holdings.trash.keys()):
+        held = holdings.trash[owner]
+        own = holdings.own(held)
+        needed_bytes = int(held.sizes[own][needs.of(owner, held.parts[own])].sum(dtype=np.int64))
+        if needed_bytes:
+            kept[owner] = needed_bytes
+    return kept
+
+
+def _mark(store: Store, owner: Owner) -> None:
+    body = {
+        "format": f"poorwill-removing/{limits.FORMAT_VERSION}",
+        "machine": owner[0],
+        "snapshot_id": owner[1],
+    }
+    store.put(keys.removing(*owner), documents.seal(body))
+
+
+def _remove(holdings: Holdings, owner: Owner, needs: Needs) -> tuple[int, bool]:
+    """Delete the objects of one marked snapshot that nothing needs. Returns their bytes, and whether all are gone."""
+    store, freed = holdings.store, 0
+    parts = [info for info in store.list(keys.parts_of(*owner)) if keys.is_part(info.key)]
+    needed = needs.of(owner, holdings.numbers.of(info.key for info in parts))
+    for info, stays in zip(parts, needed.tolist(), strict=True):
+        if not stays:
+            store.delete(info.key)
+            freed += info.size
+    if needed.any() or holdings.is_parent(owner):
+        return freed, False
+    for key in DOCUMENTS:
+        store.delete(key(*owner))
+    return freed, True
+
+
+def _abort_unowned(holdings: Holdings, uploads: list[tuple[str, str]]) -> int:
+    """`uploads` were listed before the pending records, so that the owner of each is among these, if it has one."""
+    aborted = 0
+    for key, upload_id in uploads:
+        owner = keys.owner_of(key)
+        if owner is not None and keys.is_part(key) and owner not in holdings.pending:
+            holdings.store.abort_upload(key, upload_id)
+            aborted += 1
+    return aborted
+
+
+def _each(work: Callable[[Owner], None], owners: Iterable[Owner], threads: int) -> None:
+    for _ in at_once(work, sorted(owners), threads):
+        pass

@@ -1,0 +1,209 @@
+"""Retention of a whole store: what a policy keeps, what goes to the trash, and what the trash gives back.
+
+`plan` changes nothing and says all of it; `apply` does what a plan says. Safe beside whatever else works on the store
+(see trash.py and purging.py).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from poorwill.control import intents, purging, trash
+from poorwill.control.destruction import ENOUGH
+from poorwill.control.holdings import Held, Holdings, Needs, at_once
+from poorwill.control.purging import Purged, Usage
+from poorwill.control.verification import read_record
+from poorwill.errors import Corrupt, NotFound, Unsupported
+from poorwill.snapshot.retention import Candidate, Owner, Policy, judge
+
+STALE_S = 7 * 86_400.0
+RECORDS_MAX = 10
+"""How many verification records of a machine are read to find its newest proven snapshot."""
+NOT_ENDED, PROVEN = "its run has not ended", "newest verified snapshot of its machine"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One snapshot. No reasons: it goes, and `freed_bytes` with it, once the grace period is over."""
+
+    owner: Owner
+    name: str | None
+    tags: tuple[str, ...]
+    reasons: tuple[str, ...]
+    raw_bytes: int
+    own_bytes: int
+    freed_bytes: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """What retention would do. Bytes are those of parts: the documents beside them are small.
+
+    expired, abandoned: what this run removes for good. in_trash: what waits for the end of its grace period, and how
+    long it has been there. stale: pending records older than STALE_S, and their age; each holds on to parts until its
+    run is ended or given up. kept_bytes: what of the trash other snapshots need.
+    """
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    in_trash: dict[Owner, float] = field(default_factory=dict)
+    expired: set[Owner] = field(default_factory=set)
+    abandoned: set[Owner] = field(default_factory=set)
+    stale: dict[Owner, float] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    stored_bytes: int = 0
+    freed_now_bytes: int = 0
+    freed_later_bytes: int = 0
+    kept_bytes: int = 0
+
+    @property
+    def going(self) -> list[Owner]:
+        return [verdict.owner for verdict in self.verdicts if not verdict.reasons]
+
+    @property
+    def left_bytes(self) -> int:
+        """What is stored once all of it is done and every grace period is over."""
+        return self.stored_bytes - self.freed_now_bytes - self.freed_later_bytes
+
+
+def plan(
+    holdings: Holdings,
+    policy: Policy,
+    grace_s: float,
+    *,
+    machine: str | None = None,
+    protected: Mapping[str, str] | None = None,
+    stale_s: float = STALE_S,
+) -> Plan:
+    """Judge every snapshot of a store, or of one machine. Removes nothing. UsageError for a policy without a rule.
+
+    protected: snapshot id -> why it must be kept. Besides, the newest verified snapshot of a machine is kept, and one
+    whose run has not ended, or that a machine is being woken from.
+    """
+    policy.check()
+    lying = _look(holdings)
+    now_s = purging.store_time_s(holdings.store)
+    found = Plan(unreadable=list(holdings.unreadable))
+    not_ended = {snapshot_id: NOT_ENDED for _, snapshot_id in holdings.pending}
+    reasons = {**_being_woken(holdings, found), **not_ended, **(protected or {})}
+    candidates = [
+        Candidate(*owner, held.tags) for owner, held in holdings.committed.items() if machine in (None, owner[0])
+    ]
+    verdicts = _with_proofs(judge(policy, candidates, reasons), holdings, lying)
+    found.expired = purging.expired(holdings, now_s, grace_s)
+    found.abandoned = purging.abandoned(holdings, lying, now_s, grace_s)
+    waiting = holdings.trash.keys() - holdings.committed.keys() - found.expired
+    found.in_trash = {owner: now_s - holdings.trash[owner].modified_s for owner in sorted(waiting)}
+    _count(found, holdings, verdicts, lying)
+    found.stale = {
+        owner: now_s - pending.modified_s
+        for owner, pending in holdings.pending.items()
+        if now_s - pending.modified_s > stale_s
+    }
+    return found
+
+
+def _look(holdings: Holdings) -> dict[Owner, Usage]:
+    """Refresh the holdings and, as both take long, list what lies there at the same time: a plan may miss a little."""
+    if holdings.threads <= 1:
+        holdings.refresh()
+        return purging.usage(holdings.store)
+    with ThreadPoolExecutor(1) as beside:
+        listing = beside.submit(purging.usage, holdings.store)
+        holdings.refresh()
+        return listing.result()
+
+
+def apply(holdings: Holdings, going: Iterable[Owner], grace_s: float) -> Purged:
+    """Move what is `going` to the trash, then remove for good what has been there for the grace period.
+
+    It may be cut off and repeated. Refused if something in the store cannot be read; what was moved by then waits in
+    the trash.
+    """
+    holdings.check_readable()
+
+    def move(owner: Owner) -> None:
+        try:
+            trash.move(holdings.store, owner)
+        except NotFound:
+            pass  # somebody removed it since it was planned
+
+    for _ in at_once(move, going, holdings.threads):
+        pass
+    return purging.purge(holdings, grace_s)
+
+
+def _being_woken(holdings: Holdings, found: Plan) -> dict[str, str]:
+    try:
+        every = list(intents.every(holdings.store))
+    except (Corrupt, Unsupported) as error:
+        found.unreadable.append(error.message)
+        return {}
+    return {
+        intent.snapshot_id: f"machine {intent.machine} is being woken from it" for intent in every if not intent.woken
+    }
+
+
+def _with_proofs(
+    verdicts: dict[Owner, tuple[str, ...]], holdings: Holdings, lying: dict[Owner, Usage]
+) -> dict[Owner, tuple[str, ...]]:
+    """The same, and the newest verified snapshot of each machine is kept: the newest of all may prove unreadable."""
+    machines: defaultdict[str, list[Owner]] = defaultdict(list)
+    for owner in verdicts:
+        if owner in lying and lying[owner].verified:
+            machines[owner[0]].append(owner)
+    losing = {owner[0] for owner, reasons in verdicts.items() if not reasons}
+    asked = [owners[:RECORDS_MAX] for machine, owners in machines.items() if machine in losing]
+
+    def newest_proven(owners: list[Owner]) -> Owner | None:
+        return next((owner for owner in owners if _is_proven(holdings, owner)), None)
+
+    proven = {owner for _, owner in at_once(newest_proven, asked, holdings.threads) if owner is not None}
+    return {owner: (*reasons, PROVEN) if owner in proven else reasons for owner, reasons in verdicts.items()}
+
+
+def _is_proven(holdings: Holdings, owner: Owner) -> bool:
+    try:
+        return read_record(holdings.store, *owner)["mode"] in ENOUGH
+    except (NotFound, Corrupt, Unsupported):
+        return False
+
+
+def _count(found: Plan, holdings: Holdings, verdicts: dict[Owner, tuple[str, ...]], lying: dict[Owner, Usage]) -> None:
+    """Fill in how many bytes there are, and what is freed when."""
+    going = {owner for owner, reasons in verdicts.items() if not reasons}
+    in_trash = found.expired | found.in_trash.keys()
+    soon, later = holdings.needs(without=found.expired), holdings.needs(without=in_trash | going)
+    held = {**holdings.trash, **holdings.committed}
+    freed = {owner: _freed(holdings, held[owner], later, lying) for owner in in_trash | going}
+    from_trash = sum(_freed(holdings, held[owner], soon, lying) for owner in found.expired)
+    found.stored_bytes = sum(usage.part_bytes for usage in lying.values())
+    found.freed_now_bytes = from_trash + sum(lying[owner].part_bytes for owner in found.abandoned & lying.keys())
+    found.freed_later_bytes = sum(freed.values()) - from_trash
+    found.kept_bytes = sum(lying[owner].part_bytes - freed[owner] for owner in in_trash & lying.keys())
+    for owner, reasons in verdicts.items():
+        part_bytes = lying.get(owner, Usage()).part_bytes
+        found.verdicts.append(
+            Verdict(
+                owner,
+                held[owner].name,
+                held[owner].tags,
+                reasons,
+                held[owner].raw_bytes,
+                part_bytes,
+                freed.get(owner, 0),
+            )
+        )
+
+
+def _freed(holdings: Holdings, held: Held, needs: Needs, lying: dict[Owner, Usage]) -> int:
+    """Bytes that go with one snapshot, when nothing but `needs` is needed."""
+    lies = lying.get(held.owner, Usage())
+    own = holdings.own(held)
+    needed = needs.of(held.owner, held.parts[own])
+    needed_bytes = int(held.sizes[own][needed].sum(dtype=np.int64))
+    return max(0, lies.part_bytes - needed_bytes)

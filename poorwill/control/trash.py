@@ -1,0 +1,138 @@
+"""The first phase of removing a snapshot, and its undoing: the trash.
+
+A snapshot in the trash does not exist for those who list, wake or borrow, and all of its objects are still there.
+A trash record beside metadata says nothing: the snapshot exists. It is written anew when that is removed again.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+
+from poorwill import __version__
+from poorwill.control import catalog
+from poorwill.control.verification import read_manifest
+from poorwill.errors import Corrupt, NotFound, PermanentError, Refused
+from poorwill.snapshot import documents, keys, limits
+from poorwill.snapshot.documents import Document
+from poorwill.snapshot.retention import Owner
+from poorwill.store.base import Store
+
+
+def move(store: Store, owner: Owner) -> Document:
+    """Move a committed snapshot to the trash. Returns its metadata. NotFound, Corrupt.
+
+    The trash record is written before the metadata goes, so that a crash in between leaves the snapshot as it was.
+    Begun again, it starts the time in the trash anew.
+    """
+    document = catalog.read(store, *owner)
+    body = {**document, "format": f"poorwill-trash/{limits.FORMAT_VERSION}", "trashed_at_s": int(time.time())}
+    store.put(keys.trash(*owner), documents.seal(body))
+    if marked(store, owner) and _exists(store, keys.metadata(*owner)):
+        # Of an earlier time in the trash, and would cut this one short; else somebody else removes it right now.
+        store.delete(keys.removing(*owner))
+    store.delete(keys.metadata(*owner))
+    return document
+
+
+def undelete(store: Store, snapshot_id: str) -> Document:
+    """Bring a snapshot back from the trash. Returns its metadata. Idempotent.
+
+    NotFound if it is not there (any more), Refused once the removal of its parts has begun, Corrupt if one is missing.
+
+    It goes about it as one that takes a snapshot: a pending record that holds on to all parts comes first, then a look
+    at whether their removal has begun. Whoever removes parts marks the snapshot first and looks for pending records
+    second: one of the two sees the other.
+    """
+    owner = owner_of(store, snapshot_id)
+    hold = keys.pending(owner[0], _hold_id(snapshot_id))
+    try:
+        found = catalog.read(store, *owner)
+        store.delete(hold)  # of an undeletion that was cut off when all else was done
+        return found
+    except NotFound:
+        pass  # the usual case
+    store.put(hold, documents.seal(_hold(_record(store, owner))))
+    try:
+        body = _restored(store, owner)
+    except PermanentError:
+        store.delete(hold)
+        raise
+    store.put(keys.metadata(*owner), documents.seal(body))
+    store.delete(hold)
+    return body
+
+
+def _restored(store: Store, owner: Owner) -> Document:
+    """The metadata of a snapshot in the trash whose parts are all there, and are held on to."""
+    if marked(store, owner):
+        raise Refused(f"snapshot {owner[1]} cannot be brought back: the removal of its parts has begun")
+    record = _record(store, owner)  # again: it may have gone before it was held on to
+    read_manifest(store, record)
+    for part in record["parts"]:
+        there = store.head(part["key"]).size
+        if there != part["bytes"]:
+            raise Corrupt(f"{part['key']}: {there} bytes in the store, expected {part['bytes']}")
+    body = {name: value for name, value in record.items() if name != "trashed_at_s"}
+    return {**body, "format": f"poorwill-snapshot/{limits.FORMAT_VERSION}"}
+
+
+def owner_of(store: Store, snapshot_id: str) -> Owner:
+    """Whose snapshot it is, also when it is in the trash, or its removal was cut off. NotFound."""
+    try:
+        return catalog.machine_of(store, snapshot_id), snapshot_id
+    except NotFound:
+        for found in store.list(keys.TRASH):
+            owner = keys.marked_owner(found.key) or keys.owner_of(found.key)
+            if owner is not None and owner[1] == snapshot_id:
+                return owner
+        raise
+
+
+def check_not_removed(store: Store, owner: Owner) -> None:
+    """Refused if a snapshot that is not committed was removed: its parts may vanish at any time, or have."""
+    if marked(store, owner) or _exists(store, keys.trash(*owner)):
+        raise Refused(f"snapshot {owner[1]} was removed: bring it back (undelete), or take one with another id")
+
+
+def marked(store: Store, owner: Owner) -> bool:
+    """Whether the second phase of its removal has begun."""
+    return _exists(store, keys.removing(*owner))
+
+
+def _exists(store: Store, key: str) -> bool:
+    try:
+        store.head(key)
+    except NotFound:
+        return False
+    return True
+
+
+def _record(store: Store, owner: Owner) -> Document:
+    key = keys.trash(*owner)
+    record = documents.unseal(store.get(key), "trash", key)
+    if (record["machine"], record["snapshot_id"]) != owner:
+        raise Corrupt(f"{key}: describes {record['machine']}/{record['snapshot_id']}")
+    return record
+
+
+def _hold_id(snapshot_id: str) -> str:
+    """The id of the pending record by which an undeletion holds on to a snapshot: always the same, so that one that was
+    cut off and is begun again ends it; of the same second, with all bits of the random part flipped."""
+    return f"{snapshot_id[:17]}{int(snapshot_id[17:], 16) ^ 0xFFFFFFFF:08x}"
+
+
+def _hold(record: Document) -> Document:
+    borrows = {found[1] for part in record["parts"] if (found := keys.owner_of(part["key"])) is not None}
+    return {
+        "format": f"poorwill-pending/{limits.FORMAT_VERSION}",
+        "machine": record["machine"],
+        "snapshot_id": _hold_id(record["snapshot_id"]),
+        "workspace": record["workspace"],
+        "instance": record["instance"],
+        "parent": record["snapshot_id"],
+        "borrows": sorted(borrows | {record["snapshot_id"]}),
+        "plan_hash": None,
+        "started_at": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        "tool": {"name": "poorwill", "version": __version__},
+    }

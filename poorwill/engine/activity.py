@@ -1,0 +1,199 @@
+"""What goes on on a machine, apart from us: the operation `activity`. It reads, and changes nothing.
+
+A figure that cannot be had is null and named in `unreadable`; who decides takes it for activity. Everything below
+`root` is read from there, so that trees of made files can stand for machines.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from poorwill.engine import logins, processes
+from poorwill.engine.context import Context
+from poorwill.engine.gpu_load import GpuLoad, Nvidia, Unasked, busiest
+from poorwill.engine.processes import Hidden, read_text
+
+WINDOW_S_MAX = 10.0
+LISTED_MAX = 100
+LINE_MAX = 200
+TCP_BYTES_MAX = 8 << 20
+SSH_PORT = 22
+_ESTABLISHED, _LISTENING = "01", "0A"
+# What this container used, which is what counts where many share a host; and where there is no such file, the host.
+_CPU_V2 = "sys/fs/cgroup/cpu.stat"
+_CPU_V1 = ("sys/fs/cgroup/cpuacct/cpuacct.usage", "sys/fs/cgroup/cpu,cpuacct/cpuacct.usage")
+
+
+class Activity:
+    """Looks at the machine below `root` for `window_s`, with `environment` of this process and nvidia-smi in `path`."""
+
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        *,
+        path: str | None = None,
+        environment: Mapping[str, str] = os.environ,
+        pid: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._root, self._environment = root, environment
+        self._nvidia = Nvidia(root, path)
+        self._pid = os.getpid() if pid is None else pid
+        self._clock, self._now_s = clock, now_s
+        self._unreadable: list[str] = []
+
+    def look(self, window_s: float, context: Context) -> dict[str, Any]:
+        """The result of the request. It takes the window, at most WINDOW_S_MAX, and the answers of nvidia-smi."""
+        gpus_before = self._gpus()
+        began_s, network_before, cpu_before = self._clock(), self._network_bytes(), self._cpu_s()
+        context.pause(min(max(window_s, 0.0), WINDOW_S_MAX))
+        network, cpu_s, lasted_s = self._network_bytes(), self._cpu_s(), max(self._clock() - began_s, 0.001)
+        gpus = self._gpus() if gpus_before is not None else None
+        found = self._processes()
+        ours = logins.own_keeper(self._root, self._pid, found) if found is not None else ""
+        sessions = logins.logins(self._root, found, ours) if found is not None else []
+        used = logins.terminals(self._root, found.values(), self._now_s()) if found is not None else []
+        clients = self._clients()
+        return {
+            "boot": self._boot(),
+            "window_s": round(lasted_s, 3),
+            "gpus": [asdict(load) for load in busiest(gpus_before or {}, gpus)] if gpus is not None else None,
+            "logins": [asdict(login) for login in sessions[:LISTED_MAX]] if found is not None else None,
+            "terminals": [asdict(terminal) for terminal in used[:LISTED_MAX]] if found is not None else None,
+            "clients": [{"port": port, "count": count} for port, count in clients.most_common(LISTED_MAX)]
+            if clients is not None
+            else None,
+            "network_bytes": network,
+            "network_bytes_per_s": _rate(network_before, network, lasted_s),
+            "cpu_s": cpu_s,
+            "cpu_cores": _rate(cpu_before, cpu_s, lasted_s),
+            "load_1m": self._load(),
+            "unreadable": list(dict.fromkeys(self._unreadable))[:LISTED_MAX],
+        }
+
+    def _cannot(self, what: str, error: BaseException) -> None:
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        self._unreadable.append(f"{what}: {said}"[:LINE_MAX])
+
+    def _gpus(self) -> dict[str, GpuLoad] | None:
+        try:
+            return self._nvidia.loads()
+        except Unasked as error:
+            self._cannot("GPU", error)
+            return None
+
+    def _processes(self) -> dict[int, processes.Process] | None:
+        try:
+            return processes.read_processes(self._root)
+        except Hidden as error:
+            self._cannot("logins", error)
+            return None
+
+    def _network_bytes(self) -> int | None:
+        """Received and sent by all interfaces but loopback, since they were made."""
+        try:
+            total = 0
+            for line in read_text(self._root / "proc/net/dev").splitlines()[2:]:
+                name, _, counters = line.partition(":")
+                cells = counters.split()
+                if name.strip() != "lo":
+                    total += int(cells[0]) + int(cells[8])
+            return total
+        except (OSError, ValueError, IndexError) as error:
+            self._cannot("network", error)
+            return None
+
+    def _cpu_s(self) -> float | None:
+        """Seconds of CPU used since the container, or else the machine, was started."""
+        try:
+            return _cgroup_cpu_s(self._root) or _host_cpu_s(self._root)
+        except (OSError, ValueError, IndexError) as error:
+            self._cannot("CPU", error)
+            return None
+
+    def _load(self) -> float | None:
+        """Only told, as the load of a container's host may be that of others."""
+        try:
+            return float(read_text(self._root / "proc/loadavg").split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def _boot(self) -> str:
+        """Another one whenever the counters above began anew: of the machine, and of a container's first process."""
+        try:
+            machine = read_text(self._root / "proc/sys/kernel/random/boot_id").strip()
+        except OSError:
+            machine = ""
+        return f"{machine}/{processes.born(self._root, 1)}"[:LINE_MAX]
+
+    def _clients(self) -> Counter[int] | None:
+        """Connections from elsewhere to servers here, by the server's port: notebooks, web interfaces, desktops.
+
+        Without SSH's, whose sessions are `logins`.
+        """
+        try:
+            tables = [self._root / "proc/net/tcp", self._root / "proc/net/tcp6"]
+            rows = [row for table in tables if table.exists() for row in _tcp_rows(read_text(table, TCP_BYTES_MAX))]
+        except (OSError, ValueError, IndexError) as error:
+            self._cannot("clients", error)
+            return None
+        served = {port for port, _, state in rows if state == _LISTENING} - self._ssh_ports()
+        return Counter(port for port, peer, state in rows if state == _ESTABLISHED and port in served and _far(peer))
+
+    def _ssh_ports(self) -> set[int]:
+        """22, and the one that this engine was started through."""
+        through = self._environment.get("SSH_CONNECTION", "").split()
+        return {SSH_PORT, *(int(port) for port in through[3:4] if port.isdecimal())}
+
+
+def _rate(before: float | None, after: float | None, seconds: float) -> float | None:
+    return None if before is None or after is None else round(max(after - before, 0) / seconds, 4)
+
+
+def _cgroup_cpu_s(root: Path) -> float | None:
+    try:
+        for line in read_text(root / _CPU_V2).splitlines():
+            key, _, value = line.partition(" ")
+            if key == "usage_usec":
+                return int(value) / 1e6
+    except OSError:
+        pass  # the first version of cgroups, or none
+    for name in _CPU_V1:
+        try:
+            return int(read_text(root / name)) / 1e9
+        except OSError:
+            continue
+    return None
+
+
+def _host_cpu_s(root: Path) -> float:
+    """user, nice, system, irq and softirq of all CPUs; not what other guests stole."""
+    cells = read_text(root / "proc/stat").splitlines()[0].split()
+    if cells[0] != "cpu":
+        raise ValueError("the first line of /proc/stat is not about all CPUs")
+    return sum(int(cells[at]) for at in (1, 2, 3, 6, 7)) / os.sysconf("SC_CLK_TCK")
+
+
+def _tcp_rows(table: str) -> list[tuple[int, str, str]]:
+    """(own port, the peer's address in hex, state) of each connection and each listening socket."""
+    rows = []
+    for line in table.splitlines()[1 : None if table.endswith("\n") else -1]:
+        _, own, peer, state, *_ = line.split()
+        rows.append((int(own.rpartition(":")[2], 16), peer.rpartition(":")[0], state))
+    return rows
+
+
+def _far(address: str) -> bool:
+    """Whether it is another machine's. The kernel writes addresses as words of 32 bits in its own byte order."""
+    words = [bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)]
+    found = ipaddress.ip_address(b"".join(words))
+    mapped = getattr(found, "ipv4_mapped", None)
+    return not (mapped or found).is_loopback

@@ -1,0 +1,137 @@
+"""Who is on a machine: sessions of its SSH server, and terminals in use.
+
+Read from /proc and /dev/pts, because the records of logins (utmp) are missing in most containers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from poorwill.engine import processes
+from poorwill.engine.processes import Process
+
+KEEPER = "poorwill.remote.keeper"
+_SSHD = ("sshd", "sshd-session", "sshd-auth")  # the latter two since OpenSSH 9.8
+_TITLE = re.compile(r"sshd(?:-session|-auth)?: (?P<about>.*)", re.DOTALL)
+_LISTENER = "[listener]"
+_NOT_YET_IN = ("[net]", "[preauth]", "[accepted]")
+_DROPBEAR = "dropbear"
+WHO_MAX = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """One connection of somebody who was let in. `who` is what the SSH server says of it, like `root@pts/0`."""
+
+    pid: int
+    who: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """One /dev/pts/N that processes have. `idle_s`: since when nobody typed and nothing was shown there."""
+
+    name: str
+    idle_s: float
+
+
+def logins(root: Path, found: Mapping[int, Process], own_keeper: str = "") -> list[Login]:
+    """The connections to SSH servers here, without those through which `own_keeper` is reached.
+
+    Connections that are not authenticated are none: strangers try passwords at every address, all day.
+    """
+    sessions = {pid: about for pid in found if (about := _session(root, found[pid])) is not None}
+    members: dict[int, list[int]] = {}
+    for pid in sessions:
+        members.setdefault(_top(pid, sessions, found), []).append(pid)
+    own = {_top(pid, sessions, found) for pid in _ways_to(root, found, own_keeper, sessions)}
+    let_in = [top for top, pids in members.items() if not any(_outside(found[pid], sessions[pid]) for pid in pids)]
+    ssh = [Login(top, _who([sessions[pid] for pid in members[top]])) for top in let_in if top not in own]
+    return sorted([*ssh, *_dropbear_logins(found)], key=lambda login: login.pid)
+
+
+def own_keeper(root: Path, engine_pid: int, found: Mapping[int, Process]) -> str:
+    """The name of the keeper that holds this engine, "" where it has none."""
+    engine = found.get(engine_pid)
+    return _keeper_name(processes.arguments(root, engine.parent)) if engine is not None else ""
+
+
+def terminals(root: Path, found: Iterable[Process], now_s: float) -> list[Terminal]:
+    """The terminals of `found`, last used first.
+
+    One that has no device here is another container's, or the console of this one.
+    """
+    used = []
+    for number in sorted({process.terminal for process in found if process.terminal is not None}):
+        try:
+            status = os.stat(root / "dev/pts" / str(number))
+        except OSError:
+            continue
+        used.append(Terminal(f"pts/{number}", max(0.0, now_s - max(status.st_atime, status.st_mtime))))
+    return sorted(used, key=lambda terminal: terminal.idle_s)
+
+
+def _session(root: Path, process: Process) -> str | None:
+    """What an SSH server's process for one connection says it is about."""
+    if process.name not in _SSHD:
+        return None
+    said = _TITLE.match(processes.title(root, process.pid))
+    return said["about"] if said is not None and _LISTENER not in said["about"] else None
+
+
+def _top(pid: int, sessions: Mapping[int, str], found: Mapping[int, Process]) -> int:
+    """The first process of the connection that `pid` belongs to."""
+    for _ in range(len(sessions)):
+        if found[pid].parent not in sessions:
+            break
+        pid = found[pid].parent
+    return pid
+
+
+def _outside(process: Process, about: str) -> bool:
+    return process.name == "sshd-auth" or about.rstrip().endswith(_NOT_YET_IN)
+
+
+def _who(said: list[str]) -> str:
+    best = next((about for about in said if "@" in about), said[0])
+    return best.replace("[priv]", "").strip()[:WHO_MAX]
+
+
+def _ways_to(root: Path, found: Mapping[int, Process], keeper: str, sessions: Mapping[int, str]) -> list[int]:
+    """The sessions from which clients of that keeper descend: it holds the engine while its connections change."""
+    ways = []
+    for process in found.values() if keeper else ():
+        if not process.name.startswith("python") or _keeper_name(processes.arguments(root, process.pid)) != keeper:
+            continue
+        for ancestor in _ancestors(process, found):
+            if ancestor in sessions:
+                ways.append(ancestor)
+                break
+    return ways
+
+
+def _keeper_name(arguments: list[str]) -> str:
+    at = arguments.index(KEEPER) + 1 if KEEPER in arguments else len(arguments)
+    return arguments[at] if at < len(arguments) else ""
+
+
+def _ancestors(process: Process, found: Mapping[int, Process]) -> list[int]:
+    line = [process.parent]
+    while line[-1] in found and len(line) < len(found):  # pids are used again: what is read bit by bit may be a ring
+        line.append(found[line[-1]].parent)
+    return line
+
+
+def _dropbear_logins(found: Mapping[int, Process]) -> list[Login]:
+    """Dropbear says nothing of its connections: who has a process of his own was let in."""
+    serving = {p.pid for p in found.values() if p.name == _DROPBEAR and _is_dropbear(found.get(p.parent))}
+    with_shell = {p.parent for p in found.values() if p.name != _DROPBEAR and p.parent in serving}
+    return [Login(pid, _DROPBEAR) for pid in with_shell]
+
+
+def _is_dropbear(process: Process | None) -> bool:
+    return process is not None and process.name == _DROPBEAR

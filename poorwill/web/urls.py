@@ -1,0 +1,76 @@
+"""URLs of the web as users write them: in the form that is asked for, or refused before anything is resolved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+import httpx
+
+from ..errors import Refused, UsageError
+from .addresses import PORT_MAX, AllowRule, refusal
+
+URL_CHARS_MAX = 8_192
+_HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+_HOST_CHARS_MAX = 253
+_PORTS = {"http": 80, "https": 443}
+_NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
+
+
+def checked(url: str) -> httpx.URL:
+    """The URL in the form that is asked for, or UsageError. No message repeats it: it may hold a secret."""
+    if len(url) > URL_CHARS_MAX:
+        raise UsageError(f"the URL has {len(url)} characters, at most {URL_CHARS_MAX} are possible")
+    try:
+        target = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        raise UsageError("not a URL: expected something like https://host/path") from None
+    if target.scheme not in ("http", "https"):
+        raise UsageError(f"not a URL of the web: it begins {target.scheme[:20]!a}, expected https:// or http://")
+    if target.userinfo:
+        raise UsageError("the URL holds a user name or password: use a presigned URL, or none at all")
+    if target.port is not None and not 1 <= target.port <= PORT_MAX:
+        raise UsageError(f"the URL's port is {target.port}, expected 1 to {PORT_MAX}")
+    # One dot at the end means the same host; the names in certificates do without.
+    host = host_of(target).removesuffix(".")
+    fault = _host_fault(host)
+    if fault is not None:
+        raise UsageError(f"not a host in a URL: {host[:80]!a}: {fault}")
+    return target.copy_with(host=host, fragment=None)
+
+
+def judged(url: str, allow: Iterable[AllowRule] = ()) -> httpx.URL:
+    """The same, and Refused for an address that could not be dialled. Names are judged when they are resolved."""
+    target = checked(url)
+    try:
+        address = ip_address(host_of(target).strip("[]"))
+    except ValueError:
+        return target
+    why = refusal(address, target.port or _PORTS[target.scheme], allow)
+    if why is not None:
+        raise Refused(f"{host_of(target)} may not be reached: it is {why}; use a public server")
+    return target
+
+
+def host_of(target: httpx.URL) -> str:
+    """As it is asked for. Not `target.host`, which decodes IDNA and fails where there is none to decode."""
+    return target.raw_host.decode("ascii")
+
+
+def _host_fault(host: str) -> str | None:
+    """What is wrong with a host, in words, or None: it is an IP address in its usual form, or a name."""
+    if "%" in host:
+        return "neither percent signs nor zones are possible"
+    try:
+        ip_address(host)
+    except ValueError:
+        pass
+    else:
+        return None
+    if len(host) > _HOST_CHARS_MAX or not _HOST_NAME.fullmatch(host):
+        return "expected a name of letters, digits, hyphens and dots, or an IP address"
+    if _NUMBER.fullmatch(host.rpartition(".")[2]):
+        # 2130706433, 0x7f.1 and 127.1 are 127.0.0.1 to some resolvers and names to others.
+        return "an IPv4 address is written as four decimal numbers"
+    return None

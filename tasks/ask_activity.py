@@ -1,0 +1,52 @@
+"""Ask a machine what goes on there."""
+
+from __future__ import annotations
+
+from math import isnan
+from typing import Any
+
+from prefect import task
+
+from blocks.lookup import machine_block
+from blocks.machines import Machine
+from poorwill.errors import NotFound, PoorwillError
+from tasks import sessions
+from tasks.retries import policy
+
+DEADLINE_S = 90.0
+"""The window, and three answers of an nvidia-smi that takes its time."""
+RETRIES = 1
+"""A machine that does not answer is asked again by the next run of the flow."""
+
+
+@task(name="ask_activity", task_run_name="ask-{machine}", **{**policy(), "retries": RETRIES})
+def ask_activity(run: str, machine: str, store: str, workspace: str, window_s: float) -> dict[str, Any]:
+    """What the engine tells of the machine (`told`), and its `price_per_hour`, None where nobody knows it.
+
+    The session is closed afterwards: an engine that stays would be one more thing that runs there.
+
+    Args:
+        run: the id this process keeps the connection under.
+        machine: name of a machine block.
+        store: name of a store block.
+        workspace: path on the machine.
+        window_s: for how long to look.
+    """
+    price = _price_per_hour(machine, machine_block(machine))
+    try:
+        live = sessions.reach(run, machine, store, workspace)
+        told = live.session.request("activity", deadline_s=DEADLINE_S, window_s=window_s)
+        return {"told": told, "instance": live.instance, "price_per_hour": price}
+    finally:
+        sessions.close(run)
+
+
+def _price_per_hour(machine: str, block: Machine) -> float | None:
+    """NotFound if its provider has no such instance; what a provider does not tell otherwise, nobody has to know."""
+    try:
+        price = block.provider.open().get(block.instance).price_per_hour
+    except NotFound as error:
+        raise NotFound(f"machine {machine}: {error.message}: correct its block, or wake it again") from None
+    except PoorwillError:
+        return None
+    return None if isnan(price) else price

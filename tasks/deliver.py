@@ -1,0 +1,113 @@
+"""Telling: what is said of a run that ended, and the message on its way."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+from uuid import UUID, uuid5
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+
+from blocks.lookup import media_block, patiently, webhook_block
+from poorwill.errors import NotFound, UsageError
+from poorwill.media import delivery
+from poorwill.web import webhook as sending
+from poorwill.web.webhook import Receiver
+from tasks.retries import policy
+from tasks.run_status import error_of, status_of
+
+_IDS = UUID("a5b1c9be-7c4f-4d0e-9d3a-2f6f9a0f6f0e")
+"""Ids of deliveries are made from it: the same thing told twice has the same id."""
+
+
+@task(name="describe_run", **policy())
+def describe_run(run: str) -> dict[str, Any] | None:
+    """What is told of a run's end; None of a run that has no `webhook_url`, or has not ended (it was begun again).
+
+    `url` and its like are of the video, where there is one. NotFound for a run that is gone.
+    """
+    found = _read(run)
+    state = found.state
+    if not found.parameters.get("webhook_url") or state is None or not state.is_final():
+        return None
+    status = status_of(state)
+    return {
+        "delivery": str(uuid5(_IDS, f"{run}/{state.id}")),
+        "body": {
+            "event": f"run.{status}",
+            "id": run,
+            "flow": _flow_name(found),
+            "status": status,
+            **(_video(found) if status == "done" else {}),
+            **({"error": error_of(state)} if status == "failed" else {}),
+            "created_at": _iso(found.created),
+            "started_at": _iso(found.start_time),
+            "ended_at": _iso(found.end_time or state.timestamp),
+        },
+    }
+
+
+@task(name="post_message", cache_policy=NO_CACHE, persist_result=False)
+def post_message(webhook: str, delivery: str, body: dict[str, Any], run: str | None = None) -> dict[str, Any]:
+    """Send it until it is taken: that is where the retries are. Returns its id, the host, the status and attempts.
+
+    Args:
+        webhook: name of the webhook block that signs.
+        delivery: the message's id.
+        body: the message.
+        run: the run whose webhook_url it goes to. None: to the URL of the block.
+    """
+    say = get_run_logger().warning
+    taken = sending.deliver(_receiver(webhook, run), delivery, json.dumps(body).encode(), say=say)
+    return {"delivery": delivery, **asdict(taken)}
+
+
+def delivery_of_notice(webhook: str, event_id: str) -> str:
+    """The id under which an event is told to that webhook."""
+    return str(uuid5(_IDS, f"{webhook}/{event_id}"))
+
+
+def _receiver(webhook: str, run: str | None) -> Receiver:
+    block = webhook_block(webhook)
+    if run is None:
+        return block.receiver()
+    return block.receiver_at(str(_read(run).parameters["webhook_url"]))
+
+
+def _read(run: str) -> FlowRun:
+    try:
+        run_id = UUID(run)
+    except ValueError:
+        raise UsageError(f"'{run[:80]}' is not the id of a run") from None
+    try:
+        with get_client(sync_client=True) as client:
+            return patiently(lambda: client.read_flow_run(run_id))
+    except ObjectNotFound:
+        raise NotFound(f"there is no run {run}: it was deleted before its end could be told") from None
+
+
+def _flow_name(run: FlowRun) -> str:
+    with get_client(sync_client=True) as client:
+        return patiently(lambda: client.read_flow(run.flow_id)).name
+
+
+def _video(run: FlowRun) -> dict[str, Any]:
+    """Where its video is, found from the run's id alone."""
+    media = media_block(str(run.parameters.get("media") or "media"))
+    with closing(media.open()) as store:
+        if delivery.delivered(store, str(run.id)) is None:
+            return {"url": None}
+        found = delivery.urls(store, str(run.id), media.url_expires_s)
+    return {"url": found["video"], "poster_url": found["poster"], "url_expires_s": media.url_expires_s}
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.astimezone(timezone.utc).isoformat(timespec="milliseconds") if at is not None else None

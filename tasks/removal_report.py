@@ -1,0 +1,109 @@
+"""What retention shows in Prefect's UI: a table of what is kept and why and of what goes, and a summary."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from poorwill.cli.output import human
+from poorwill.control.costs import per_month
+from poorwill.control.live_share import SMALL_SHARE, LiveShare
+from poorwill.control.retention import Plan, Verdict
+from poorwill.snapshot import durations
+from tasks.removal import Planned
+
+log = logging.getLogger(__name__)
+ROWS_MAX = 1000
+LISTED_MAX = 50
+Row = dict[str, Any]
+
+
+def publish_retention(store: str, planned: Planned, grace_s: float, price_per_gb_month: float, dry_run: bool) -> None:
+    """As artifacts of the current run. What goes wrong here is logged, and nothing else."""
+    verb = "would keep and remove" if dry_run else "keeps and removes"
+    try:
+        create_table_artifact(
+            table=rows(planned.plan), key="retention", description=f"What retention {verb} in {store}"
+        )
+        text = markdown(store, planned, grace_s, price_per_gb_month, dry_run)
+        create_markdown_artifact(text, key="retention-summary", description=f"Retention of {store}")
+    except Exception as error:
+        log.warning("the report of retention was not written: %s", type(error).__name__)
+
+
+def rows(plan: Plan) -> list[Row]:
+    """What goes first, then what is kept; at most ROWS_MAX, and a last one with the sums."""
+    ordered = sorted(plan.verdicts, key=lambda verdict: bool(verdict.reasons))
+    kept = sum(bool(verdict.reasons) for verdict in plan.verdicts)
+    shown = [row_of(verdict) for verdict in ordered[:ROWS_MAX]]
+    note = f"{kept} kept, {len(ordered) - kept} go" + ("; not all are shown" if len(ordered) > ROWS_MAX else "")
+    freed = sum(verdict.freed_bytes for verdict in plan.verdicts)
+    sums = {"snapshot": "all", "machine": "", "name": "", "tags": "", "verdict": note, "data": ""}
+    return [*shown, {**sums, "own parts": human(plan.stored_bytes), "frees": human(freed)}]
+
+
+def row_of(verdict: Verdict) -> Row:
+    return {
+        "snapshot": verdict.owner[1],
+        "machine": verdict.owner[0],
+        "name": verdict.name or "",
+        "tags": " ".join(verdict.tags),
+        "verdict": f"kept: {', '.join(verdict.reasons)}" if verdict.reasons else "goes",
+        "data": human(verdict.raw_bytes),
+        "own parts": human(verdict.own_bytes),
+        "frees": "" if verdict.reasons else human(verdict.freed_bytes),
+    }
+
+
+def markdown(store: str, planned: Planned, grace_s: float, price_per_gb_month: float, dry_run: bool) -> str:
+    """The summary: bytes and cost before and after, what waits, and what holds on to parts."""
+    plan = planned.plan
+    cost = [f"${per_month(count, price_per_gb_month):,.2f}" for count in (plan.stored_bytes, plan.left_bytes)]
+    grace = durations.as_text(grace_s)
+    lines = [
+        f"# Retention of {store}{' (dry run: nothing was removed)' if dry_run else ''}",
+        "",
+        "| | bytes | $ per month |",
+        "|---|---|---|",
+        f"| stored before | {human(plan.stored_bytes)} | {cost[0]} |",
+        f"| freed by this run, from the trash | {human(plan.freed_now_bytes)} | |",
+        f"| freed when {grace} in the trash are over | {human(plan.freed_later_bytes)} | |",
+        f"| stored then | {human(plan.left_bytes)} | {cost[1]} |",
+        "",
+        f"{len(plan.going)} snapshots go to the trash, from where they can be brought back for {grace} "
+        f"(`poorwill undelete`). {len(plan.in_trash)} are there already, {len(plan.expired)} have been there for long "
+        f"enough; other snapshots need {human(plan.kept_bytes)} of them, which stay. {len(plan.abandoned)} were never "
+        "committed and abandoned.",
+        "",
+        *_held(plan),
+        *_small(planned.shares, planned.unmeasured),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _held(plan: Plan) -> Iterable[str]:
+    if plan.stale:
+        yield "## Runs that never ended"
+        yield ""
+        yield "Each keeps the parts it may need. Run it again to its end, or give it up: `poorwill delete --force`."
+        yield ""
+        for (machine, snapshot_id), age_s in list(plan.stale.items())[:LISTED_MAX]:
+            yield f"- {snapshot_id} of {machine}, for {durations.rough(age_s)}"
+        yield ""
+
+
+def _small(shares: list[LiveShare], unmeasured: int) -> Iterable[str]:
+    small = [share for share in shares if share.share < SMALL_SHARE]
+    if small or unmeasured:
+        yield "## Parts that are hardly needed any more"
+        yield ""
+        yield (
+            f"Less than {SMALL_SHARE:.0%} of these is needed. Parts are not repacked: each goes when the last snapshot "
+            f"that needs it goes. {unmeasured} more parts of removed snapshots were not measured."
+        )
+        yield ""
+        for share in small[:LISTED_MAX]:
+            yield f"- `{share.key}`: {human(share.live_bytes)} of {human(share.part_bytes)}, {share.share:.0%}"

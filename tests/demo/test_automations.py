@@ -1,0 +1,253 @@
+"""Automations as the files describe them, on a real Prefect server, with a real receiver of what they tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.events import emit_event
+from prefect.events.schemas.automations import AutomationCore
+from prefect.states import Cancelled, Completed, Crashed, Failed
+
+from deployments.automation_files import read
+from deployments.automations import FOLDER, Change, apply
+from deployments.gpu_pool import create_pool, deploy
+from deployments.notification_blocks import described
+from deployments.prefect_server import PrefectServer
+from flows.deliver import Notice, deliver
+from flows.generate import generate
+from poorwill.errors import UsageError
+from tasks.events import STILL_BILLING, VERIFICATION_FAILED, WEBHOOK_UNDELIVERED, tell
+from tests.web.receiver import MessageReceiver
+from tests.worker.rig import until
+
+POOL, SECRET = "automated", "whsec-0123456789abcdef"
+LONG = "Corrupt:" + 4_000 * "'{{<&"
+BLOCKS = ("slack-webhook", "custom-webhook", "poorwill-webhook")
+
+
+@flow
+def hibernate() -> None:
+    """Is only ever created, and said to have ended."""
+
+
+@pytest.fixture
+def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
+    """Of a server that has a pool without a worker, and neither automations nor blocks that they would use."""
+    create_pool(POOL)
+    with get_client(sync_client=True) as opened:
+        _clear(opened)
+        yield opened
+        _clear(opened)
+
+
+def _clear(client: SyncPrefectClient) -> None:
+    for automation in client.read_automations():
+        client.delete_automation(automation.id)
+    for document in client.read_block_documents():
+        if document.block_type is not None and document.block_type.slug in BLOCKS:
+            client.delete_block_document(document.id)
+
+
+@pytest.fixture
+def receiver() -> Iterator[MessageReceiver]:
+    with MessageReceiver() as listening:
+        yield listening
+
+
+def everything(receiver: MessageReceiver) -> dict[str, str]:
+    """Variables that ask for all there is. Apprise posts JSON where Slack would have its own."""
+    return {
+        "POORWILL_NOTIFY_APPRISE_URL": f"json://{receiver.address}/apprise",
+        "POORWILL_NOTIFY_WEBHOOK_URL": receiver.url("/ops"),
+        "POORWILL_NOTIFY_WEBHOOK_SECRET": SECRET,
+        "POORWILL_NOTIFY_SUCCESS_OF": "wake,hibernate",
+        "POORWILL_WEBHOOK_SECRET": SECRET,
+    }
+
+
+def ended(client: SyncPrefectClient, deployment: UUID, state: State[Any], **parameters: Any) -> FlowRun:
+    """A run of that deployment which no worker took, and whose end the server was told."""
+    run = client.create_flow_run_from_deployment(deployment, parameters=parameters)
+    client.set_flow_run_state(run.id, state, force=True)
+    return run
+
+
+def deliveries(
+    client: SyncPrefectClient, deployment: UUID, before: Collection[FlowRun], count: int = 1
+) -> list[FlowRun]:
+    """The runs of it that were not there before, once there are so many."""
+    of_it = FlowRunFilter.model_validate({"deployment_id": {"any_": [str(deployment)]}})
+    known = {run.id for run in before}
+
+    def look() -> list[FlowRun]:
+        found = [run for run in client.read_flow_runs(flow_run_filter=of_it) if run.id not in known]
+        return found if len(found) >= count else []
+
+    return until(look, f"{count} runs of deliver") if count else look()
+
+
+def by_name(changes: list[Change]) -> dict[str, str]:
+    return {change.name.removeprefix("Poorwill: "): change.what for change in changes}
+
+
+def test_nobody_to_tell(client: SyncPrefectClient) -> None:
+    """Without a variable nothing is made, and what is skipped says for want of what."""
+    changes = apply(FOLDER, {})
+    assert {change.what for change in changes} == {"skipped"} and not client.read_automations()
+    why = {change.name: change.why for change in changes}
+    assert "slack-webhook/poorwill" in why["Poorwill: a machine is still billing"]
+    assert why["Poorwill: webhooks of runs"] == "not there: block:poorwill-webhook/webhooks"
+
+
+def test_running_it_again_changes_nothing(client: SyncPrefectClient, receiver: MessageReceiver) -> None:
+    """What is there stays, what differs is brought back; an operator's switch and other automations are left alone."""
+    deploy(deliver, pool=POOL)
+    environment = everything(receiver)
+    first = apply(FOLDER, environment)
+    assert [change.what for change in first if change.what != "skipped"] == ["created"] * (4 + 7)
+    assert [change.what for change in apply(FOLDER, environment) if change.what != "skipped"] == ["unchanged"] * (4 + 7)
+
+    (ours,) = client.read_automations_by_name("Poorwill: a run failed")
+    core = ours.model_dump(exclude={"id", "owner_resource"})
+    client.create_automation(AutomationCore.model_validate({**core, "name": "Mine"}))
+    edited = AutomationCore.model_validate({**core, "description": "edited", "enabled": False})
+    client.update_automation(ours.id, edited)
+    again = by_name(apply(FOLDER, {**environment, "POORWILL_NOTIFY_WEBHOOK_SECRET": SECRET + "2"}))
+    assert [name for name, what in again.items() if what == "updated"] == ["poorwill-webhook/notify", "a run failed"]
+    (ours,) = client.read_automations_by_name("Poorwill: a run failed")
+    assert not ours.enabled and ours.description == "A run of a flow of Poorwill failed or crashed."
+    (mine,) = client.read_automations_by_name("Mine")
+    assert mine.description == ours.description and mine.enabled
+
+
+def test_what_operators_are_told(client: SyncPrefectClient, receiver: MessageReceiver) -> None:
+    """A run that failed, one that succeeded of a flow that was asked about, and each event of ours: by the server's own
+    notification, and as a run of `deliver` that will sign the same. What failed to be delivered starts no circle."""
+    delivering, hibernating = deploy(deliver, pool=POOL), deploy(hibernate, pool=POOL)
+    before = deliveries(client, delivering, (), 0)
+    apply(FOLDER, everything(receiver))
+    ended(client, delivering, Failed(message="SourceUnavailable: it was not taken"), webhook="notify")
+    lost = ended(client, hibernating, Failed(message=LONG))
+    silent = ended(client, hibernating, Crashed())
+    kept = ended(client, hibernating, Completed())
+    tell(STILL_BILLING, "machine", "trainer", "vast 123 is still billing; destroy it by hand")
+    tell(VERIFICATION_FAILED, "snapshot", "trainer.20260102T030405Z-0000abcd", "part 3 is damaged")
+    for _ in range(3):
+        tell(WEBHOOK_UNDELIVERED, "webhook", "webhooks", "the end of run 7 was not delivered")
+    unready(client)
+    messages = [(message.path.partition("?")[0], json.loads(message.body)) for message in receiver.wait(8)]
+    assert {body["title"]: body["message"].splitlines()[0] for path, body in messages if path == "/apprise"} == {
+        f"Poorwill: {lost.name} failed": f"Failed: {LONG[:1997]}...",
+        f"Poorwill: {silent.name} failed": "Crashed: no message",
+        f"Poorwill: {kept.name} is done": str(client.api_url).replace("/api/", f"/runs/flow-run/{kept.id}"),
+        "Poorwill: trainer is still billing": "vast 123 is still billing; destroy it by hand",
+        "Poorwill: snapshot trainer.20260102T030405Z-0000abcd cannot be read": "part 3 is damaged",
+        "Poorwill: a webhook was not delivered": "the end of run 7 was not delivered",
+        f"Poorwill: no worker of pool {POOL} answers": f"Runs of pool {POOL} wait until a worker is started: prefect "
+        f"worker start --pool {POOL}",
+    }
+    (unsigned,) = [body for path, body in messages if path == "/ops"]
+    assert unsigned["event"] == "prefect.work-pool.not-ready" and POOL in unsigned["about"]
+    signed = [run.parameters for run in deliveries(client, delivering, before, 7)]
+    notices = [given["notice"] for given in signed if "notice" in given]
+    assert {given["webhook"] for given in signed} == {"notify"} and len({notice["id"] for notice in notices}) == 6
+    assert sorted((notice["event"], notice["message"]) for notice in notices) == [
+        ("poorwill.machine.still-billing", "vast 123 is still billing; destroy it by hand"),
+        ("poorwill.snapshot.verification-failed", "part 3 is damaged"),
+        ("poorwill.webhook.undelivered", "the end of run 7 was not delivered"),
+        ("prefect.flow-run.Completed", f"{kept.name} is done"),
+        ("prefect.flow-run.Crashed", "no message"),
+        ("prefect.flow-run.Failed", f"{LONG[:1997]}..."),
+    ]
+    for notice in notices:
+        Notice.model_validate(notice)
+
+
+def unready(client: SyncPrefectClient) -> None:
+    """What the server says two minutes after the last sign of a pool's last worker."""
+    pool = client.read_work_pool(POOL)
+    resource = {
+        "prefect.resource.id": f"prefect.work-pool.{pool.id}",
+        "prefect.resource.name": POOL,
+        "prefect.work-pool.type": "gpu",
+    }
+    emit_event("prefect.work-pool.not-ready", resource=resource)
+
+
+def test_each_end_of_generate_is_delivered(client: SyncPrefectClient) -> None:
+    """However the run was created, and also if no worker ever had it: one run of `deliver` each, with the run's id."""
+    delivering, generating = deploy(deliver, pool=POOL), deploy(generate, pool=POOL)
+    before = deliveries(client, delivering, (), 0)
+    apply(FOLDER, {"POORWILL_WEBHOOK_SECRET": SECRET})
+    given = {"image_url": "data:,", "prompt": "", "webhook_url": "https://example.com/"}
+    runs = [ended(client, generating, state, **given) for state in (Completed(), Failed(), Crashed(), Cancelled())]
+    found = [run.parameters for run in deliveries(client, delivering, before, len(runs))]
+    assert sorted(each["run"] for each in found) == sorted(str(run.id) for run in runs)
+    assert {tuple(each) for each in found} == {("run",)}
+
+
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        ({"POORWILL_NOTIFY_WEBHOOK_URL": "https://example.com/"}, "set POORWILL_NOTIFY_WEBHOOK_SECRET too"),
+        ({"POORWILL_NOTIFY_EMAIL_TO": "a@example.com", "POORWILL_NOTIFY_SENDGRID_KEY": "k"}, "EMAIL_FROM too"),
+        ({"POORWILL_WEBHOOK_ALLOW": "10.0.0.0/8"}, "needs POORWILL_WEBHOOK_SECRET"),
+        ({"POORWILL_WEBHOOK_SECRET": "short"}, "POORWILL_WEBHOOK: secrets: .*16 characters"),
+        ({"POORWILL_WEBHOOK_SECRET": SECRET, "POORWILL_WEBHOOK_ALLOW": "localhost"}, "not a rule for addresses"),
+        ({"POORWILL_NOTIFY_TEAMS_URL": "https://example.com/"}, "POORWILL_NOTIFY_TEAMS_URL"),
+    ],
+)
+def test_variables_that_describe_no_block(environment: dict[str, str], why: str) -> None:
+    """One line that names the variable and not its value."""
+    with pytest.raises(UsageError, match=why) as caught:
+        described(environment)
+    assert not [value for value in environment.values() if len(value) > 9 and value in caught.value.message]
+
+
+def test_a_file_with_the_users_secret(tmp_path: Path) -> None:
+    """What `make up` made once is used with the addresses that are allowed, and left alone without any."""
+    file = tmp_path / "secret"
+    file.write_text(f"{SECRET}\n")
+    only = {"POORWILL_WEBHOOK_SECRET_FILE": str(file)}
+    block: Any = described({**only, "POORWILL_WEBHOOK_ALLOW": "127.0.0.1:8000"})["poorwill-webhook/webhooks"]
+    assert [secret.get_secret_value() for secret in block.secrets] == [SECRET] and block.allow == ["127.0.0.1:8000"]
+    assert described(only) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("automations: [", "a.yaml cannot be read"),
+        ("- name: x", "expected automations"),
+        ("automations: [{trigger: {}}]", "expected automations"),
+        ("automations: [{name: x, trigger: {expect: [a]}, actions: [{type: fly}]}]", "automation 'x', actions.0"),
+    ],
+)
+def test_files_that_are_none(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UsageError, match=why):
+        read(tmp_path / "a.yaml", {}.get)
+
+
+def test_placeholders(tmp_path: Path) -> None:
+    """A value is a text, whatever it holds; in a list it may be several; what lacks one is left out, and says so."""
+    (tmp_path / "a.yaml").write_text(
+        "automations:\n"
+        "  - name: one\n"
+        "    trigger: {expect: ['${EVENTS}'], posture: Reactive}\n"
+        "    actions: [{type: do-nothing}, {type: run-deployment, deployment_id: '${deployment:a/b}'}]\n"
+        "  - {name: two, description: '${UNSET}', trigger: {expect: [a], posture: Reactive}, actions: []}\n"
+    )
+    one, two = read(tmp_path / "a.yaml", {"EVENTS": "a.b, '}: {{ x }}"}.get)
+    assert one.core is not None and one.core.trigger.expect == {"a.b", "'}: {{ x }}"}  # type: ignore[union-attr]
+    assert [action.type for action in one.core.actions] == ["do-nothing"]
+    assert two.core is None and two.missing == ("UNSET",)
