@@ -45,7 +45,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m deployments.demo $(if $(KEEP),--keep)
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -53,8 +53,8 @@ def local_store(tmp_path: Path) -> LocalStore:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """Started once: it takes several seconds. Whoever kills it starts it again."""
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server, server.settings():
+    """Started once, with its web pages: it takes several seconds. Whoever kills it starts it again."""
+    with PrefectServer(tmp_path_factory.mktemp("prefect"), ui=True) as server, server.settings():
         yield server
 
 

@@ -1,4 +1,4 @@
-"""How `pytest -n 2` shares the tests out: file by file, for their fixtures, and what takes longest first."""
+"""How `pytest -n 3` shares the tests out: file by file, for their fixtures, and what takes longest first."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from xdist.scheduler import LoadFileScheduling
 TOGETHER = {
     # A Prefect server each, and torch, which takes seconds to import, in one process only.
     "generate": ("tests/flows/test_generate.py", "tests/worker/", "tests/media/pipelines/"),
-    "prefect": (
-        "tests/flows/",
-        "tests/demo/test_prefect_server.py",
-        "tests/demo/test_automations.py",
-        "tests/cli/test_server_commands.py",
+    "prefect": ("tests/flows/", "tests/demo/test_prefect_server.py"),
+    "gateway": (
         "tests/api/",
+        "tests/cli/test_server_commands.py",
+        "tests/demo/test_automations.py",
+        "tests/demo/test_ui.py",
     ),
 }
 LONGEST_FIRST = (
     *TOGETHER["generate"],
     *TOGETHER["prefect"],
+    *TOGETHER["gateway"],
     "tests/demo/",
     "tests/cli/",
     "tests/faults/",

@@ -4,53 +4,51 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Response, expect
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
 from deployments.gpu_pool import create_pool, deploy
 from deployments.prefect_server import PrefectServer
 from deployments.worker_process import GpuWorkerProcess
+from flows.hibernate import hibernate
 from poorwill.snapshot import limits
 from tests import browser
 from tests.flow_world import World
+from tests.worker.rig import until
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """With its web pages, which the server of the other tests does not serve."""
-    browser.chromium()
-    with PrefectServer(tmp_path_factory.mktemp("prefect-ui"), ui=True) as started, started.settings():
-        yield started
+POOL = "ui"
 
 
 @pytest.mark.timeout(240)
-def test_hibernating_by_the_run_form(server: PrefectServer, tmp_path: Path) -> None:
+def test_hibernating_by_the_run_form(prefect_server: PrefectServer, tmp_path: Path) -> None:
     """A person fills in the form of the deployment, with its descriptions, and presses Submit: the run is shown with
     all its parts, its report is one click away, and the machine sleeps."""
-    from flows.hibernate import hibernate
-
-    world = World(server, tmp_path, "trainer")
+    browser.chromium()
+    world = World(prefect_server, tmp_path, "trainer")
     world.machine(_make_full)
-    create_pool()
-    deployment = deploy(hibernate)
-    environment = {**server.env(), "POORWILL_GPUS": "none", "POORWILL_CONTROL_SLOTS": "1"}
-    with GpuWorkerProcess(tmp_path, environment), browser.page(tmp_path / "profile") as page:
-        page.goto(f"{server.ui_url}/deployments/deployment/{deployment}/run")
+    create_pool(POOL)
+    deployment = deploy(hibernate, pool=POOL)
+    environment = {**prefect_server.env(), "POORWILL_GPUS": "none", "POORWILL_CONTROL_SLOTS": "1"}
+    with GpuWorkerProcess(tmp_path, environment, pool=POOL), browser.page(tmp_path / "profile") as page:
+        page.goto(f"{prefect_server.ui_url}/deployments/deployment/{deployment}/run")
         expect(page.get_by_text("What to keep: a directory on the machine.")).to_be_visible()
         _fill(page, "machine", world.name)
         _fill(page, "store", world.store_name)
         browser.picture(page, "hibernate-form")
         page.get_by_role("button", name="Submit").click()
 
+        graphs: list[Response] = []
+        page.on("response", lambda answer: graphs.append(answer) if "/graph-v2" in answer.url else None)
         page.get_by_role("link", name=re.compile("View run|hibernate-trainer")).first.click()
+        until(lambda: _is_over(deployment), "the end of the run")
+        page.reload()  # it would look for another state by itself, once in half a minute
         expect(page.get_by_text("Completed").first).to_be_visible()
-        with page.expect_response(re.compile("/graph-v2")) as drawn:
-            page.reload()
-        nodes = [node["label"] for _, node in drawn.value.json()["nodes"]]
-        assert sum(label.startswith("pack_part") for label in nodes) == limits.PARTS
+        until(lambda: _parts_drawn(page, graphs) == limits.PARTS, "a graph with all parts")
         browser.picture(page, "hibernate-run")
 
         page.get_by_text("Artifacts", exact=True).first.click()
@@ -67,6 +65,21 @@ def _make_full(workspace: Path) -> None:
     with open(workspace / "weights.bin", "wb") as file:
         for number in range((limits.FULL_BYTES_MIN >> 20) + 8):
             file.write(number.to_bytes(8, "little") + chunk[8:])
+
+
+def _is_over(deployment: UUID) -> bool:
+    """Of its only run."""
+    only = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(deployment_filter=only)
+    return run.state is not None and run.state.is_final()
+
+
+def _parts_drawn(page: Page, graphs: list[Response]) -> int:
+    """In the newest graph that the page was given."""
+    page.wait_for_timeout(100)  # in which the page goes on
+    nodes = graphs[-1].json()["nodes"] if graphs and graphs[-1].ok else []
+    return sum(node["label"].startswith("pack_part") for _, node in nodes)
 
 
 def _fill(page: Page, parameter: str, value: str) -> None:
