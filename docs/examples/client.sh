@@ -2,7 +2,7 @@
 # A client of the HTTP API, in curl: makes a video, then takes a machine through its whole life.
 #
 #   POORWILL_URL    the gateway, default http://127.0.0.1:8000
-#   POORWILL_TOKEN  one of its tokens
+#   POORWILL_TOKEN  one of its tokens; of the local stack: $(cut -d: -f2 ~/.poorwill/stack/api-tokens)
 #   IMAGE_URL       the picture to begin with; without it a small one is sent along
 #   SSH_HOST SSH_PORT SSH_USER WORKSPACE   a machine that lets the worker's SSH key in; without SSH_HOST only the
 #                   video is made. A second one to restore to: RESTORE_PORT, RESTORE_WORKSPACE (default: the same).
