@@ -66,7 +66,10 @@ def register(client: SyncPrefectClient, environment: Mapping[str, str], say: Cal
     is not the one configured. UsageError for settings that contradict each other, and what Prefect's client raises."""
     for kind in _OFFERED:
         kind.register_type_and_schema()
-    for wanted in _wanted(environment):
+    foreign = _has_other_keys(client, environment)
+    if foreign:
+        say(f"! the block {KEYS} has other keys than the environment: it is left as it is, change it in Prefect's UI")
+    for wanted in _wanted(environment, with_ec2=not foreign):
         # A second store of that name, of another type, would make the name ambiguous.
         kinds = STORES if wanted.kind in STORES else (wanted.kind,)
         if not any(_exists(client, kind, wanted.name) for kind in kinds):
@@ -84,14 +87,21 @@ def _exists(client: SyncPrefectClient, kind: type[Block], name: str) -> bool:
     return True
 
 
-def _wanted(environment: Mapping[str, str]) -> Iterator[Wanted]:
+def _has_other_keys(client: SyncPrefectClient, environment: Mapping[str, str]) -> bool:
+    """Whether the keys that blocks are made with are not those of the environment: they may be for another service."""
+    if not _has_keys(environment) or not _exists(client, AwsCredentials, KEYS):
+        return False
+    return bool(AwsCredentials.load(KEYS).aws_access_key_id != environment["AWS_ACCESS_KEY_ID"])
+
+
+def _wanted(environment: Mapping[str, str], with_ec2: bool) -> Iterator[Wanted]:
     yield Wanted(blocks.OwnMachines, "own", blocks.OwnMachines)
     if directory := environment.get("POORWILL_LOCAL_MACHINES"):
         yield Wanted(blocks.LocalProvider, "local", lambda: blocks.LocalProvider(root=directory))
     if key := environment.get("VAST_API_KEY"):
         yield Wanted(blocks.VastProvider, "vast", lambda: blocks.VastProvider(api_key=SecretStr(key)))
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    if _has_keys(environment) and region and _endpoint(environment) is None:
+    if with_ec2 and _has_keys(environment) and region and _endpoint(environment) is None:
         yield Wanted(AwsCredentials, KEYS, lambda: _keys(environment))
         yield Wanted(
             blocks.Ec2Provider, "ec2", lambda: blocks.Ec2Provider(credentials=AwsCredentials.load(KEYS), region=region)

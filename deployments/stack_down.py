@@ -11,6 +11,7 @@ from pathlib import Path
 from deployments import stack_parts
 from deployments.daemon import Daemon
 from deployments.stack_settings import DRAIN_TIMEOUT_S
+from poorwill.errors import Refused
 
 STOP_TIMEOUT_S = 15.0
 GIVE_BACK_S = 30.0
@@ -21,7 +22,9 @@ QUIET_S = 5.0
 ORDER = ("api", "worker", "prefect", "s3")
 """Nothing new comes in, runs end, and only then goes what they need."""
 KEPT = ("run", "logs", "prefect", "s3", "machines", "model", "state", "scratch")
-FILES = ("stack.json", "api-tokens", "prefect-auth", "s3-keys.json", "webhook-secret")
+FILES = ("stack.json", "api-tokens", "prefect-auth", "webhook-secret")
+MARK = "s3-keys.json"
+"""What `up` writes first, and `purge` removes last."""
 Say = Callable[[str], None]
 
 
@@ -37,13 +40,17 @@ def down(folder: Path, *, now: bool, say: Say) -> None:
 
 
 def purge(folder: Path, say: Say) -> None:
-    """Remove what the stack keeps in the folder, and the folder if that was all."""
+    """Remove what the stack keeps in the folder, and the folder if that was all. Refused if no stack was there: the
+    folder's name comes from the environment, and the names in it are those of many a home."""
+    if not (folder / MARK).is_file() and any((folder / name).exists() for name in KEPT):
+        raise Refused(f"{folder} is not the folder of a stack (it has no {MARK}): nothing was removed")
     for name in KEPT:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
     for draft in folder.glob(".model-*"):
         shutil.rmtree(draft, ignore_errors=True)
+    (folder / MARK).unlink(missing_ok=True)
     try:
         folder.rmdir()
         say(f"{folder} was removed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -110,7 +111,8 @@ def _register(settings: StackSettings, model: _StandIn) -> subprocess.Popen[str]
         **stack_parts.store_settings(settings),
         **model.settings(),
         "POORWILL_LOCAL_MACHINES": str(settings.folder / "machines"),
-        "POORWILL_WEBHOOK_SECRET_FILE": str(settings.webhook_secret_file),
+        "POORWILL_WEBHOOK_SECRET_FILE": settings.environment.get("POORWILL_WEBHOOK_SECRET_FILE", "").strip()
+        or str(settings.webhook_secret_file),
         "PREFECT_LOGGING_LEVEL": "WARNING",
     }
     if own := settings.environment.get("POORWILL_AUTOMATIONS", "").strip():
@@ -145,7 +147,8 @@ class _StandIn:
 
     def __init__(self, settings: StackSettings) -> None:
         self.folder = settings.folder / "model"
-        self.wanted = not settings.environment.get("POORWILL_MODEL_PIPELINE")
+        can_generate = importlib.util.find_spec("diffusers") is not None
+        self.wanted = can_generate and not settings.environment.get("POORWILL_MODEL_PIPELINE")
         self._building: subprocess.Popen[bytes] | None = None
         self._draft: Path | None = None
 

@@ -29,7 +29,7 @@ from blocks.lookup import bare, machine_block, store_block
 from blocks.machines import Machine
 from flows import own_runs
 from flows.slots import held_machines
-from poorwill.control import catalog
+from flows.waking import latest_of
 from poorwill.errors import NotFound, Refused
 
 WAKE = "wake/poorwill"
@@ -140,7 +140,7 @@ def obstacle(name: str, block: Machine, held: set[str]) -> str:
 
 def _wake(client: SyncPrefectClient, request: Request, name: str, block: Machine) -> tuple[str, FlowRun | None]:
     with closing(store_block(request.store).open()) as store:
-        snapshot = catalog.latest(store, block.name)
+        snapshot = latest_of(store, block.name, block)
         if snapshot is None:
             raise NotFound(f"{store.describe()} holds no snapshot of machine {block.name}: nothing can be woken")
     tags = [TAG, f"{TAG}:{name}"]

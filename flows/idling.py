@@ -21,7 +21,7 @@ from flows.slots import held_machines
 from poorwill.control import idleness
 from poorwill.control.costs import summed
 from poorwill.control.idleness import Limits, Observation, Verdict, Watch
-from poorwill.errors import PoorwillError, UsageError, from_wire
+from poorwill.errors import PoorwillError, Refused, UsageError, from_wire
 from poorwill.snapshot import durations
 from tasks import idle_watch
 from tasks.ask_activity import ask_activity
@@ -69,6 +69,7 @@ class Row:
     due: bool = False
     run: str = ""
     error: str = ""
+    kept_elsewhere: str | None = None  # the directory that its newest snapshot is of, if not the one to be kept
 
     def cells(self) -> dict[str, Any]:
         """For a table."""
@@ -167,6 +168,7 @@ def _see_to(name: str, block: Machine, answer: Any, request: Request) -> Row:
             state="active" if verdict.active else "idle",
             why=verdict.why,
             price_per_hour=answer["price_per_hour"],
+            kept_elsewhere=answer["kept_elsewhere"],
             idle_s=verdict.idle_s,
         )
     else:
@@ -213,7 +215,15 @@ def _ended(run: FlowRun) -> str:
 
 
 def _hibernate(row: Row, watch: Watch, request: Request) -> tuple[Row, Watch]:
-    """Start it, as a run of its own. Two autosleeps read the same time since when it is idle, and so start one run."""
+    """Start it, as a run of its own. Two autosleeps read the same time since when it is idle, and so start one run.
+
+    Refused where that would keep another directory than the machine's newest snapshot did, and lose the one that did.
+    """
+    if row.kept_elsewhere is not None:
+        raise Refused(
+            f"its newest snapshot is of {row.kept_elsewhere}, and {request.workspace} would be kept: run autosleep for "
+            "it by itself, with machine= and workspace=, or hibernate it once by hand"
+        )
     if request.dry_run:
         return replace(row, done="nothing, as this is a dry run: it would be hibernated"), watch
     run = own_runs.start(

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled
@@ -39,9 +40,10 @@ def find(run: str) -> FlowRun | None:
 
 
 def withdraw(run: FlowRun, why: str) -> bool:
-    """Cancel a run that no worker has begun. False if one has: then it is left alone."""
+    """Cancel a run that no worker has begun. False if one has: one that begins just now is cancelled, and may do its
+    work all the same."""
     if run.state is None or not run.state.is_scheduled():
         return False
     with get_client(sync_client=True) as client:
-        client.set_flow_run_state(run.id, Cancelled(message=why))
-    return True
+        answer = client.set_flow_run_state(run.id, Cancelled(message=why))
+        return answer.status == SetStateStatus.ACCEPT and client.read_flow_run(run.id).run_count == 0

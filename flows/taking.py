@@ -94,7 +94,8 @@ def take(request: Request) -> dict[str, Any]:
     )  # fmt: skip
     with machine_slot(block.name):
         try:
-            block = machine_block(request.machine)
+            block = machine_block(request.machine)  # another run may have changed it meanwhile
+            request.check(block)
             request.check_instance(block)
             return _take(request, block)
         finally:

@@ -9,6 +9,7 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from blocks.lookup import bare, block_name_of, machine_block, machine_if_any
+from blocks.machines import Machine
 from blocks.providers import AnyProvider, LocalProvider
 from flows.slots import machine_slot
 from flows.stages import OPENINGS_MAX, Stages, each
@@ -68,7 +69,7 @@ class Target:
 def resolve(store: Store, snapshot: str, machine: str | None, provider: str | None) -> Target:
     """Find snapshot and machine; nothing is created. UsageError, NotFound, Unsupported."""
     block = machine_block(machine) if machine is not None else None
-    snapshot_id = snapshot_id_of(store, snapshot, block.name if block is not None else None)
+    snapshot_id = snapshot_id_of(store, snapshot, block.name if block is not None else None, block)
     metadata = catalog.find(store, snapshot_id)
     name = bare(machine) if machine is not None else block_name_of(metadata["machine"])
     awake = block is not None and block.status == "awake" and bool(block.instance)
@@ -86,18 +87,38 @@ def resolve_as(metadata: Document, name: str, machine: str, provider: str | None
     return Target(str(metadata["snapshot_id"]), metadata, name, machine, "", source)
 
 
-def snapshot_id_of(store: Store, snapshot: str, machine: str | None) -> str:
-    """From what a user writes: an id, `latest`, or `latest:` and a machine's name. UsageError, NotFound."""
+def snapshot_id_of(store: Store, snapshot: str, machine: str | None, block: Machine | None = None) -> str:
+    """From what a user writes: an id, `latest`, or `latest:` and a machine's name. UsageError, NotFound.
+
+    machine: the name its snapshots are kept under; block: its block, if that was read already.
+    """
     word, _, named = snapshot.partition(":")
     if word != "latest":
         return ids.checked_snapshot_id(snapshot)
     owner = named or machine
     if owner is None:
         raise UsageError("snapshot='latest' needs a machine: give machine=, or write latest:<machine>")
-    found = catalog.latest(store, ids.checked_machine_name(owner))
+    if block is None or block.name != owner:
+        block = machine_if_any(block_name_of(ids.checked_machine_name(owner)))
+    found = latest_of(store, owner, block)
     if found is None:
         raise NotFound(f"{store.describe()} holds no snapshot of machine {owner}")
     return found
+
+
+def latest_of(store: Store, owner: str, machine: Machine | None) -> str | None:
+    """The snapshot that the machine sleeps in, if its block names one that this store has; else the newest.
+
+    Ids tell when a snapshot was asked for: a hibernation that waited can be of a later state than what was asked for
+    after it and taken before.
+    """
+    if machine is not None and machine.name == owner and machine.status == "asleep" and machine.snapshot:
+        try:
+            catalog.read(store, owner, machine.snapshot)
+            return machine.snapshot
+        except NotFound:
+            pass  # of another store, or removed by hand
+    return catalog.latest(store, owner)
 
 
 def wake_target(request: Request, target: Target) -> dict[str, Any]:

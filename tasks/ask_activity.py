@@ -9,6 +9,7 @@ from prefect import task
 
 from blocks.lookup import machine_block
 from blocks.machines import Machine
+from poorwill.control import catalog
 from poorwill.errors import NotFound, PoorwillError
 from tasks import sessions
 from tasks.retries import policy
@@ -23,6 +24,8 @@ RETRIES = 1
 def ask_activity(run: str, machine: str, store: str, workspace: str, window_s: float) -> dict[str, Any]:
     """What the engine tells of the machine (`told`), and its `price_per_hour`, None where nobody knows it.
 
+    `kept_elsewhere` is the directory that the machine's newest snapshot is of, if it is another one than `workspace`.
+
     The session is closed afterwards: an engine that stays would be one more thing that runs there.
 
     Args:
@@ -36,9 +39,23 @@ def ask_activity(run: str, machine: str, store: str, workspace: str, window_s: f
     try:
         live = sessions.reach(run, machine, store, workspace)
         told = live.session.request("activity", deadline_s=DEADLINE_S, window_s=window_s)
-        return {"told": told, "instance": live.instance, "price_per_hour": price}
+        elsewhere = _kept_elsewhere(live, workspace)
+        return {"told": told, "instance": live.instance, "price_per_hour": price, "kept_elsewhere": elsewhere}
     finally:
         sessions.close(run)
+
+
+def _kept_elsewhere(live: sessions.Live, workspace: str) -> str | None:
+    newest = catalog.latest(live.store, live.machine)
+    if newest is None:
+        return None
+    try:
+        kept = str(catalog.read(live.store, live.machine, newest)["workspace"])
+    except NotFound:
+        return None  # removed since it was listed
+    # A machine that is a directory of this host has that before all of its paths, and another one after each wake.
+    same = kept == workspace if live.workspace == workspace else kept.endswith(workspace)
+    return None if same else kept
 
 
 def _price_per_hour(machine: str, block: Machine) -> float | None:

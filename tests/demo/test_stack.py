@@ -190,6 +190,14 @@ def test_the_network_needs_a_password(stack: Stack) -> None:
     assert done.returncode == 2 and "set POORWILL_PASSWORD too" in done.stdout
 
 
+def test_what_is_no_stack_is_not_purged(stack: Stack) -> None:
+    """The folder comes from the environment, and `logs` and `machines` are names that others use too."""
+    (stack.folder / "logs").mkdir(parents=True)
+    done = stack.run("down", "--purge", "--yes")
+    assert done.returncode == 6 and "is not the folder of a stack" in done.stdout
+    assert (stack.folder / "logs").is_dir()
+
+
 def test_a_reused_pid_is_not_ours(tmp_path: Path) -> None:
     """A process that has the number of ours, and began at another time, is neither reported nor ended."""
     sleeper = Daemon(tmp_path, "sleeper", ["/bin/sleep", "60"], {"A": "1"}, "127.0.0.1:1")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,12 +26,14 @@ from flows.autosleep import autosleep
 from flows.hibernate import hibernate
 from flows.idling import Request, left_alone
 from flows.slots import machine_slot
+from poorwill.control import deletion
 from poorwill.control.idleness import Limits, Watch
 from poorwill.errors import NotFound, Refused
 from poorwill.providers.base import Wish
 from tasks import idle_watch
 from tests.flow_world import World
 from tests.flows.test_machines import newest
+from tests.runs import take
 
 ALL, NONE = 10**6, 0
 WIDE = {
@@ -193,6 +196,23 @@ def test_all_machines_at_once(world: World) -> None:
     assert {name: row["state"] for name, row in rows.items()} == {world.name: "held", "slow": "idle"}
     assert rows["slow"]["idle_after_s"] == 7200 and result["idle"] == []
     blocks.Machine.delete("slow")
+
+
+def test_what_is_kept_is_what_was_kept_before(world: World, tmp_path: Path) -> None:
+    """A machine whose newest snapshot is of another directory is not hibernated, which would destroy that one; once it
+    is told by itself, with its directory, it is."""
+    (tmp_path / "elsewhere").mkdir()
+    taken = take(world.store, tmp_path / "elsewhere", machine=world.name)
+    try:
+        for dry_run in (True, False):
+            with pytest.raises(Refused, match=r"snapshot is of .*/elsewhere, and /workspace would be kept"):
+                sleep(world, idle="0s", dry_run=dry_run)
+        assert not hibernations(world)
+        workspace = world.workspace(world.block().instance)
+        (workspace.parent / "elsewhere").mkdir()
+        assert sleep(world, idle="0s", workspace="/elsewhere")["run"]
+    finally:
+        deletion.delete(world.store, taken.id, threads=1)
 
 
 def test_a_hibernation_of_another_instance(world: World) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,20 @@ from prefect.exceptions import ParameterTypeError
 from pydantic import SecretStr
 
 import blocks
+from blocks.lookup import save_machine
 from deployments.s3server import S3Server
 from deployments.tree_listing import differences, list_tree
 from flows.hibernate import hibernate
 from flows.slots import machine_slot
 from flows.snapshot import snapshot
 from flows.wake import wake
+from flows.waking import snapshot_id_of
 from poorwill.control import intents, provisioning
 from poorwill.control.provisioning import Clock
 from poorwill.errors import Corrupt, EngineFailed, NotFound, PoorwillError, Refused, UsageError
 from tests.flow_world import SNAPSHOT_ID, World
+from tests.runs import take
+from tests.worker.rig import until
 from tests.workspaces import SET_ID, SKIPPED, aged, make_everything, noise, safetensors
 
 MIB = 1 << 20
@@ -213,6 +219,36 @@ def test_a_machine_of_another_interrupted_wake_is_named(world: World) -> None:
     with pytest.raises(Refused, match=intent.label):
         wake("latest", world.store_name, machine=world.name)
     assert world.provider.exists(left.id)
+
+
+def test_latest_is_what_the_machine_sleeps_in(world: World, tmp_path: Path) -> None:
+    """Also where another snapshot was asked for later, and taken before: ids tell when a snapshot was asked for."""
+    (tmp_path / "state").mkdir()
+    early, late = (take(world.store, tmp_path / "state", f"2026010{day}T000000Z-00000001", machine=world.name).id
+                   for day in (2, 3))  # fmt: skip
+    asleep = blocks.Machine(provider=blocks.OwnMachines(), status="asleep", snapshot=early, name=world.name)
+    for block, found in (
+        (asleep, early),
+        (asleep.model_copy(update={"snapshot": "20260109T000000Z-00000001"}), late),  # of another store
+        (asleep.model_copy(update={"status": "awake"}), late),
+    ):
+        assert snapshot_id_of(world.store, "latest", world.name, block) == found
+    assert snapshot_id_of(world.store, f"latest:{world.name}", None) == late
+
+
+def test_a_hibernation_that_waited_looks_again(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A machine that a wake began to fill while a hibernation waited for it is not put to sleep half full."""
+    world.machine(small)
+    block = world.block()
+    with ThreadPoolExecutor(1) as threads:
+        with machine_slot(world.name):
+            waits = threads.submit(contextvars.copy_context().run, lambda: hibernate(**world.hibernation()))
+            until(lambda: "if this run is cut off" in caplog.text, "a hibernation that is about to wait")
+            block.status = "waking"
+            save_machine(world.name, block)
+        with pytest.raises(Refused, match="is being woken"):
+            waits.result(60)
+    assert world.provider.exists(block.instance) and world.keys("") == []
 
 
 def test_one_at_a_time(world: World) -> None:
