@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import UUID
 
+import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.states import Running
@@ -32,6 +33,8 @@ from flows.generate import generate
 
 STATUS_PER_S, RUN_PER_S = 50.0, 10.0
 QUEUED, RUNNING, HOT = 300, 8, 40
+DIGEST_TIMEOUT_S, DIGEST_WINDOW_S, RESTING = 60.0, 6.0, 0.05
+"""Longer than the server gathers events for; and what share of a core it takes at rest."""
 LOAD_MARGIN_S = 60.0
 KINDS = ("queued", "queued", "queued hot", "running", "running", "done hot", "done hot", "done", "done", "done")
 """Of each ten requests for a status: `done` asks for a run that nobody has asked for before."""
@@ -55,6 +58,7 @@ class Rig:
     """A gateway over a Prefect server with a past."""
 
     client: SyncPrefectClient
+    server: PrefectServer
     process: subprocess.Popen[bytes]
     port: int
     token: str
@@ -113,6 +117,7 @@ def on_database(folder: Path, database_url: str | None, counts: Counts) -> OnDat
     say(f"gateway, {name}: starting servers, {counts.past_runs} past runs")
     with rig(folder, database_url, counts.past_runs) as built:
         _warm(built)
+        _until_digested(built.server)
         status = _at_rate(built, counts.seconds, statuses=True)[0]
         say(f"gateway, {name}: /status {_told(status)}")
         run = _at_rate(built, counts.seconds, runs=True)[1]
@@ -131,6 +136,19 @@ def _warm(built: Rig) -> None:
     paths = [f"/status?id={run}" for run in (built.queued[0], built.running[0], built.done[0])]
     asks = [*(Ask(None, "GET", path) for path in (*paths, "/ready")), _creation(0)]
     built.load(asks, LOAD_MARGIN_S)
+
+
+def _until_digested(server: PrefectServer) -> None:
+    """Until the server has written the events of the runs that were made for it, which it gathers for seconds: what is
+    measured begins with a past, and with nothing else going on. CommandFailed if it does not come to rest."""
+    process = psutil.Process(server.pid)
+    ends_s = time.monotonic() + DIGEST_TIMEOUT_S
+    while time.monotonic() < ends_s:
+        before_s = sum(process.cpu_times()[:2])
+        time.sleep(DIGEST_WINDOW_S)
+        if sum(process.cpu_times()[:2]) - before_s < RESTING * DIGEST_WINDOW_S:
+            return
+    raise CommandFailed(f"Prefect's server was not at rest {DIGEST_TIMEOUT_S:.0f} s after its runs were made")
 
 
 def _creation(number: float) -> Ask:
@@ -196,7 +214,7 @@ def rig(folder: Path, database_url: str | None, past_runs: int) -> Iterator[Rig]
         settings = {**server.env(), "POORWILL_API_TOKENS": f"bench:{token}", "POORWILL_API_QUEUE_MAX": "100000",
                     "POORWILL_API_RATE_PER_S": "100000", "POORWILL_API_RATE_BURST": "100000"}  # fmt: skip
         process, port = running.enter_context(gateway_process(folder, settings))
-        yield Rig(client, process, port, token, queued, working, done)
+        yield Rig(client, server, process, port, token, queued, working, done)
 
 
 def _working(client: SyncPrefectClient, deployment: UUID) -> UUID:

@@ -49,7 +49,8 @@ class PrefectServer:
     `directory` holds its database, its log `server.log` and what Prefect keeps at home; the same directory
     gives the same runs and blocks again, also after `restart()` and `kill()`. The port stays the same once
     started. `ui`: also serve the web pages. `services`: run the scheduler and the other loops of a full server, and
-    know the block types of all of Prefect's collections. `database_url`: another database than SQLite's, as
+    know the block types of all of Prefect's collections. `events_at_once`: events can be read half a second after they
+    were told, and not after five, for which a database pays. `database_url`: another database than SQLite's, as
     SQLAlchemy names it (`postgresql+asyncpg://...`).
     """
 
@@ -60,6 +61,7 @@ class PrefectServer:
         port: int | None = None,
         ui: bool = False,
         services: bool = False,
+        events_at_once: bool = False,
         database_url: str | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
@@ -67,7 +69,7 @@ class PrefectServer:
         self.log_path = self.directory / "server.log"
         self._port = port
         self._ui = ui
-        self._services = services
+        self._services, self._events_at_once = services, events_at_once
         self.database_url = database_url or f"sqlite+aiosqlite:///{self.directory / 'prefect.db'}"
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -202,7 +204,7 @@ class PrefectServer:
             # The block types of all of Prefect's collections: ten of fifteen seconds. Saving a block registers its own.
             settings["API_BLOCKS_REGISTER_ON_START"] = "false"
             settings.update({f"SERVER_SERVICES_{name}_ENABLED": "false" for name in _SERVICES_OFF})
-            # Events can be read once they are flushed: each 5 s by default, for a database under load.
+        if self._events_at_once:
             settings["SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL"] = "0.5"
         return {**kept, **{f"PREFECT_{name}": value for name, value in settings.items()}, "DO_NOT_TRACK": "1"}
 

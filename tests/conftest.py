@@ -54,7 +54,7 @@ def local_store(tmp_path: Path) -> LocalStore:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """Started once, with its web pages: it takes several seconds. Whoever kills it starts it again."""
-    with PrefectServer(tmp_path_factory.mktemp("prefect"), ui=True) as server, server.settings():
+    with PrefectServer(tmp_path_factory.mktemp("prefect"), ui=True, events_at_once=True) as server, server.settings():
         yield server
 
 
