@@ -37,7 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with gateway(chosen) as opened:
             app.state.gateway = opened
-            # What was imported stays: looking through it again and again would stop all requests for a third of a second.
+            # What was imported stays; looking through it again would stop every request for a third of a second.
             gc.collect()
             gc.freeze()
             yield
