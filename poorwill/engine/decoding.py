@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import blake3
 
-from poorwill.codecs import registry
 from poorwill.engine.buffers import new_buffer
 from poorwill.engine.pool import Bench
 from poorwill.errors import Corrupt
@@ -53,7 +52,7 @@ def decode_checked(bench: Bench, chunks: Chunks, row: int, stored: memoryview, k
             raise Corrupt(f"{key}: a raw chunk with two different hashes in the manifest")
         return stored
     raw = raw_buffer(bench, int(chunks.raw[row]))
-    codec = bench.tool(f"codec-{codec_id}", lambda: registry.make(codec_id))
+    codec = bench.tool(f"codec-{codec_id}", lambda: bench.toolset.codec(codec_id))
     try:
         codec.decode(stored, raw)
     except Corrupt as error:

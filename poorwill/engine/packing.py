@@ -132,8 +132,8 @@ def _match_sources(sources: Array, adopted: list[Adopted], first_row: int) -> di
 class Packer:
     """Codes the chunks of a round. One per engine; codec threads come from `pool`."""
 
-    def __init__(self, pool: WorkPool, meter: Meter, policy: str) -> None:
-        self._pool, self._meter, self._policy = pool, meter, policy
+    def __init__(self, pool: WorkPool, meter: Meter, policy: str, *, portable: bool = False) -> None:
+        self._pool, self._meter, self._policy, self._portable = pool, meter, policy, portable
 
     def pack(self, round_: Round, number: int, open_sink: OpenSink, context: Context) -> dict[str, Any]:
         """Code and send part `number` of the round; may be called for many parts at once, and again after
@@ -173,7 +173,10 @@ class Packer:
         raw_buffer: memoryview = bench.tool("raw", lambda: new_buffer(limits.CHUNK_BYTES))
         out_buffer: memoryview = bench.tool("coded", lambda: new_buffer(limits.CHUNK_BYTES))
         reader: SourceReader = bench.tool("reader", SourceReader)
-        chooser: Chooser = bench.tool(f"chooser-{self._policy}", lambda: Chooser(self._policy))
+        policy, portable = self._policy, self._portable
+        chooser: Chooser = bench.tool(
+            f"chooser-{policy}-{portable}", lambda: bench.toolset.chooser(policy, portable=portable)
+        )
         size, torn = reader.read(round_.scan, round_.plan, chunk, raw_buffer)
         if torn:
             with round_.lock:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from poorwill.codecs.toolset import Toolset
 from poorwill.engine.context import Context
 
 Work = Callable[["Bench", Any], None]
@@ -20,7 +21,8 @@ Work = Callable[["Bench", Any], None]
 class Bench:
     """What one codec thread owns: scratch buffers and codecs, kept from chunk to chunk by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, toolset: Toolset | None = None) -> None:
+        self.toolset = toolset or Toolset()
         self.tools: dict[str, Any] = {}
 
     def tool(self, name: str, make: Callable[[], Any]) -> Any:
@@ -58,10 +60,10 @@ class Job:
 
 
 class WorkPool:
-    """`threads` daemon threads, started with the first job. Thread-safe."""
+    """`threads` daemon threads, started with the first job; each codes with what `toolset` makes. Thread-safe."""
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, toolset: Toolset | None = None) -> None:
+        self.threads, self.toolset = threads, toolset or Toolset()
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._started = self._closed = False
@@ -109,7 +111,7 @@ class WorkPool:
             job.stop(error)
 
     def _run(self) -> None:
-        bench = Bench()
+        bench = Bench(self.toolset)
         while True:
             with self._changed:
                 job = self._next()

@@ -50,7 +50,7 @@ class Taking:
         self._root = os.fsencode(settings.workspace)
         self._exclude = Globs(settings.exclude)
         self._meter = meter
-        self._packer = Packer(pool, meter, settings.codec)
+        self._packer = Packer(pool, meter, settings.codec, portable=settings.portable)
         self._round: Round | None = None
         self._before: Manifest | None = None
         self._rounds = 0

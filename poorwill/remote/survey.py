@@ -134,8 +134,8 @@ def look(shell: Shell, with_gpu: str, without: str, pythons: Sequence[str] = PYT
             return Survey(
                 shell.describe(), tuple(unique.values()), "gpu" in facts, "home" in facts, facts.get("installer", "")
             )
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        pass  # JSON has infinite numbers too
     raise HostUnfit(f"{shell.describe()}: what it answers is no answer ({said(done)}); does its login print or exit?")
 
 

@@ -225,7 +225,7 @@ def test_unreadable_files(tmp_path: Path, local_store: LocalStore) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(tmp_path: Path, local_store: LocalStore, signum: signal.Signals) -> None:
     """130, with how to go on; nothing is committed; going on works."""
-    workspace = aged(make_large(tmp_path / "w", 3))
+    workspace = aged(make_large(tmp_path / "w", 48))  # seconds of work
     given = ("snapshot", workspace, "--store", local_store.url, "--machine", MACHINE, "--json")
     process = start(*given)
     assert process.stdout is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Container
 from pathlib import Path
 from uuid import UUID
 
@@ -11,6 +12,7 @@ import pytest
 from playwright.sync_api import Page, Response, expect
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun
 
 from deployments.gpu_pool import create_pool, deploy
 from deployments.prefect_server import PrefectServer
@@ -35,6 +37,7 @@ def test_hibernating_by_the_run_form(prefect_server: PrefectServer, tmp_path: Pa
     deployment = deploy(hibernate, pool=POOL)
     environment = {**prefect_server.env(), "POORWILL_GPUS": "none", "POORWILL_CONTROL_SLOTS": "1"}
     with GpuWorkerProcess(tmp_path, environment, pool=POOL), browser.page(tmp_path / "profile") as page:
+        before = _runs_of(deployment)  # other tests deploy the same flow on this server
         page.goto(f"{prefect_server.ui_url}/deployments/deployment/{deployment}/run")
         expect(page.get_by_text("What to keep: a directory on the machine.")).to_be_visible()
         _fill(page, "machine", world.name)
@@ -45,7 +48,7 @@ def test_hibernating_by_the_run_form(prefect_server: PrefectServer, tmp_path: Pa
         graphs: list[Response] = []
         page.on("response", lambda answer: graphs.append(answer) if "/graph-v2" in answer.url else None)
         page.get_by_role("link", name=re.compile("View run|hibernate-trainer")).first.click()
-        until(lambda: _is_over(deployment), "the end of the run")
+        until(lambda: _is_over(deployment, before), "the end of the run")
         page.reload()  # it would look for another state by itself, once in half a minute
         expect(page.get_by_text("Completed").first).to_be_visible()
         until(lambda: _parts_drawn(page, graphs) == limits.PARTS, "a graph with all parts")
@@ -67,11 +70,15 @@ def _make_full(workspace: Path) -> None:
             file.write(number.to_bytes(8, "little") + chunk[8:])
 
 
-def _is_over(deployment: UUID) -> bool:
-    """Of its only run."""
+def _runs_of(deployment: UUID) -> dict[UUID, FlowRun]:
     only = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
     with get_client(sync_client=True) as client:
-        (run,) = client.read_flow_runs(deployment_filter=only)
+        return {run.id: run for run in client.read_flow_runs(deployment_filter=only)}
+
+
+def _is_over(deployment: UUID, before: Container[UUID]) -> bool:
+    """Of the only run that was not there before."""
+    (run,) = (run for number, run in _runs_of(deployment).items() if number not in before)
     return run.state is not None and run.state.is_final()
 
 

@@ -117,9 +117,9 @@ def test_bytes_and_costs_add_up() -> None:
 def test_on_an_s3_server(s3_store: S3Store, tmp_path: Path) -> None:
     """By its clock and its listings: the trash first, then gone; and an upload that nobody owns."""
     workspace = aged(make_large(tmp_path / "w", 1))
-    first = take(s3_store, workspace)
+    first = take(s3_store, workspace, ONE)
     (workspace / "new").write_bytes(noise(400_000, 3))
-    second = take(s3_store, aged(workspace), parent=first.id)
+    second = take(s3_store, aged(workspace), TWO, parent=first.id)
     s3_store.create_upload(keys.part(MACHINE, first.id, 9))
     holdings = Holdings(s3_store)
     going = retention.plan(holdings, LAST, 3600.0).going
