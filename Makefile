@@ -6,8 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# What `test-gpu` and `bench-gpu` run with. GPU_EXTRA=gpu-cu13: the libraries for CUDA 13, in an environment of their
+# own, as both have the same files. GPU_PYTHON=python3: an interpreter that has all packages already (bench/README.md).
+GPU_EXTRA ?= gpu
+GPU_VENV := $(if $(filter gpu,$(GPU_EXTRA)),$(VENV),.venv-$(GPU_EXTRA))
+GPU_INSTALLED := $(if $(GPU_PYTHON),,$(GPU_VENV)/.installed-$(GPU_EXTRA))
+GPU_PYTHON ?= $(GPU_VENV)/bin/python
+
 .DEFAULT_GOAL := help
-.PHONY: help up down status demo test lint bench clean distclean
+.PHONY: help up down status demo test test-gpu lint bench bench-gpu clean distclean
 
 help:
 	@echo "make up            start everything in the background: Prefect, a worker, the gateway, S3; deploy all flows"
@@ -17,6 +24,8 @@ help:
 	@echo "make demo KEEP=1   the same, and leave the servers up"
 	@echo "make test          lint, then all tests"
 	@echo "make lint          ruff, mypy and the import contracts alone"
+	@echo "make test-gpu      the tests that need an NVIDIA GPU, and its wheels alone; GPU_EXTRA=gpu-cu13 for CUDA 13"
+	@echo "make bench-gpu     measure what that GPU does; ARGS=--quick for a small try"
 	@echo "make bench         measure against restic, borg, tar and cp; ARGS=--quick for a small try"
 	@echo "make clean         remove caches, builds and the demo's data"
 	@echo "make distclean     the same, and .venv"
@@ -29,7 +38,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV) (about two minutes, only when pyproject.toml or constraints.txt changed)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --config-settings editable_mode=compat \
-	    -c constraints.txt -e '.[s3,control,generate,dev]'
+	    -c constraints.txt -e '.[s3,control,generate,gpu,dev]'
+	@touch $@
+
+$(GPU_VENV)/.installed-$(GPU_EXTRA): pyproject.toml constraints.txt
+	@test -x $(GPU_VENV)/bin/pip || $(PYTHON) -m venv --clear $(GPU_VENV)
+	@echo "Installing the extra $(GPU_EXTRA) into $(GPU_VENV)"
+	@$(GPU_VENV)/bin/python -m pip install -qq --disable-pip-version-check --config-settings editable_mode=compat \
+	    -c constraints.txt -e '.[$(GPU_EXTRA),dev]'
 	@touch $@
 
 up: $(INSTALLED)
@@ -47,6 +63,11 @@ demo: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest -n 3
 
+# Without tests/conftest.py and the options of pyproject.toml, which need packages that a GPU machine has not.
+test-gpu: $(GPU_INSTALLED)
+	@$(GPU_PYTHON) -m pytest -o addopts= -q -rs --confcutdir=tests/gpu tests/gpu || \
+	    { status=$$?; test $$status -ne 5 || echo "make: NO GPU WAS TESTED; the line SKIPPED says why" >&2; exit $$status; }
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,9 +77,12 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m bench $(ARGS)
 
+bench-gpu: $(GPU_INSTALLED)
+	@$(GPU_PYTHON) -m bench.gpu $(ARGS)
+
 clean:
 	rm -rf .poorwill build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
-	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-gpu-cu13

@@ -8,6 +8,7 @@ from typing import Any
 from prefect.artifacts import create_table_artifact
 
 from flows.waking import Request, Target
+from poorwill.control import needs
 from tasks.machine_report import publish_offers
 
 
@@ -18,7 +19,7 @@ def plan(request: Request, target: Target, count: int = 1) -> dict[str, Any]:
     the provider.
     """
     opened = target.source.open()
-    wish = target.sized(request.wish)
+    wish = target.suited(request.wish)
     offers = [] if target.instance else opened.offers(wish)
     choice = offers[0] if offers else None
     planned = {
@@ -31,7 +32,7 @@ def plan(request: Request, target: Target, count: int = 1) -> dict[str, Any]:
         "raw_bytes": target.metadata["totals"]["raw_bytes"],
         "stored_bytes": target.metadata["totals"]["stored_bytes"],
         "parts": len(target.metadata["parts"]),
-        "needs": list(target.metadata["needs"]),
+        "needs": [need.text for need in needs.of(target.metadata)],
         "start_command": request.start_command,
         "price_per_hour": choice.price_per_hour * count if choice is not None else 0.0,
     }
@@ -49,6 +50,7 @@ def plan(request: Request, target: Target, count: int = 1) -> dict[str, Any]:
 
 def _would(target: Target, source: str, offers: int, count: int) -> str:
     if target.instance:
-        return f"restore onto {target.instance}"
+        return f"restore onto {target.instance}" + (f", if it has {target.needed()}" if target.needed() else "")
     machines = "a machine" if count == 1 else f"{count} machines"
-    return f"create {machines} at {source}" + ("" if offers else ", which offers none that fulfils the wish")
+    having = f" with {target.needed()}" if target.needed() else ""
+    return f"create {machines} at {source}{having}" + ("" if offers else ", which offers none that fulfils the wish")

@@ -17,7 +17,7 @@ from blocks.lookup import block_name_of, machine_if_any, store_block
 from flows.planning import plan
 from flows.replicas import Replica, summary
 from flows.stages import failed
-from flows.waking import Request, Target, resolve_as, snapshot_id_of, wake_target
+from flows.waking import Request, Target, check_host, resolve_as, snapshot_id_of, wake_target
 from poorwill.control import catalog
 from poorwill.errors import EngineFailed, PoorwillError
 from poorwill.providers.base import Wish, checked_path
@@ -59,7 +59,7 @@ def replicate(
         name: What the machines' names begin with. Empty: the name the snapshot's machine had.
         provider: Name of a provider block. Empty: the providers the machines had, if all of them have a block.
         gpu: Model of GPU the machines must have.
-        gpu_count: How many GPUs each machine must have.
+        gpu_count: How many GPUs each machine must have. Empty: one, if the snapshot needs a GPU.
         region: Where the machines must be.
         price_per_hour_max: What each machine may cost, in US dollars.
         disk_gb: Disk each machine must have, in GB. Empty: a fifth more than the snapshot's data, and 10 GB for
@@ -92,7 +92,9 @@ def _targets(request: Request, snapshot: str, name: str, count: int) -> list[Tar
         metadata = catalog.find(opened, snapshot_id)
     stem = name or str(metadata["machine"])
     machines = [ids.checked_machine_name(f"{stem}-{number}") for number in range(1, count + 1)]
-    return [resolve_as(metadata, block_name_of(machine), machine, request.provider) for machine in machines]
+    targets = [resolve_as(metadata, block_name_of(machine), machine, request.provider) for machine in machines]
+    check_host(targets)
+    return targets
 
 
 def _all(request: Request, targets: list[Target]) -> list[Replica]:

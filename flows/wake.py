@@ -56,7 +56,7 @@ def wake(
             Empty: a new machine, which gets the name the snapshot's machine had.
         provider: Name of a provider block, for a new machine. Empty: the provider the machine had.
         gpu: Model of GPU a new machine must have.
-        gpu_count: How many GPUs a new machine must have.
+        gpu_count: How many GPUs a new machine must have. Empty: one, if the snapshot needs a GPU.
         region: Where a new machine must be.
         price_per_hour_max: What a new machine may cost, in US dollars.
         disk_gb: Disk a new machine must have, in GB. Empty: a fifth more than the snapshot's data, and 10 GB for

@@ -42,7 +42,7 @@ def wake_on_demand(
         queue: The queue of that pool whose runs need the machine.
         provider: Name of a provider block, for the new instance. Empty: the provider the machine had.
         gpu: Model of GPU it must have.
-        gpu_count: How many GPUs it must have.
+        gpu_count: How many GPUs it must have. Empty: one, if the snapshot needs a GPU.
         region: Where it must be.
         price_per_hour_max: What it may cost, in US dollars.
         disk_gb: Disk it must have, in GB. Empty: as much as the snapshot needs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,10 +14,11 @@ from blocks.machines import Machine
 from blocks.providers import AnyProvider, LocalProvider
 from flows.slots import machine_slot
 from flows.stages import OPENINGS_MAX, Stages, each
-from poorwill.control import catalog
+from poorwill.control import catalog, needs
 from poorwill.control.provisioning import IMAGE_GB, MAY_BILL, disk_gb_for
 from poorwill.control.restoring import check_needs
-from poorwill.errors import EngineLost, NotFound, PoorwillError, UsageError, from_wire
+from poorwill.engine.facts import nvidia_gpus
+from poorwill.errors import EngineLost, NotFound, PoorwillError, Refused, UsageError, from_wire
 from poorwill.providers.base import Wish
 from poorwill.snapshot import ids
 from poorwill.snapshot.documents import Document
@@ -56,18 +58,26 @@ class Target:
     instance: str
     source: AnyProvider
 
-    def sized(self, wish: Wish) -> Wish:
-        """The wish with a disk that holds the snapshot, if none was asked for. Holes in files need no disk.
+    def suited(self, wish: Wish) -> Wish:
+        """The wish for a machine that the snapshot can be woken on: with what it needs, and a disk that holds it.
 
-        A machine of the local provider has no image of its own to hold.
+        A disk that was asked for stays; holes in files need none. A machine of the local provider is this host, which
+        `check_host` looks at: it has no image of its own to hold, and nothing to choose from.
         """
-        image_gb = 0 if isinstance(self.source, LocalProvider) else IMAGE_GB
+        local = isinstance(self.source, LocalProvider)
+        if not local:
+            wish = needs.wished(needs.of(self.metadata), wish)
         data_bytes = int(self.metadata["totals"]["data_bytes"])
-        return wish if wish.disk_gb is not None else replace(wish, disk_gb=max(1, disk_gb_for(data_bytes, image_gb)))
+        least_gb = max(1, disk_gb_for(data_bytes, 0 if local else IMAGE_GB))
+        return wish if wish.disk_gb is not None else replace(wish, disk_gb=least_gb)
+
+    def needed(self) -> str:
+        """What the machine must have beyond a CPU, for messages; "" if nothing."""
+        return "; ".join(need.describe() for need in needs.of(self.metadata))
 
 
 def resolve(store: Store, snapshot: str, machine: str | None, provider: str | None) -> Target:
-    """Find snapshot and machine; nothing is created. UsageError, NotFound, Unsupported."""
+    """Find snapshot and machine, as `resolve_as` and `check_host`; nothing is created."""
     block = machine_block(machine) if machine is not None else None
     snapshot_id = snapshot_id_of(store, snapshot, block.name if block is not None else None, block)
     metadata = catalog.find(store, snapshot_id)
@@ -77,6 +87,7 @@ def resolve(store: Store, snapshot: str, machine: str | None, provider: str | No
         raise UsageError(f"machine {name} is awake: leave out the provider to restore onto it")
     own = block.name if block is not None else metadata["machine"]
     target = resolve_as(metadata, name, own, provider)
+    check_host([target])
     return replace(target, instance=block.instance) if awake and block is not None else target
 
 
@@ -85,6 +96,22 @@ def resolve_as(metadata: Document, name: str, machine: str, provider: str | None
     check_needs(metadata)
     source = source_of(name, machine_if_any(name), provider)
     return Target(str(metadata["snapshot_id"]), metadata, name, machine, "", source)
+
+
+def check_host(targets: Iterable[Target]) -> None:
+    """UsageError if one of them is to be a machine of the local provider, and this host lacks the GPU that it needs."""
+    for target in targets:
+        wanted = needs.of(target.metadata) if isinstance(target.source, LocalProvider) else ()
+        if not wanted:
+            continue
+        gpus, driver = nvidia_gpus()
+        lack = next(filter(None, (need.lacking_gpu(gpus, driver) for need in wanted)), "")
+        if lack:
+            raise UsageError(
+                f"snapshot {target.snapshot_id} needs {target.needed()}; a machine of the local provider is this host, "
+                f"which {lack}: wake it with another provider"
+            )
+        return  # they are all of one snapshot
 
 
 def snapshot_id_of(store: Store, snapshot: str, machine: str | None, block: Machine | None = None) -> str:
@@ -149,7 +176,7 @@ def _provision_and_restore(request: Request, target: Target, stages: Stages) -> 
     own = (target.name, target.machine, request.store, request.provider, target.snapshot_id)
     try:
         with stages("provision"):
-            placed = provision(*own, asdict(target.sized(request.wish)))
+            placed = _provisioned(own, request, target)
         if placed["adopted"]:
             get_run_logger().info("an earlier wake had created instance %s: it is adopted", placed["instance"])
         # Nobody was told of this machine yet: it holds nothing but what its image or an earlier try put there.
@@ -166,6 +193,17 @@ def _provision_and_restore(request: Request, target: Target, stages: Stages) -> 
         if said:
             get_run_logger().warning("%s", said)
         raise
+
+
+def _provisioned(own: tuple[str, str, str, str | None, str], request: Request, target: Target) -> dict[str, Any]:
+    try:
+        placed: dict[str, Any] = provision(*own, asdict(target.suited(request.wish)))
+        return placed
+    except Refused as error:
+        if not target.needed():
+            raise
+        message = f"{error.message}; snapshot {target.snapshot_id} needs {target.needed()}"
+        raise from_wire({**error.to_wire(), "message": message}) from None
 
 
 def _restore(

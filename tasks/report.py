@@ -15,6 +15,7 @@ from blocks.lookup import store_block
 from poorwill.cli.output import human
 from poorwill.control import catalog
 from poorwill.control.verification import read_manifest
+from poorwill.errors import one_line
 from poorwill.snapshot.documents import Document
 from poorwill.snapshot.tables import Kind, Manifest
 from tasks import charts
@@ -140,6 +141,7 @@ def snapshot_markdown(
         f"in {totals['parts']} parts" + (f", and uses {borrowed} parts of earlier snapshots" if borrowed else ""),
         "",
         *([cost, ""] if cost else []),
+        *_coded_by(metadata.get("coding")),
         _stages(timings_ms),
         "",
         _throughput(samples, {"read": "read_bytes", "sent": "sent_bytes"}),
@@ -151,6 +153,15 @@ def snapshot_markdown(
         _table(rows),
     ]
     return _bounded(lines)
+
+
+def _coded_by(coding: dict[str, Any] | None) -> list[str]:
+    if coding is None:
+        return []
+    told = f"Coded by the {coding['by'].upper()} ({coding['codec']}): {coding['reason']}."
+    if coding["fell_back"]:
+        told += f" {coding['fell_back']} chunks fell back to the CPU: {coding.get('warning', '')}."
+    return [one_line(told), ""]
 
 
 def wake_markdown(result: dict[str, Any], samples: Sequence[Sample]) -> str:

@@ -4,6 +4,7 @@ over SSH; and how tests are shared out among several workers."""
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,10 @@ from tests.engine_homes import EngineHome, ship_once
 from tests.s3_connection import connect
 from tests.ssh_machines import KeyPair, SshMachine
 from tests.sshd_software import Software, choose, installer, preview
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs with Ctrl-C ignored, and so would every program be that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 USED_SOFTWARE = pytest.StashKey[set[str]]()
 _prefixes = (f"test-{number:04}" for number in itertools.count())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import IO, Any
 
+from poorwill.codecs.toolset import Toolset
 from poorwill.engine import protocol
 from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
@@ -36,14 +37,20 @@ class WatchedHost(LocalHost):
 class ThreadHost:
     """Runs the engine on threads of this process.
 
-    before, after: called with the request before the engine works on it, and before its result is told.
+    before, after: called with the request before the engine works on it, and before its result is told. toolset: what
+    it codes with, instead of what this machine has.
     """
 
     silence_s_max = SILENCE_S_MAX
 
-    def __init__(self, before: dict[str, Hook] | None = None, after: dict[str, Hook] | None = None) -> None:
+    def __init__(
+        self,
+        before: dict[str, Hook] | None = None,
+        after: dict[str, Hook] | None = None,
+        toolset: Toolset | None = None,
+    ) -> None:
         self.before, self.after = before or {}, after or {}
-        self.operations = Operations()
+        self.operations = Operations(toolset)
 
     def describe(self) -> str:
         return "a thread"

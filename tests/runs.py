@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from poorwill.control import catalog
+from poorwill.control.converting import ConvertRun
 from poorwill.control.restoring import RestoreRun
 from poorwill.control.session import EngineSession
 from poorwill.control.taking import Order, SnapshotRun
@@ -76,6 +77,19 @@ def take(
 
 
 @dataclass
+class Converted:
+    """A snapshot made from another one, and what the engine had counted by then."""
+
+    metadata: Document
+    counters: dict[str, int]
+    run: ConvertRun
+
+    @property
+    def id(self) -> str:
+        return str(self.metadata["snapshot_id"])
+
+
+@dataclass
 class Restored:
     result: dict[str, Any]
     counters: dict[str, int]
@@ -83,9 +97,18 @@ class Restored:
     parts: list[int] = field(default_factory=list)
 
 
-def restore(store: Store, snapshot_id: str, workspace: Path, *, host: Host | None = None, **fields: Any) -> Restored:
-    """A restore from the first step to the last."""
+def restore(
+    store: Store,
+    snapshot_id: str,
+    workspace: Path,
+    *,
+    host: Host | None = None,
+    facts: dict[str, Any] | None = None,
+    **fields: Any,
+) -> Restored:
+    """A restore from the first step to the last. facts: what the machine is taken for, instead of asking the engine."""
     session = EngineSession(host or ThreadHost())
+    session.facts = facts or {}
     try:
         run = RestoreRun(store, session, catalog.find(store, snapshot_id), str(workspace), **fields)
         run.open()
@@ -99,6 +122,21 @@ def verify(store: Store, snapshot_id: str, mode: str = "stored", *, host: Host |
     session = EngineSession(host or ThreadHost())
     try:
         return VerifyRun(store, session, catalog.find(store, snapshot_id), mode=mode).run_all()
+    finally:
+        session.close()
+
+
+def convert(store: Store, snapshot_id: str, new_id: str | None = None, *, host: Host) -> Converted:
+    """A conversion from the first step to the last, but for the proof."""
+    session = EngineSession(host)
+    try:
+        session.hello("/")
+        run = ConvertRun(store, session, catalog.find(store, snapshot_id), new_id or ids.id_behind(snapshot_id))
+        assert run.open() is None
+        at_once(run.convert_part, list(run.planned))
+        metadata = run.write_metadata()
+        run.remove_pending()
+        return Converted(metadata, dict(session.counters), run)
     finally:
         session.close()
 

@@ -13,14 +13,16 @@ from typing import Any
 from poorwill.cli import hosts
 from poorwill.cli.output import Output, human
 from poorwill.control import catalog, deletion
+from poorwill.control.converting import ConvertRun, is_portable
 from poorwill.control.reach import check_reachable
 from poorwill.control.restoring import RestoreRun
 from poorwill.control.session import EngineSession
 from poorwill.control.taking import Order, SnapshotRun
 from poorwill.control.verification import VerifyRun
-from poorwill.errors import EngineLost, PermanentError, Refused, TransientError
+from poorwill.errors import Corrupt, EngineLost, NotFound, PermanentError, Refused, TransientError, UsageError
 from poorwill.remote.base import Host
 from poorwill.snapshot import ids, limits
+from poorwill.snapshot.documents import Document
 from poorwill.store.address import open_store
 
 LEFT_OUT = 3
@@ -36,6 +38,7 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         workspace=hosts.path_on(arguments, arguments.directory),
         parent=arguments.parent,
         codec=arguments.codec,
+        portable=arguments.portable,
         parts=arguments.parts,
         exclude=tuple(arguments.exclude),
         skip_unreadable=arguments.skip_unreadable,
@@ -63,6 +66,7 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     output.done(
         f"snapshot {order.snapshot_id} of {machine}", totals, snapshot_id=order.snapshot_id, machine=machine,
         parent=metadata["parent"], left_out_count=left_out, timings_ms=metadata["timings_ms"],
+        coding=metadata.get("coding"),
     )  # fmt: skip
     return LEFT_OUT if left_out else 0
 
@@ -187,12 +191,7 @@ def verify(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         metadata = catalog.find(store, arguments.id)
         session.hello("/")
         run = VerifyRun(store, session, metadata, mode="full" if arguments.full else "stored")
-        run.open()
-        with output.progress("verifying", sum(run.parts.values())) as progress:
-            session.on_progress = lambda counters: progress.bytes(counters["checked_bytes"], counters["checked_bytes"])
-            _all(run.verify_part, run.parts)
-        run.sample()
-        record = run.record()
+        record = _read_back(run, output)
     finally:
         session.close()
     what = "decoded" if arguments.full else "read back"
@@ -203,6 +202,71 @@ def verify(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         mode=record["mode"],
     )
     return 0
+
+
+def _read_back(run: VerifyRun, output: Output) -> Document:
+    run.open()
+    before = run.session.counters.get("checked_bytes", 0)
+    with output.progress("verifying", sum(run.parts.values())) as progress:
+        run.session.on_progress = lambda counters: progress.bytes(*[counters["checked_bytes"] - before] * 2)
+        _all(run.verify_part, run.parts)
+    run.sample()
+    return run.record()
+
+
+def convert(arguments: argparse.Namespace, output: Output, host: Host) -> int:
+    if not arguments.portable:
+        raise UsageError("convert: the only conversion there is makes a snapshot that any CPU reads: give --portable")
+    store = open_store(arguments.store)
+    check_reachable(store, host)
+    source = catalog.find(store, arguments.id)
+    if is_portable(source):
+        output.done(
+            f"snapshot {arguments.id} is portable already: nothing was converted", {},
+            snapshot_id=arguments.id, machine=source["machine"], converted=False,
+        )  # fmt: skip
+        return 0
+    session = EngineSession(host)
+    try:
+        session.hello("/")
+        run = ConvertRun(store, session, source, arguments.new_id or ids.id_behind(arguments.id))
+        metadata, record = _convert(run, output)
+    finally:
+        session.close()
+    output.done(
+        f"snapshot {run.snapshot_id} of {run.machine} is {arguments.id} for any CPU, every byte read back",
+        metadata["totals"], snapshot_id=run.snapshot_id, machine=run.machine, converted=True,
+        converted_from=arguments.id, verified=record["mode"], bytes_read=record["bytes_read"],
+        timings_ms=metadata["timings_ms"],
+    )  # fmt: skip
+    return 0
+
+
+def _convert(run: ConvertRun, output: Output) -> tuple[Document, Document]:
+    """Metadata and verification record of the new snapshot."""
+    metadata = run.open()
+    output.hint = f"to continue: run the same command again with --id {run.snapshot_id}"
+    source_id = run.source["snapshot_id"]
+    output.event("begun", snapshot_id=run.snapshot_id, machine=run.machine, converted_from=source_id)
+    try:
+        if metadata is None:
+            output.event("planned", **{**run.work, "parts": len(run.planned)})
+            with output.progress("converting", run.work["stored_bytes"]) as progress, _timed(run.timings_ms, "convert"):
+                run.session.on_progress = lambda counters: progress.bytes(
+                    counters["checked_bytes"], counters["coded_bytes"]
+                )
+                _all(run.convert_part, run.planned)
+            metadata = run.write_metadata()
+        record = _read_back(VerifyRun(run.store, run.session, metadata), output)
+    except (Corrupt, NotFound):
+        # The same would come of it again, and a record left behind would keep the parts of the source.
+        run.remove_pending()
+        output.hint = f"snapshot {source_id} is as it was" + (
+            f"; {run.snapshot_id} is not to be trusted: delete it" if metadata is not None else ""
+        )
+        raise
+    run.remove_pending()
+    return metadata, record
 
 
 def delete(arguments: argparse.Namespace, output: Output, host: Host) -> int:

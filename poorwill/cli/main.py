@@ -99,6 +99,7 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     take.add_argument("directory", metavar="DIR")
     take.add_argument("--machine", metavar="NAME", help="whose snapshots these are; default: this host's name")
     take.add_argument("--codec", choices=["auto", "ans", "planes", "zstd", "raw"], default="auto")
+    take.add_argument("--portable", action="store_true", help="use no codec that needs a GPU to decode")
     take.add_argument(
         "--parts", type=int, default=32, metavar="N", help="objects a full snapshot is cut into (1 to 32)"
     )
@@ -140,6 +141,15 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     verify.add_argument("id", metavar="ID")
     verify.add_argument("--full", action="store_true", help="decode every chunk too")
     verify.set_defaults(run="verify", engine=True)
+
+    convert = sub.add_parser("convert", parents=[shared], help="make a snapshot of the same that any CPU reads")
+    convert.add_argument("id", metavar="ID")
+    convert.add_argument(
+        "--portable", action="store_true", help="code anew what needs a GPU to be decoded, and copy all else as it is"
+    )
+    convert.add_argument("--id", dest="new_id", metavar="ID", help="continue the conversion to the snapshot of this id")
+    hosts.add_arguments(convert)
+    convert.set_defaults(run="convert", engine=True)
 
     delete = sub.add_parser("delete", parents=[shared], help="remove a snapshot; what others use is kept")
     delete.add_argument("id", metavar="ID")

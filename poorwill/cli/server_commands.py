@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import select
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from poorwill.cli import address, flow_parameters, run_report
@@ -25,7 +22,6 @@ from poorwill.snapshot import ids
 LEFT_OUT = 3
 ANSWER_TIMEOUT_S = 60.0
 CANCEL_TIMEOUT_S = 120.0
-REPEATED_S = 1.0
 _TAKEN = ("message", "totals", "quiet")  # of Output.done: no artifact's name may stand for them
 
 
@@ -110,28 +106,10 @@ def _followed(runs: Runs, run: Run, flow: str, arguments: argparse.Namespace, ou
 
 
 def _watched(following: Following, json_lines: bool, output: Output) -> Run:
-    with _interrupts_repeated():
-        if json_lines or not sys.stderr.isatty():
-            return following.end(_Events(output))
-        with Bars() as bars:
-            return following.end(bars)
-
-
-@contextmanager
-def _interrupts_repeated() -> Iterator[None]:
-    """Ctrl-C is raised once a second until it leaves this: in a destructor, as of an answer, Python drops it."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, REPEATED_S)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGALRM)}
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if json_lines or not sys.stderr.isatty():
+        return following.end(_Events(output))
+    with Bars() as bars:
+        return following.end(bars)
 
 
 def _cancel_wanted(interrupt: KeyboardInterrupt, run: Run, json_lines: bool) -> bool:

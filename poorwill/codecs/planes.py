@@ -9,6 +9,7 @@ block is touched while it is in the cache.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +162,32 @@ class Planes:
             np.right_shift(words, dtype.type(1), out=other)
             np.multiply(words, dtype.type(1 << bits - 1), out=words)
             np.bitwise_or(words, other, out=target)
+
+
+def begin(raw: memoryview, out: memoryview, layout: Layout, sizes: list[tuple[int, bool]]) -> int | None:
+    """Write the header and the table for planes of these (bytes, coded), which follow in that order, then the tail.
+
+    Returns where the first plane goes; None if the whole would not fit into `out`, or be no smaller than `raw`.
+    """
+    first = _HEAD.size + 4 * len(sizes)
+    end = first + sum(size for size, _ in sizes) + len(raw) % layout.width
+    if end > len(out) or end >= len(raw):
+        return None
+    block = PLANE_BLOCK_BYTES * layout.width
+    _HEAD.pack_into(out, 0, VERSION, layout.width, ROTATED * layout.rotated, layout.coded, block, len(raw))
+    struct.pack_into(f"<{len(sizes)}I", out, _HEAD.size, *(size | _CODED * coded for size, coded in sizes))
+    return first
+
+
+def frames(stored: memoryview, raw_bytes: int) -> Iterator[tuple[memoryview, int]]:
+    """Every zstd frame of a chunk, and the bytes that it has to decode to. Corrupt for a wrong header."""
+    width, _, block, sizes = _checked_header(stored, raw_bytes)
+    at, body = _HEAD.size + 4 * len(sizes), raw_bytes // width * width
+    for number, size in enumerate(sizes):
+        length = size & ~_CODED
+        if size & _CODED:
+            yield stored[at : at + length], (min(block, body - number // width * block)) // width
+        at += length
 
 
 def _checked_header(stored: memoryview, raw_bytes: int) -> tuple[int, bool, int, list[int]]:

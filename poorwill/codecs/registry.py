@@ -5,7 +5,7 @@
 | 1  | zstd         | anything                           |
 | 2  | planes       | anything                           |
 | 3  | openzl       | a CPU with the package openzl      |
-| 4  | nvcomp-ans/6 | a GPU with nvCOMP 6; only reserved |
+| 4  | nvcomp-ans/6 | a GPU with nvCOMP 6                |
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ID_BY_NAME = {name: number for number, name in _NAMES.items()}
 
 
 def make(number: int) -> Codec:
-    """A codec of the caller's own thread. Unsupported if this installation cannot decode it."""
+    """A codec of the CPU, of the caller's own thread. Unsupported if no CPU decodes it; toolset.py makes the others."""
     maker = _MAKERS.get(number)
     if maker is not None:
         return maker()

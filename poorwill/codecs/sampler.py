@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -106,16 +106,24 @@ def openzl_layout(layout: Layout) -> str:
     return {1: "u8", 2: "u16", 4: "u32"}[layout.width]
 
 
+class LayoutCodec(Codec, Protocol):
+    """A codec that is told how to see each chunk."""
+
+    layout: Layout
+
+
 class Chooser:
     """Encodes chunks with the codec that a policy and a sample of each choose. Belongs to one thread."""
 
-    def __init__(self, policy: str) -> None:
+    def __init__(self, policy: str, on_gpu: LayoutCodec | None = None) -> None:
+        """on_gpu: what is tried before the CPU's codecs, by the policies "auto" and "ans"."""
         if policy not in POLICIES:
             raise UsageError(f"codec '{policy}': expected one of {', '.join(POLICIES)}")
         self.policy = policy
         self._zstd = Zstd()
         self._planes = Planes()
-        self._openzl = OpenZL() if policy == "ans" else None
+        self._on_gpu = on_gpu
+        self._openzl = OpenZL() if policy == "ans" and on_gpu is None else None
         self._trial = zstandard.ZstdCompressor(level=1)
 
     def encode(self, raw: memoryview, out: memoryview) -> tuple[int, int]:
@@ -139,6 +147,9 @@ class Chooser:
             return [self._zstd]
         if best.ratio > RAW_ABOVE:
             return []
+        if self._on_gpu is not None:
+            self._on_gpu.layout = best.layout
+            return [self._on_gpu, self._planes]
         if self._openzl is None:
             return [self._planes]
         self._openzl.layout_name = openzl_layout(best.layout)

@@ -2,18 +2,137 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from poorwill.codecs import registry
 from poorwill.codecs.base import Codec
-from poorwill.codecs.sampler import Chooser
+from poorwill.codecs.decision import Decision, decide, measure
+from poorwill.codecs.sampler import Chooser, LayoutCodec
+from poorwill.errors import Unsupported
+
+if TYPE_CHECKING:
+    from poorwill.codecs.gpus import Gpus
+
+log = logging.getLogger(__name__)
+
+NVCOMP_ANS = 4
+
+
+def no_gpus() -> Gpus:
+    raise Unsupported("this process uses no GPU")
+
+
+def gpus_of_this_machine() -> Gpus:
+    """Opened when first needed: the libraries take seconds and the device's memory. Unsupported if there is none."""
+    from poorwill.codecs.gpus import open_gpus
+
+    return open_gpus()
 
 
 class Toolset:
-    """Makes codecs and choosers, which belong to one thread each. Thread-safe."""
+    """Makes codecs and choosers, which belong to one thread each. Thread-safe. GPUs are opened once, when needed."""
+
+    def __init__(
+        self,
+        open_gpus: Callable[[], Gpus] = no_gpus,
+        threads: int = 0,
+        decide: Callable[[dict[str, int], int], tuple[str, str]] = decide,
+    ) -> None:
+        """threads: how many code at a time; 0: one for each core. decide: from rates and threads, who codes and why."""
+        self._open, self._threads, self._by_rates = open_gpus, threads or len(os.sched_getaffinity(0)), decide
+        self._lock = threading.RLock()
+        self._gpus: Gpus | None = None
+        self._none = ""
+        self._decisions: dict[tuple[str, bool], Decision] = {}
+        self._on = False
 
     def codec(self, number: int) -> Codec:
-        """A codec by its id. Unsupported if this process cannot decode it."""
-        return registry.make(number)
+        """A codec by its id. Unsupported, with the reason, if this process cannot decode it."""
+        if number != NVCOMP_ANS:
+            return registry.make(number)
+        from poorwill.codecs.nvcomp import NvcompAns
+
+        gpus = self.gpus()
+        if gpus is None:
+            raise Unsupported(f"codec '{registry.name(number)}' needs {registry.needs(number)} and a GPU: {self._none}")
+        self._on = True
+        return NvcompAns(gpus)
 
     def chooser(self, policy: str, *, portable: bool = False) -> Chooser:
         """What encodes chunks by a policy. portable: with codecs alone that any CPU decodes. UsageError."""
-        return Chooser(policy)
+        if policy not in ("auto", "ans") or self.decision(policy, portable).by == "cpu":
+            return Chooser(policy)
+        self._on = True
+        return Chooser(policy, self._on_gpu(portable))
+
+    def gpus(self) -> Gpus | None:
+        """The GPUs, or None where there are none."""
+        with self._lock:
+            if self._gpus is None and not self._none:
+                try:
+                    self._gpus = self._open()
+                except Unsupported as error:
+                    self._none = error.message
+            return self._gpus
+
+    def decision(self, policy: str, portable: bool) -> Decision:
+        """Who codes by this policy; measured at the first call, which takes a second where there is a GPU."""
+        with self._lock:
+            if (policy, portable) not in self._decisions:
+                made = self._decide(policy, portable)
+                self._decisions[policy, portable] = made
+                log.info("%s codes (%s): %s", made.by.upper(), made.codec, made.reason)
+            return self._decisions[policy, portable]
+
+    def coding(self) -> dict[str, Any] | None:
+        """The last decision, as JSON, and how many chunks a GPU was to code and did not; None before there is one."""
+        with self._lock:
+            made = next(reversed(self._decisions.values()), None)
+            if made is None:
+                return None
+            fell_back = self._gpus.fell_back if self._gpus is not None else 0
+            warning = self._gpus.warning if self._gpus is not None else ""
+            return {**made.to_wire(), "fell_back": fell_back, "warning": warning}
+
+    def _decide(self, policy: str, portable: bool) -> Decision:
+        on_cpu = "openzl" if policy == "ans" else "planes"
+        if policy == "ans" and portable:
+            return Decision("cpu", on_cpu, "it is to be ANS that a CPU reads")
+        gpus = self.gpus()
+        if gpus is None:
+            return Decision("cpu", on_cpu, self._none)
+        codec = self._on_gpu(portable)
+        versions = {"nvcomp": str(gpus.libraries.nvcomp.__version__), "cupy": str(gpus.libraries.cupy.__version__)}
+        if policy == "ans":
+            return Decision("gpu", codec.name, f"ANS was asked for, and there is {gpus.describe()}", {}, versions)
+        rates = measure(codec, gpus.pin, self._threads)
+        if not rates["gpu"]:
+            return Decision("cpu", on_cpu, f"{gpus.describe()} does not code: {gpus.warning}", rates, versions)
+        by, reason = self._by_rates(rates, self._threads)
+        return Decision(by, codec.name if by == "gpu" else on_cpu, f"{gpus.describe()}: {reason}", rates, versions)
+
+    def _on_gpu(self, portable: bool) -> LayoutCodec:
+        from poorwill.codecs.nvcomp import NvcompAns, PlanesOnGpu
+
+        gpus = self.gpus()
+        assert gpus is not None
+        return PlanesOnGpu(gpus) if portable else NvcompAns(gpus)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU has been asked to code."""
+        return self._on
+
+    def pinned(self, buffer: memoryview) -> memoryview:
+        """The buffer, pinned if GPUs are in use."""
+        return buffer if self._gpus is None else self._gpus.pin(buffer)
+
+    def close(self) -> None:
+        """Let the GPUs go. Idempotent."""
+        with self._lock:
+            if self._gpus is not None:
+                self._gpus.close()

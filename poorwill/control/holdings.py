@@ -81,12 +81,16 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A snapshot being taken: it may come to need every part of the snapshots it `borrows` from, and has its own."""
+    """A snapshot being taken: it may come to need every part of the snapshots it `borrows` from, and has its own.
+
+    converted_from: the snapshot that is being converted into it, if it comes about in this way.
+    """
 
     owner: Owner
     modified_s: float
     parent: str | None
     borrows: frozenset[str]
+    converted_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,13 @@ class Holdings:
     def _pending(self) -> dict[Owner, Pending]:
         found = self._documents(self._listed(keys.PENDING), "pending")
         return {
-            owner: Pending(owner, info.modified_s, document["parent"], frozenset(document["borrows"]))
+            owner: Pending(
+                owner,
+                info.modified_s,
+                document["parent"],
+                frozenset(document["borrows"]),
+                document.get("converted_from"),
+            )
             for owner, info, document in found
         }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from poorwill.codecs import registry
+from poorwill.control import needs
 from poorwill.control.grants import ReadGrants
 from poorwill.control.session import EngineSession
 from poorwill.engine.chunk_cache import BYTES_MAX
@@ -44,8 +45,13 @@ class RestoreRun:
         self._grants = ReadGrants(self.store, readable(self.metadata))
 
     def open(self, deadline_s: float = STEP_DEADLINE_S) -> dict[int, int]:
-        """Have the engine check the manifest, the disk and the directory, and create the directories."""
+        """Have the engine check the manifest, the disk and the directory, and create the directories.
+
+        HostUnfit, before that, if the machine lacks what the snapshot needs.
+        """
         check_needs(self.metadata)
+        if needs.of(self.metadata):
+            needs.check_machine(self.metadata, self.session.facts or self.session.hello(self.workspace))
         opened = self.session.request(
             "open_restore", deadline_s=deadline_s, answer=self._grants.answer, manifest=self.metadata["manifest"],
             workspace=self.workspace, include=list(self.include), overwrite=self.overwrite, privileged=self.privileged,
@@ -77,11 +83,11 @@ def readable(metadata: Document) -> set[str]:
 
 
 def check_needs(metadata: Document) -> None:
-    """Unsupported if the snapshot holds chunks no codec of this installation decodes; before anything is rented."""
-    for name in metadata.get("codecs", {}):
+    """Unsupported if no machine could decode the snapshot with what this version brings there; before one is rented."""
+    for name in metadata["codecs"]:
         if name not in registry.ID_BY_NAME:
-            raise Unsupported(f"snapshot {metadata['snapshot_id']} holds chunks of codec '{name}', unknown here")
-    if metadata.get("needs"):
-        raise Unsupported(
-            f"snapshot {metadata['snapshot_id']} needs {', '.join(metadata['needs'])}, which is not available here"
-        )
+            raise Unsupported(
+                f"snapshot {metadata['snapshot_id']} holds chunks of codec '{name[:80]}', unknown here: use a newer "
+                "poorwill"
+            )
+    needs.of(metadata)

@@ -82,14 +82,19 @@ def plan(
     """Judge every snapshot of a store, or of one machine. Removes nothing. UsageError for a policy without a rule.
 
     protected: snapshot id -> why it must be kept. Besides, the newest verified snapshot of a machine is kept, and one
-    whose run has not ended, or that a machine is being woken from.
+    whose run has not ended, that a machine is being woken from, or that is being converted.
     """
     policy.check()
     lying = _look(holdings)
     now_s = purging.store_time_s(holdings.store)
     found = Plan(unreadable=list(holdings.unreadable))
     not_ended = {snapshot_id: NOT_ENDED for _, snapshot_id in holdings.pending}
-    reasons = {**_being_woken(holdings, found), **not_ended, **(protected or {})}
+    converted = {
+        pending.converted_from: f"it is being converted into {pending.owner[1]}"
+        for pending in holdings.pending.values()
+        if pending.converted_from is not None
+    }
+    reasons = {**converted, **_being_woken(holdings, found), **not_ended, **(protected or {})}
     candidates = [
         Candidate(*owner, held.tags) for owner, held in holdings.committed.items() if machine in (None, owner[0])
     ]

@@ -142,7 +142,10 @@ class EngineSession:
                 result = event.get("result")
                 return dict(result) if isinstance(result, dict) else {}
             if kind in ("error", "lost"):
-                raise _error_of(event)
+                error = _error_of(event)
+                if isinstance(error, EngineLost):
+                    self._lose(error)  # it gave itself up, as when its GPU hangs: another one has to be started
+                raise error
             if on_event is not None:
                 on_event(event)
 

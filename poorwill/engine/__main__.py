@@ -6,7 +6,9 @@ import logging
 import os
 import sys
 
+from poorwill.codecs.toolset import Toolset, gpus_of_this_machine
 from poorwill.engine.operations import Operations
+from poorwill.engine.packing import threads_of_this_machine
 from poorwill.engine.server import Server, own_streams
 
 
@@ -15,7 +17,7 @@ def main() -> None:
     # Codec threads live in C code and one that returns should not wait 5 ms for one that lists files.
     sys.setswitchinterval(0.0005)
     requests, events = own_streams()
-    operations = Operations()
+    operations = Operations(Toolset(gpus_of_this_machine, threads_of_this_machine()))
     try:
         Server(requests, events, operations.handle, operations.meter).run()
     finally:

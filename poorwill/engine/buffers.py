@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Callable
 
 from poorwill.errors import DeadlineExceeded
 
@@ -14,8 +15,11 @@ WAIT_S = 600.0
 class BufferPool:
     """Buffers of `buffer_bytes`, at most `count` at a time; made when first needed, then reused. Thread-safe."""
 
-    def __init__(self, buffer_bytes: int, count: int) -> None:
-        self.buffer_bytes = buffer_bytes
+    def __init__(
+        self, buffer_bytes: int, count: int, prepare: Callable[[memoryview], memoryview] = lambda buffer: buffer
+    ) -> None:
+        """prepare: what is done to each buffer when it is made, such as pinning it for a GPU."""
+        self.buffer_bytes, self._prepare = buffer_bytes, prepare
         self._free: list[memoryview] = []
         self._left = count
         self._changed = threading.Condition()
@@ -28,7 +32,7 @@ class BufferPool:
             if self._free:
                 return self._free.pop()
             self._left -= 1
-        return new_buffer(self.buffer_bytes)
+        return self._prepare(new_buffer(self.buffer_bytes))
 
     def release(self, buffer: memoryview) -> None:
         """Give a buffer back; one of another size is let go."""

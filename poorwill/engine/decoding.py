@@ -15,7 +15,7 @@ def chunk_buffer(bench: Bench, name: str, size: int) -> memoryview:
     """The thread's scratch of that name for a chunk of `size` bytes, valid until it is asked for again."""
     # Two sizes only: a buffer for every size a manifest can name would add up to any amount of memory.
     whole = limits.CHUNK_BYTES if size <= limits.CHUNK_BYTES else limits.CHUNK_RAW_BYTES_MAX
-    kept: memoryview = bench.tool(f"{name}-{whole}", lambda: new_buffer(whole))
+    kept: memoryview = bench.tool(f"{name}-{whole}", lambda: bench.toolset.pinned(new_buffer(whole)))
     return kept[:size]
 
 
@@ -51,8 +51,8 @@ def decode_checked(bench: Bench, chunks: Chunks, row: int, stored: memoryview, k
         if raw_hash != chunks.stored_hash[row].tobytes():
             raise Corrupt(f"{key}: a raw chunk with two different hashes in the manifest")
         return stored
-    raw = raw_buffer(bench, int(chunks.raw[row]))
     codec = bench.tool(f"codec-{codec_id}", lambda: bench.toolset.codec(codec_id))
+    raw = raw_buffer(bench, int(chunks.raw[row]))
     try:
         codec.decode(stored, raw)
     except Corrupt as error:

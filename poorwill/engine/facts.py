@@ -7,11 +7,13 @@ import platform
 import shutil
 import socket
 import subprocess
+from importlib import metadata
 from typing import Any
 
 from poorwill import __version__
 from poorwill.engine import protocol
 from poorwill.engine.packing import threads_of_this_machine
+from poorwill.errors import Unsupported
 
 GPUS_MAX = 64
 NVIDIA_SMI_TIMEOUT_S = 20.0
@@ -26,6 +28,7 @@ def machine_facts(workspace: str) -> dict[str, Any]:
     except OSError:
         total = free = 0
     gpus, driver = nvidia_gpus()
+    unusable = unusable_because() if gpus else "there is none"
     return {
         "host": socket.gethostname(),
         "cores": len(os.sched_getaffinity(0)),
@@ -37,9 +40,33 @@ def machine_facts(workspace: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "gpu": gpus,
         "gpu_driver": driver,
+        "gpu_usable": not unusable,
+        "gpu_unusable": unusable[:500],
+        "nvcomp": nvcomp_version() if gpus else "",
         "engine": __version__,
         "protocol": protocol.VERSION,
     }
+
+
+def nvcomp_version() -> str:
+    """Of the nvCOMP that is installed for this engine; empty if there is none."""
+    for name in ("nvidia-nvcomp-cu12", "nvidia-nvcomp-cu13"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def unusable_because() -> str:
+    """Why nothing can be coded on a GPU; empty if it can. Takes seconds the first time, and no memory of the GPU."""
+    from poorwill.codecs import gpu
+
+    try:
+        gpu.devices(gpu.load())
+        return ""
+    except Unsupported as error:
+        return error.message
 
 
 def nvidia_gpus(path: str | None = None) -> tuple[list[str], str]:

@@ -81,7 +81,9 @@ class Reader:
 
         def near(bench: Bench, run: tuple[int, int, object]) -> None:
             size = max(self._buffers.buffer_bytes, run[1])
-            view: memoryview = bench.tool(f"run-{size}", lambda: memoryview(bytearray(size)))[: run[1]]
+            view: memoryview = bench.tool(f"run-{size}", lambda: bench.toolset.pinned(memoryview(bytearray(size))))[
+                : run[1]
+            ]
             source.read(run[0], view)
             work(bench, view, run[2])
 

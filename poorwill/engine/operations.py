@@ -5,18 +5,20 @@ from __future__ import annotations
 import base64
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import blake3
 import numpy as np
 
+from poorwill.codecs.toolset import Toolset
 from poorwill.engine import command, facts, protocol
 from poorwill.engine.activity import Activity
 from poorwill.engine.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.chunk_cache import BYTES_MAX, open_cache
 from poorwill.engine.context import Context
-from poorwill.engine.fetch import Reader
+from poorwill.engine.converting import Converting
+from poorwill.engine.fetch import Reader, Source
 from poorwill.engine.meter import Meter
 from poorwill.engine.packing import Adopted, threads_of_this_machine
 from poorwill.engine.part_reading import RUN_BYTES, read_index
@@ -27,7 +29,7 @@ from poorwill.engine.taking import Settings, Taking
 from poorwill.engine.transfers import Transfers
 from poorwill.engine.verifying import Verifying
 from poorwill.errors import Corrupt, UsageError
-from poorwill.snapshot import limits, manifest
+from poorwill.snapshot import ids, limits, manifest
 from poorwill.snapshot.tables import Manifest
 
 log = logging.getLogger(__name__)
@@ -38,13 +40,15 @@ T = TypeVar("T")
 class Operations:
     """The requests by name; `handle` is what a Server calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, toolset: Toolset | None = None) -> None:
         self.meter = Meter()
-        self._pool = WorkPool(threads_of_this_machine())
+        self._toolset = toolset or Toolset()
+        self._pool = WorkPool(threads_of_this_machine(), self._toolset)
         self._transfers = Transfers(self.meter)
         self._taking: Taking | None = None
         self._restoring: Restoring | None = None
         self._verifying: Verifying | None = None
+        self._converting: Converting | None = None
 
     def handle(self, request: Message, context: Context, emit: Emit) -> Message:
         op = str(request.get("op"))
@@ -57,6 +61,7 @@ class Operations:
     def close(self) -> None:
         """Let threads end and close files. Idempotent."""
         self._pool.close()
+        self._toolset.close()
         self._transfers.close()
         if self._restoring is not None:
             self._restoring.close()
@@ -75,11 +80,14 @@ class Operations:
         given = request["settings"]
         settings = Settings(**{**given, "exclude": tuple(given.get("exclude", ()))})
         self._taking = Taking(settings, self._pool, self.meter)
-        found = [self._adopt(part, context) for part in request.get("adopt", [])]
-        adopted = [part for part in found if part is not None]
+        adopted = self._adopted(request, context)
         parent = request.get("parent")
         before = self._manifest(parent, context) if parent else None
         return self._taking.scan(before, parent["blake3"] if parent else "", adopted, context)
+
+    def _adopted(self, request: Message, context: Context) -> list[Adopted]:
+        found = [self._adopt(part, context) for part in request.get("adopt", [])]
+        return [part for part in found if part is not None]
 
     def _adopt(self, found: Message, context: Context) -> Adopted | None:
         source = self._transfers.source(found["key"], context)
@@ -102,22 +110,13 @@ class Operations:
 
     def op_manifest(self, request: Message, context: Context, emit: Emit) -> Message:
         taking = _needed(self._taking, "scan")
-        digest, size, rest = blake3.blake3(), 0, b""
-        for page in taking.manifest():
-            digest.update(page)
-            size += len(page)
-            rest += page
-            while len(rest) >= protocol.PAGE_BYTES:
-                emit({"event": "page", "data": base64.b64encode(rest[: protocol.PAGE_BYTES]).decode()})
-                rest = rest[protocol.PAGE_BYTES :]
-            context.check()
-        emit({"event": "page", "data": base64.b64encode(rest).decode()})
+        sums = _send_pages(taking.manifest(), emit, context)
         left_out = list(taking.left_out.values())
         return {
-            "bytes": size,
-            "blake3": digest.hexdigest(),
+            **sums,
             "left_out": [left.to_wire() for left in left_out[: limits.LEFT_OUT_MAX]],
             "left_out_count": len(left_out),
+            "coding": self._toolset.coding(),
         }
 
     def op_changed(self, request: Message, context: Context, emit: Emit) -> Message:
@@ -129,6 +128,7 @@ class Operations:
 
     def op_open_restore(self, request: Message, context: Context, emit: Emit) -> Message:
         found = self._manifest(request["manifest"], context)
+        self._check_decodable(found)
         if self._restoring is not None:
             self._restoring.close()
             self._restoring = None
@@ -158,7 +158,10 @@ class Operations:
 
     def op_open_verify(self, request: Message, context: Context, emit: Emit) -> Message:
         found = self._manifest(request["manifest"], context)
-        self._verifying = Verifying(found, bool(request.get("full")), self._reader(found), self.meter)
+        full = bool(request.get("full"))
+        if full:
+            self._check_decodable(found)
+        self._verifying = Verifying(found, full, self._reader(found), self.meter)
         return {"parts": _part_list(found, range(len(found.parts)))}
 
     def op_verify(self, request: Message, context: Context, emit: Emit) -> Message:
@@ -169,10 +172,36 @@ class Operations:
         finally:
             source.close()
 
+    def op_open_convert(self, request: Message, context: Context, emit: Emit) -> Message:
+        found, adopted = self._manifest(request["manifest"], context), self._adopted(request, context)
+        self._check_decodable(found)
+        snapshot_id, reader = ids.checked_snapshot_id(str(request["snapshot_id"])), self._reader(found)
+        self._converting = Converting(found, snapshot_id, adopted, reader, self.meter)
+        return self._converting.summary()
+
+    def op_convert(self, request: Message, context: Context, emit: Emit) -> Message:
+        converting, number = _needed(self._converting, "open_convert"), int(request["part"])
+
+        def open_source(key: str) -> Source:
+            return self._transfers.source(key, context)
+
+        return converting.part(number, open_source, lambda: self._transfers.sink(number, context), context)
+
+    def op_finish_convert(self, request: Message, context: Context, emit: Emit) -> Message:
+        converting = _needed(self._converting, "open_convert")
+        sums = _send_pages(manifest.encode(converting.converted()), emit, context)
+        return {**sums, "coding": self._toolset.coding()}
+
     def _reader(self, found: Manifest) -> Reader:
         largest = int(found.chunks.stored.max()) if len(found.chunks) else 0
         size = max(RUN_BYTES, largest)
-        return Reader(self._pool, BufferPool(size, max(4, POOL_BYTES // size)), self._transfers.threads)
+        buffers = BufferPool(size, max(4, POOL_BYTES // size), self._toolset.pinned)
+        return Reader(self._pool, buffers, self._transfers.threads)
+
+    def _check_decodable(self, found: Manifest) -> None:
+        """Unsupported, before anything is read or written, if a chunk is of a codec that this machine cannot decode."""
+        for codec in np.unique(found.chunks.codec).tolist():
+            self._toolset.codec(codec)
 
     def _manifest(self, given: Message, context: Context) -> Manifest:
         key, size = str(given["key"]), int(given["bytes"])
@@ -194,6 +223,21 @@ def _needed(opened: T | None, before: str) -> T:
     if opened is None:
         raise UsageError(f"the engine needs the request '{before}' first")
     return opened
+
+
+def _send_pages(pages: Iterable[bytes], emit: Emit, context: Context) -> Message:
+    """Tell a manifest in `page` events; returns its size and its hash."""
+    digest, size, rest = blake3.blake3(), 0, b""
+    for page in pages:
+        digest.update(page)
+        size += len(page)
+        rest += page
+        while len(rest) >= protocol.PAGE_BYTES:
+            emit({"event": "page", "data": base64.b64encode(rest[: protocol.PAGE_BYTES]).decode()})
+            rest = rest[protocol.PAGE_BYTES :]
+        context.check()
+    emit({"event": "page", "data": base64.b64encode(rest).decode()})
+    return {"bytes": size, "blake3": digest.hexdigest()}
 
 
 def _part_list(found: Manifest, rows: Any) -> list[Message]:

@@ -15,13 +15,14 @@ from poorwill.codecs.sampler import Chooser
 from poorwill.engine import attributes
 from poorwill.engine.buffers import new_buffer
 from poorwill.engine.context import Context
+from poorwill.engine.decoding import chunk_buffer
 from poorwill.engine.matching import racy, unchanged_since
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench, Job, WorkPool
 from poorwill.engine.reading import SourceReader, Torn
 from poorwill.engine.records import OWN, ChunkRecords
 from poorwill.engine.scan import Scan
-from poorwill.engine.sink import Sink
+from poorwill.engine.sink import PieceTag, Sink
 from poorwill.snapshot import limits, part_index, plan
 from poorwill.snapshot.columns import Array, Blobs
 from poorwill.snapshot.part_index import IndexRows
@@ -86,7 +87,7 @@ def begin(
     sources[unsure] = 0
     base_parts, base_chunks = _with_adopted(machine, snapshot_id, previous, adopted)
     records = ChunkRecords(len(planned), base_chunks)
-    done = _match_sources(sources, adopted, len(previous.chunks))
+    done = match_sources(sources, adopted, len(previous.chunks))
     for chunk, row in done.items():
         records.adopt(chunk, row, base_chunks.raw_hash[row])
     todo = np.setdiff1d(np.arange(len(planned)), np.fromiter(done, np.int64, len(done)))
@@ -119,7 +120,8 @@ def one_part(machine: str, snapshot_id: str, number: int, size: int) -> Parts:
     )
 
 
-def _match_sources(sources: Array, adopted: list[Adopted], first_row: int) -> dict[int, int]:
+def match_sources(sources: Array, adopted: list[Adopted], first_row: int) -> dict[int, int]:
+    """Planned chunk -> row of an adopted one with the same source, counted from `first_row` part after part."""
     have: dict[bytes, int] = {}
     for found in adopted:
         for source in found.rows.source:
@@ -153,30 +155,18 @@ class Packer:
             self._pool.finish(job)
             rows = _index_rows(round_, chunks)
             if not len(rows):
-                return {"part": number, "bytes": 0, "pieces": [], "chunks": 0, "raw_bytes": 0, "stored_bytes": 0}
+                return sent(number, rows, 0, [])
             size, pieces = sink.get().finish(lambda: part_index.encode(round_.snapshot_id, number, rows))
         except BaseException:
             sink.abandon()
             raise
         round_.sizes[number] = size
-        raw, stored = int(rows.raw.sum(dtype=np.int64)), int(rows.stored.sum(dtype=np.int64))
-        return {
-            "part": number,
-            "bytes": size,
-            "pieces": pieces,
-            "chunks": len(rows),
-            "raw_bytes": raw,
-            "stored_bytes": stored,
-        }
+        return sent(number, rows, size, pieces)
 
     def _code(self, bench: Bench, round_: Round, number: int, chunk: int, sink: _LazySink) -> None:
-        raw_buffer: memoryview = bench.tool("raw", lambda: new_buffer(limits.CHUNK_BYTES))
-        out_buffer: memoryview = bench.tool("coded", lambda: new_buffer(limits.CHUNK_BYTES))
+        chooser_of(bench, self._policy, portable=self._portable)  # opens the GPU, for which buffers are pinned
+        raw_buffer: memoryview = bench.tool("raw", lambda: bench.toolset.pinned(new_buffer(limits.CHUNK_BYTES)))
         reader: SourceReader = bench.tool("reader", SourceReader)
-        policy, portable = self._policy, self._portable
-        chooser: Chooser = bench.tool(
-            f"chooser-{policy}-{portable}", lambda: bench.toolset.chooser(policy, portable=portable)
-        )
         size, torn = reader.read(round_.scan, round_.plan, chunk, raw_buffer)
         if torn:
             with round_.lock:
@@ -186,12 +176,43 @@ class Packer:
         self._meter.add(read_bytes=size)
         if not round_.records.claim(chunk, raw_hash, size):
             return
-        codec, length = chooser.encode(raw, out_buffer)
-        data = raw if codec == 0 else out_buffer[:length]
-        stored_hash = raw_hash if codec == 0 else blake3.blake3(data).digest()
+        codec, data, stored_hash = encode(bench, raw, raw_hash, self._policy, portable=self._portable)
         offset = sink.get().append(data)
-        self._meter.add(coded_bytes=length)
-        round_.records.wrote(chunk, number, offset, length, codec, stored_hash)
+        self._meter.add(coded_bytes=len(data))
+        round_.records.wrote(chunk, number, offset, len(data), codec, stored_hash)
+
+
+def chooser_of(bench: Bench, policy: str, *, portable: bool) -> Chooser:
+    """The thread's own."""
+    chooser: Chooser = bench.tool(
+        f"chooser-{policy}-{portable}", lambda: bench.toolset.chooser(policy, portable=portable)
+    )
+    return chooser
+
+
+def encode(
+    bench: Bench, raw: memoryview, raw_hash: bytes, policy: str, *, portable: bool
+) -> tuple[int, memoryview, bytes]:
+    """A chunk's codec, its stored bytes (a view of `raw` or of the thread's scratch, valid until its next call), and
+    their hash."""
+    chooser = chooser_of(bench, policy, portable=portable)
+    out = chunk_buffer(bench, "coded", max(len(raw), limits.CHUNK_BYTES))
+    codec, length = chooser.encode(raw, out)
+    if codec == 0:
+        return codec, raw, raw_hash
+    return codec, out[:length], blake3.blake3(out[:length]).digest()
+
+
+def sent(number: int, rows: IndexRows, size: int, pieces: list[PieceTag]) -> dict[str, Any]:
+    """What the control side needs to complete the upload of a part of `size` bytes."""
+    return {
+        "part": number,
+        "bytes": size,
+        "pieces": pieces,
+        "chunks": len(rows),
+        "raw_bytes": int(rows.raw.sum(dtype=np.int64)),
+        "stored_bytes": int(rows.stored.sum(dtype=np.int64)),
+    }
 
 
 class _LazySink:

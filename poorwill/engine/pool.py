@@ -60,23 +60,33 @@ class Job:
 
 
 class WorkPool:
-    """`threads` daemon threads, started with the first job; each codes with what `toolset` makes. Thread-safe."""
+    """`threads` daemon threads, twice as many once a GPU codes, started with the first job. Thread-safe.
+
+    Each of them codes with what `toolset` makes.
+    """
 
     def __init__(self, threads: int, toolset: Toolset | None = None) -> None:
         self.threads, self.toolset = threads, toolset or Toolset()
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
-        self._started = self._closed = False
+        self._started, self._closed = 0, False
 
     def open(self, job: Job) -> Job:
         with self._changed:
             self._jobs.append(job)
             self._jobs.sort(key=lambda j: j.rank)
-            if not self._started:
-                self._started = True
-                for n in range(self.threads):
-                    threading.Thread(target=self._run, name=f"codec-{n}", daemon=True).start()
+            self._start(self.threads)
         return job
+
+    def _start(self, to: int) -> None:
+        for n in range(self._started, to):
+            threading.Thread(target=self._run, name=f"codec-{n}", daemon=True).start()
+        self._started = max(self._started, to)
+
+    def _widen(self) -> None:
+        """Threads wait while a GPU codes: with twice as many the cores read and hash meanwhile."""
+        if self.toolset.on_gpu and not self._closed:
+            self._start(2 * self.threads)
 
     def add(self, job: Job, *items: Any) -> None:
         with self._changed:
@@ -132,6 +142,7 @@ class WorkPool:
             del item
             with self._changed:
                 job.running -= 1
+                self._widen()
                 if error is not None:
                     job.stop(error)
                 if not job.items or error is not None:

@@ -16,6 +16,7 @@ from typing import Protocol
 from poorwill.errors import UsageError
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_OF_CUDA = ("cuda_min", "compute_capability_min")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,12 @@ class Wish:
     download_mbps_min: float | None = None  # megabits per second
     reliability_min: float | None = None  # 0 to 1, as the provider counts it
     spot: bool = False  # a machine that the provider may take away, for less money
+    cuda_min: float | None = None  # what an NVIDIA GPU's driver must know, as 12.0; an own image may bring another one
+    compute_capability_min: float | None = None  # of an NVIDIA GPU, as 7.0
 
     def check(self) -> Wish:
         """Itself, or UsageError."""
-        for name in ("gpu_count", "price_per_hour_max", "disk_gb", "download_mbps_min"):
+        for name in ("gpu_count", "price_per_hour_max", "disk_gb", "download_mbps_min", *_OF_CUDA):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1_000_000:
                 raise UsageError(f"{name} {value}: expected a number above 0")
@@ -57,6 +60,8 @@ class Offer:
     download_mbps: float | None = None
     reliability: float | None = None
     spot: bool = False
+    cuda_max: float | None = None  # the newest CUDA that the GPU's driver knows
+    compute_capability: float | None = None  # of the GPU, if it is NVIDIA's
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,13 @@ _PRICES_PAGES_MAX = 40
 CANDIDATES_MAX = 40
 _MAKERS = {"nvidia", "amd", "tesla"}
 _MEMORY = re.compile(r"(\d+)gi?b?")
+# Of NVIDIA's GPUs that EC2 has: https://developer.nvidia.com/cuda-gpus and its page of older ones. One that is missing
+# here is newer than this list.
+_COMPUTE_CAPABILITIES = {
+    "gridk520": 3.0, "k520": 3.0, "k80": 3.7, "m60": 5.2, "v100": 7.0, "t4": 7.5, "t4g": 7.5, "a100": 8.0, "a10g": 8.6,
+    "l4": 8.9, "l40s": 8.9, "h100": 9.0, "h200": 9.0, "b200": 10.0, "b300": 10.3, "rtxpro4500": 12.0,
+    "rtxproserver6000": 12.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +43,14 @@ class InstanceType:
     gpu: str = ""
     gpu_count: int = 0
     gpu_memory_gib: float = 0.0
+    nvidia: bool = False
+    compute_capability: float | None = None
 
     @classmethod
     def from_description(cls, described: dict[str, Any]) -> InstanceType:
         gpus = [g for g in described.get("GpuInfo", {}).get("Gpus", []) if g.get("GpuPartitionSize", 1) >= 1]
         gpu = gpus[0] if gpus else {}
+        nvidia = str(gpu.get("Manufacturer", "")).lower() == "nvidia"
         return cls(
             name=described["InstanceType"],
             cores=int(described["VCpuInfo"]["DefaultVCpus"]),
@@ -48,11 +58,21 @@ class InstanceType:
             gpu=str(gpu.get("Name", "")),
             gpu_count=int(gpu.get("Count", 0)),
             gpu_memory_gib=gpu.get("MemoryInfo", {}).get("SizeInMiB", 0) / 1024,
+            nvidia=nvidia,
+            compute_capability=_COMPUTE_CAPABILITIES.get(_gpu_name(str(gpu.get("Name", "")))[0]) if nvidia else None,
         )
 
     def has(self, wish: Wish) -> bool:
-        """Whether its GPUs are those of the wish. A count is meant exactly: a machine with 8 costs 8 times as much."""
+        """Whether its GPUs are those of the wish. A count is meant exactly: a machine with 8 costs 8 times as much.
+
+        The driver is the image's, and AWS's own images have one for every CUDA that counts today.
+        """
         if wish.gpu_count is not None and self.gpu_count != wish.gpu_count:
+            return False
+        least = wish.compute_capability_min
+        if (least or wish.cuda_min) and not (self.gpu_count and self.nvidia):
+            return False
+        if least and self.compute_capability is not None and self.compute_capability < least:
             return False
         if wish.gpu is None:
             return True
@@ -68,6 +88,15 @@ def _gpu_name(text: str) -> tuple[str, int]:
     memory = [int(found[1]) for word in words if (found := _MEMORY.fullmatch(word))]
     names = [word for word in words if not _MEMORY.fullmatch(word)]
     return "".join(names), memory[0] if memory else 0
+
+
+def _gpus_wished(wish: Wish) -> str:
+    """For messages; "" where none are."""
+    least = wish.compute_capability_min
+    if not (wish.gpu or wish.gpu_count or wish.cuda_min or least):
+        return ""
+    kind = wish.gpu or ("any NVIDIA GPU" if wish.cuda_min or least else "any GPU")
+    return f"{wish.gpu_count or ''} {kind}".strip() + (f" of compute capability {least:.1f} or higher" if least else "")
 
 
 class Ec2Catalog:
@@ -87,9 +116,9 @@ class Ec2Catalog:
         """
         types = [found for found in self._types(wish, image.architecture, zone) if found.has(wish)]
         if not types:
-            gpus = f"{wish.gpu_count or ''} {wish.gpu or 'any GPU'}".strip() if wish.gpu or wish.gpu_count else ""
             raise Refused(
-                f"EC2 in {zone or self._region} has no {_market(wish)} instance type with {gpus or image.architecture}"
+                f"EC2 in {zone or self._region} has no {_market(wish)} instance type with "
+                f"{_gpus_wished(wish) or image.architecture}"
             )
         types.sort(key=lambda t: (t.gpu_count, t.cores, t.memory_gb, t.name))
         types = types[:CANDIDATES_MAX]
@@ -100,6 +129,7 @@ class Ec2Catalog:
                 gpu=found_type.gpu, gpu_count=found_type.gpu_count, cores=found_type.cores,
                 memory_gb=found_type.memory_gb, disk_gb=float(GP3_GIB_MAX - image.root_gib), region=place,
                 price_per_hour=round(price_per_hour + beside, 6), spot=wish.spot,
+                compute_capability=found_type.compute_capability,
             )
             for found_type, place, price_per_hour in price(types, zone)
         ]  # fmt: skip
@@ -116,7 +146,7 @@ class Ec2Catalog:
         }
         if self._allowed:
             filters["instance-type"] = self._allowed
-        elif wish.gpu or wish.gpu_count:
+        elif _gpus_wished(wish):
             filters["instance-type"] = ["g*", "p*"]  # all families with GPUs: spares reading a thousand types
         what = f"EC2 in {self._region}: cannot list instance types"
         pages = paged(self._client, "describe_instance_types", what, _TYPES_PAGES_MAX, Filters=_filters(filters))

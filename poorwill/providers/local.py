@@ -25,6 +25,8 @@ _ID = re.compile(r"local-[0-9a-f]{12}")
 log = logging.getLogger(__name__)
 _RECORD = "instance.json"
 _RECORD_BYTES_MAX = 1 << 16
+_NO_CHOICE = ("gpu", "gpu_count", "region", "spot", "download_mbps_min", "reliability_min", "cuda_min",
+              "compute_capability_min")  # fmt: skip
 
 
 class LocalProvider:
@@ -72,11 +74,8 @@ class LocalProvider:
         return self.get(instance_id)
 
     def _refuse(self, wish: Wish) -> None:
-        if wish.gpu or wish.gpu_count or wish.region or wish.spot or wish.download_mbps_min or wish.reliability_min:
-            raise Refused(
-                f"{self.describe()} has nothing to choose from: leave out gpu, gpu_count, region, spot, "
-                "download_mbps_min and reliability_min"
-            )
+        if any(getattr(wish, name) for name in _NO_CHOICE):
+            raise Refused(f"{self.describe()} has nothing to choose from: leave out {', '.join(_NO_CHOICE)}")
         free = shutil.disk_usage(self.root).free
         if wish.disk_gb is not None and wish.disk_gb * 10**9 > free:
             raise Refused(f"{self.describe()} has {free / 1e9:.0f} GB free, {wish.disk_gb} were asked for")

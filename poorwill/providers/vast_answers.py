@@ -16,6 +16,8 @@ Row = Mapping[str, Any]
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,252}")
 _TEXT_MAX = 300
 _ID_MAX = 10**18
+CAPABILITY_UNIT = 100
+"""vast.ai says 860 for a compute capability of 8.6."""
 # An exited container and a machine that is gone from the network never run again by themselves.
 _FAILED = {"exited": "its container has exited", "offline": "its host is offline"}
 _FAILURE = re.compile(r"error|fail|denied|oci runtime|manifest unknown|no such image|no space left", re.IGNORECASE)
@@ -51,7 +53,7 @@ def offer_of(row: Row, spot: bool) -> Offer | None:
     offer_id, price, disk = id_of(row), number(row, "dph_total"), number(row, "disk_space")
     if offer_id is None or price is None or disk is None:
         return None
-    reliability = number(row, "reliability")
+    reliability, capability = number(row, "reliability"), number(row, "compute_cap")
     return Offer(
         id=offer_id,
         gpu=text(row, "gpu_name"),
@@ -64,6 +66,8 @@ def offer_of(row: Row, spot: bool) -> Offer | None:
         download_mbps=number(row, "inet_down"),
         reliability=number(row, "reliability2") if reliability is None else reliability,
         spot=spot,
+        cuda_max=number(row, "cuda_max_good"),
+        compute_capability=None if capability is None else capability / CAPABILITY_UNIT,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from poorwill.errors import UsageError
 from poorwill.providers.base import Offer, Wish
-from poorwill.providers.vast_answers import Row, number, offer_of
+from poorwill.providers.vast_answers import CAPABILITY_UNIT, Row, number, offer_of
 
 DISK_GB = 32
 """Disk when the wish names none: vast.ai's own default of 8 GB does not hold a CUDA image's workspace."""
@@ -49,7 +49,14 @@ def search_body(wish: Wish) -> dict[str, Any]:
         "direct_port_count": {"gte": 1},
         "gpu_arch": {"eq": "nvidia"},
     }
-    least = {"num_gpus": wish.gpu_count, "inet_down": wish.download_mbps_min, "reliability": wish.reliability_min}
+    capability = wish.compute_capability_min
+    least = {
+        "num_gpus": wish.gpu_count,
+        "inet_down": wish.download_mbps_min,
+        "reliability": wish.reliability_min,
+        "cuda_max_good": wish.cuda_min,
+        "compute_cap": None if capability is None else round(capability * CAPABILITY_UNIT),
+    }
     body.update({name: {"gte": value} for name, value in least.items() if value is not None})
     if wish.gpu is not None:
         body["gpu_name"] = {"in": spellings(wish.gpu)}
@@ -114,6 +121,8 @@ def _fulfils(offer: Offer, wish: Wish) -> bool:
         and (wish.price_per_hour_max is None or offer.price_per_hour <= wish.price_per_hour_max)
         and _at_least(offer.download_mbps, wish.download_mbps_min)
         and _at_least(offer.reliability, wish.reliability_min)
+        and _at_least(offer.cuda_max, wish.cuda_min)
+        and _at_least(offer.compute_capability, wish.compute_capability_min)
         and (wish.region is None or country is None or country[1] in countries(wish.region))
     )
 

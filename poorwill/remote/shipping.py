@@ -26,6 +26,9 @@ GRACE_S = 150.0
 """How much longer than its own deadline the installation may take to end and tidy up."""
 FREE_BYTES_MIN = 1_000_000_000
 GPU_FREE_BYTES_MIN = 4_000_000_000
+"""An engine with packages for a GPU takes 0.7 GB, and 1 GB while it is installed; the rest is for the workspace."""
+WITHOUT_GPU = "without GPU packages: "
+"""What a line of `Installed.log` begins with that says why the engine cannot use the GPU that is there."""
 PIECE_BYTES = 256 << 10
 PROOF = (
     "poorwill.engine.operations",
@@ -148,7 +151,7 @@ class _Passage:
             found_gpu = self._wheels(gpu, online_words) if gpu else []
         except PermanentError as error:
             gpu, found_gpu = [], []
-            log.append(f"without GPU packages: {error}")
+            log.append(f"{WITHOUT_GPU}{error}")
         count = len(found) + len(found_gpu)
         answer = self._send(pins, gpu, [*found, *found_gpu], OFFLINE_S, f"installing {count} packages from here")
         return self._installed(answer, log)

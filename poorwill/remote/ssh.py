@@ -13,7 +13,7 @@ from poorwill.remote.base import Stream
 from poorwill.remote.host_key import PinnedKey
 from poorwill.remote.identity import Identity
 from poorwill.remote.link import DEAD_AFTER_S, PATIENCE_S, Link
-from poorwill.remote.shipping import Installed, Shipment, command
+from poorwill.remote.shipping import WITHOUT_GPU, Installed, Shipment, command
 from poorwill.remote.ssh_connection import SshConnection, described
 
 RETRY_S = 2.0
@@ -60,6 +60,9 @@ class SshHost:
         except BaseException:
             connection.close()
             raise
+        for line in installed.log:
+            tell = log.warning if line.startswith(WITHOUT_GPU) else self._on_step
+            tell(f"{self.describe()}: {line}")
         return self._link(installed, connection)
 
     def _link(self, installed: Installed, connection: SshConnection) -> Link:

@@ -124,6 +124,11 @@ class Table:
                 out.append(Blobs.from_lengths(np.concatenate(lengths), b"".join(p.data for p in parts)))
         return cls(*out)
 
+    def equals(self: T, other: T, columns: Iterable[str] | None = None) -> bool:
+        """Whether both have the same rows, in all columns or in those."""
+        names = [column.name for column in self.SCHEMA] if columns is None else columns
+        return all(_same(getattr(self, name), getattr(other, name)) for name in names)
+
     def pack(self, start: int, stop: int) -> bytes:
         """Rows [start, stop) as a page's raw bytes: column after column, integers byte-transposed.
 
@@ -169,6 +174,12 @@ class Table:
         if at != len(page):
             raise Corrupt(f"{what}: a page of {rows} rows has {len(page)} bytes, expected {at}")
         return cls(*out)
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, Blobs):
+        return np.array_equal(ours.ends, theirs.ends) and bool(ours.data == theirs.data)
+    return np.array_equal(ours, theirs)
 
 
 def _zeros(column: Column, rows: int) -> Array:

@@ -18,6 +18,15 @@ def new_snapshot_id(now: datetime | None = None) -> str:
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
+def id_behind(snapshot_id: str) -> str:
+    """A new id of the same second that sorts behind `snapshot_id`: for the same content in another form, which is no
+    younger. Where there is hardly an id behind it (once in 65,536 times), any of that second."""
+    least = int(snapshot_id[17:], 16) + 1
+    room = (1 << 32) - least
+    number = least + secrets.randbelow(room) if room >= 1 << 16 else secrets.randbits(32)
+    return f"{snapshot_id[:17]}{number:08x}"
+
+
 def begun_at(snapshot_id: str) -> datetime | None:
     """The time in a snapshot id, in UTC; None if there is no such time: an id need only have its shape."""
     try:

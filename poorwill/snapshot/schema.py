@@ -45,9 +45,11 @@ _SNAPSHOT: Spec = {
     "facts": {},
     "timings_ms": {},
 }
+_CODING: Spec = {"by": str, "codec": str, "reason": str, "rates_mb_s": {}, "versions": {}, "fell_back": int}
 _OPTIONAL: dict[str, Spec] = {
-    "snapshot": {"name": str, "tags": [str]},
-    "trash": {"name": str, "tags": [str]},
+    "snapshot": {"name": str, "tags": [str], "converted_from": str, "coding": _CODING},
+    "trash": {"name": str, "tags": [str], "converted_from": str, "coding": _CODING},
+    "pending": {"converted_from": str},
 }
 _KINDS: dict[str, Spec] = {
     "snapshot": _SNAPSHOT,

@@ -39,7 +39,7 @@ def test_there_and_back(tmp_path: Path, s3_server: S3Server, kind: str) -> None:
     url = (tmp_path / "s o").as_uri() if kind == "file" else s3_server.url("cli")
     env = s3_server.env() if kind == "s3" else None
     given = ("--store", url, "--json")
-    ran = poorwill("snapshot", workspace, *given, "--machine", MACHINE, env=env)
+    ran = poorwill("snapshot", workspace, *given, "--machine", MACHINE, "--portable", env=env)
     assert ran.code == 3, ran  # the socket was left out
     done = ran.done
     snapshot_id = done["snapshot_id"]
@@ -50,6 +50,7 @@ def test_there_and_back(tmp_path: Path, s3_server: S3Server, kind: str) -> None:
     assert [row["snapshot_id"] for row in listed.events[:-1]] == [snapshot_id]
     assert listed.done["totals"] == {"snapshots": 1}
     shown = poorwill("show", snapshot_id, *given, env=env).done
+    assert shown["portable"] and shown["needs"] == [] and shown["coding"] == done["coding"]
     assert shown["totals"] == done["totals"] and shown["left_out"][0]["path"] == "links/socket"
     verified = poorwill("verify", snapshot_id, "--full", *given, env=env)
     assert verified.code == 0 and verified.done["totals"]["bytes_read"] > 0
@@ -225,7 +226,7 @@ def test_unreadable_files(tmp_path: Path, local_store: LocalStore) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(tmp_path: Path, local_store: LocalStore, signum: signal.Signals) -> None:
     """130, with how to go on; nothing is committed; going on works."""
-    workspace = aged(make_large(tmp_path / "w", 48))  # seconds of work
+    workspace = aged(make_large(tmp_path / "w", 16))
     given = ("snapshot", workspace, "--store", local_store.url, "--machine", MACHINE, "--json")
     process = start(*given)
     assert process.stdout is not None

@@ -48,6 +48,23 @@ class ProviderSuite:
             provider.create("suite-f", wish)
         assert provider.list_by_label("suite-f") == []
 
+    def test_a_gpu_for_cuda_is_there_or_nothing_is_created(self, provider: Provider) -> None:
+        """Each offer has an NVIDIA GPU as new as was wished for, as far as the provider tells; a provider that has
+        none refuses before it creates, and so does every provider for a GPU that is not made yet."""
+        wish = Wish(gpu_count=1, cuda_min=12.0, compute_capability_min=7.0)
+        offers = provider.offers(wish)
+        for offer in offers:
+            assert offer.gpu and offer.gpu_count >= 1
+            assert offer.cuda_max is None or offer.cuda_max >= 12.0
+            assert offer.compute_capability is None or offer.compute_capability >= 7.0
+        if offers:
+            assert provider.create("suite-g", wish).price_per_hour == pytest.approx(offers[0].price_per_hour)
+        for refused in ([] if offers else [wish]) + [Wish(gpu_count=1, compute_capability_min=999.0)]:
+            assert provider.offers(refused) == []
+            with pytest.raises(Refused):
+                provider.create("suite-h", refused)
+        assert provider.list_by_label("suite-h") == []
+
     def test_destroy_is_confirmed_idempotent_and_touches_no_other(self, provider: Provider) -> None:
         """After destroy the machine is gone to every question, destroying again succeeds, others stay."""
         gone, stays = provider.create("suite-c", Wish()), provider.create("suite-c", Wish())
@@ -75,7 +92,7 @@ class ProviderSuite:
 
     def test_impossible_wishes_are_refused_before_anything_is_created(self, provider: Provider) -> None:
         """Numbers that make no sense are a UsageError, and no machine is left behind."""
-        for wish in (Wish(disk_gb=0), Wish(gpu_count=-1), Wish(price_per_hour_max=0.0)):
+        for wish in (Wish(disk_gb=0), Wish(gpu_count=-1), Wish(price_per_hour_max=0.0), Wish(cuda_min=-1.0)):
             with pytest.raises(UsageError):
                 provider.create("suite-d", wish)
         assert provider.list_by_label("suite-d") == []

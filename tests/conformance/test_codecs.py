@@ -1,4 +1,7 @@
-"""Every codec passes the suite; planes in every layout, and over the public zstd as well as the private one."""
+"""Every codec passes the suite; planes in every layout, and over the public zstd as well as the private one.
+
+Those of a GPU pass it over the double of its libraries here, and over the real ones in tests/gpu.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ pytest.register_assert_rewrite("tests.conformance.codec_suite")
 
 from bench.chunks import chunk  # noqa: E402
 from poorwill.codecs.base import Codec  # noqa: E402
+from poorwill.codecs.gpus import open_gpus  # noqa: E402
+from poorwill.codecs.nvcomp import NvcompAns, PlanesOnGpu  # noqa: E402
 from poorwill.codecs.openzl import OpenZL  # noqa: E402
 from poorwill.codecs.planes import PLANE_BLOCK_BYTES, Layout, Planes  # noqa: E402
 from poorwill.codecs.raw import Raw  # noqa: E402
@@ -19,6 +24,7 @@ from poorwill.codecs.zstd import Zstd  # noqa: E402
 from poorwill.codecs.zstd_door import open_door  # noqa: E402
 from poorwill.errors import Corrupt  # noqa: E402
 from tests.conformance.codec_suite import CodecSuite, decoded, encoded  # noqa: E402
+from tests.doubles.fake_cuda import FakeCuda  # noqa: E402
 from tests.golden.reader import joined_planes  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "codecs.md"
@@ -82,6 +88,55 @@ class TestOpenZLOfFourBytes(CodecSuite):
         return codec
 
 
+ON_GPU = open_gpus(FakeCuda().libraries(), lanes=1)
+"""One lane: the double's scratch memory counts as the codec's. Its thread is a daemon, and waits."""
+
+
+class TestNvcompAns(CodecSuite):
+    """nvCOMP's own type for the halves of floats."""
+
+    def make(self) -> Codec:
+        return NvcompAns(ON_GPU)
+
+
+class TestNvcompAnsOfBytes(CodecSuite):
+    gains_on = "fp8 e5m2"
+
+    def make(self) -> Codec:
+        return ans(Layout(1, False, 1))
+
+
+class TestNvcompAnsOfPlanes(CodecSuite):
+    """Split on the device: two planes coded, two stored."""
+
+    gains_on = "fp32 of bf16"
+
+    def make(self) -> Codec:
+        return ans(Layout(4, True, 0b1010))
+
+
+class TestPlanesOnGpu(CodecSuite):
+    """Written by the GPU, read by the CPU."""
+
+    def make(self) -> Codec:
+        return PlanesOnGpu(ON_GPU)
+
+
+class TestPlanesOfBytesOnGpu(CodecSuite):
+    gains_on = "fp8 e5m2"
+
+    def make(self) -> Codec:
+        codec = PlanesOnGpu(ON_GPU)
+        codec.layout = Layout(1, False, 1)
+        return codec
+
+
+def ans(layout: Layout) -> NvcompAns:
+    codec = NvcompAns(ON_GPU)
+    codec.layout = layout
+    return codec
+
+
 def planes(layout: Layout) -> Planes:
     codec = Planes()
     codec.layout = layout
@@ -92,6 +147,17 @@ def vector(name: str) -> bytes:
     found = re.search(rf"<!-- vector: {name} -->\n```\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert found is not None
     return bytes.fromhex(found[1])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_planes_of_a_gpu_by_an_independent_decoder(layout: Layout) -> None:
+    """What a GPU writes as planes is what the page says, in every layout."""
+    raw = bytes(chunk(KIND_OF_WIDTH[layout.width], PLANE_BLOCK_BYTES * layout.width + 4096)) + b"\1\2\3"
+    codec = PlanesOnGpu(ON_GPU)
+    codec.layout = layout
+    stored = encoded(codec, raw)
+    assert stored is not None
+    assert joined_planes(stored, len(raw)) == raw
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

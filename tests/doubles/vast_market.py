@@ -16,6 +16,9 @@ def offer(offer_id: int, gpu: str, dph_base: float, **other: Any) -> dict[str, A
         "ask_contract_id": offer_id,
         "gpu_name": gpu,
         "gpu_arch": "nvidia",
+        "cuda_max_good": 12.8,
+        "driver_version": "570.124.06",
+        "compute_cap": 890,
         "num_gpus": 1,
         "cpu_cores": 64,
         "cpu_cores_effective": 16.0,
@@ -50,6 +53,8 @@ def market() -> list[dict[str, Any]]:
         offer(1007, "RTX 4090", 0.20, verified=False),
         offer(1008, "RTX 4090", 0.10, disk_space=8.0),
         offer(1009, "RTX 3090", 0.15, rented=True, rentable=False),
+        offer(1010, "GTX 1080", 0.50, num_gpus=2, compute_cap=610),
+        offer(1011, "V100", 0.60, num_gpus=4, compute_cap=700, cuda_max_good=11.4, driver_version="470.256.02"),
     ]
 
 

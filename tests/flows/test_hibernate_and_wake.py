@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextvars
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,16 @@ from blocks.lookup import save_machine
 from deployments.s3server import S3Server
 from deployments.tree_listing import differences, list_tree
 from flows.hibernate import hibernate
+from flows.replicate import replicate
 from flows.slots import machine_slot
 from flows.snapshot import snapshot
 from flows.wake import wake
 from flows.waking import snapshot_id_of
 from poorwill.control import intents, provisioning
 from poorwill.control.provisioning import Clock
-from poorwill.errors import Corrupt, EngineFailed, NotFound, PoorwillError, Refused, UsageError
+from poorwill.errors import Corrupt, EngineFailed, HostUnfit, NotFound, PoorwillError, Refused, UsageError
 from tests.flow_world import SNAPSHOT_ID, World
+from tests.needy_snapshots import nvidia_smi, reseal
 from tests.runs import take
 from tests.worker.rig import until
 from tests.workspaces import SET_ID, SKIPPED, aged, make_everything, noise, safetensors
@@ -167,6 +171,32 @@ def test_a_dry_run_creates_nothing(world: World) -> None:
     offers = [a.data for a in artifacts("wake-offers") if str(world.provider.root) in a.description]
     assert '"chosen": "this one"' in offers[0] and '"$ per hour": 0.0' in offers[0]
     assert plan["choice"]["id"] == "directory" and plan["disk_gb"] == 1 and plan["price_per_hour"] == 0.0
+
+
+def test_a_snapshot_that_needs_a_gpu_on_a_host_of_ones_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host without a GPU is told before there is a machine. One that seems to have one, on which nothing of CUDA
+    works, is told by the engine, and the machine is gone again."""
+    world.machine(small)
+    hibernate(**world.hibernation())
+    reseal(world.store, SNAPSHOT_ID, ["nvcomp>=6,<7"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PATH", nvidia_smi(world.folder / "bin", 0))
+    calls: list[Callable[..., Any]] = [
+        partial(wake, SNAPSHOT_ID, world.store_name, machine=world.name),
+        partial(wake, SNAPSHOT_ID, world.store_name, machine=world.name, dry_run=True),
+        partial(replicate, SNAPSHOT_ID, world.store_name, 2, provider=world.provider_name),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match=r"needs nvCOMP 6.* this host, which has no NVIDIA GPU"):
+            call()
+    assert os.listdir(world.provider.root) == []
+    monkeypatch.setenv("PATH", nvidia_smi(world.folder / "bin", 1))
+    plan = wake(SNAPSHOT_ID, world.store_name, machine=world.name, dry_run=True)
+    assert "with nvCOMP 6, an NVIDIA GPU of compute capability 7.0" in plan["would"]
+    with pytest.raises(HostUnfit, match=r"nvCOMP 6.* nothing was restored.* was destroyed again"):
+        wake(SNAPSHOT_ID, world.store_name, machine=world.name)
+    assert os.listdir(world.provider.root) == [] and world.keys("intents/") == []
+    assert (world.block().status, world.block().instance) == ("asleep", "")
 
 
 def test_a_machine_that_cannot_be_woken_is_destroyed_again(world: World) -> None:

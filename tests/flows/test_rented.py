@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,15 @@ from deployments.s3server import S3Server
 from deployments.tree_listing import differences, list_tree
 from flows.hibernate import hibernate
 from flows.wake import wake
-from poorwill.errors import HostRefused, Refused
+from poorwill.errors import HostRefused, HostUnfit, Refused, Unsupported
 from poorwill.providers.base import Wish
 from tests.doubles.vast_server import VastServer
 from tests.engine_homes import EngineHome
 from tests.flow_world import World
 from tests.flows.test_hibernate_and_wake import everything
+from tests.needy_snapshots import reseal
 from tests.rented_rack import Rack, Spy
+from tests.runs import take
 from tests.ssh_machines import KeyPair, SshMachine
 from tests.workspaces import noise
 
@@ -139,6 +142,40 @@ def test_another_machine_at_the_same_address_is_refused(rented: Rented) -> None:
     with pytest.raises(HostRefused, match="is not the machine it was"):
         hibernate(rented.world.name, rented.store, str(workspace))
     assert first.sessions_opened() == 0 and len(rented.vast.rented) == 1
+
+
+def test_a_snapshot_that_needs_a_gpu(rented: Rented, tmp_path: Path) -> None:
+    """A GPU is asked for that can decode it, by a dry run as well. The machine that comes has none after all: the wake
+    ends before anything is restored, says what was found, and the machine is gone. An unknown need rents nothing."""
+    rented.rent_first()
+    (tmp_path / "workspace").mkdir()
+    (tmp_path / "workspace" / "notes").write_text("notes\n")
+    with closing(blocks.S3Store.load(rented.store).open()) as store:
+        taken = take(store, tmp_path / "workspace", machine=rented.world.name, codec="raw")
+        reseal(store, taken.id, ["nvcomp>=9,<10"])
+        named = {"machine": f"{rented.world.name}-woken", "provider": rented.source}
+        blocks.Machine(provider=blocks.VastProvider.load(rented.source), name=named["machine"]).save(named["machine"])
+        with pytest.raises(Unsupported, match=r"nvcomp>=9,<10.* newer poorwill"):
+            wake(taken.id, rented.store, **named)
+        assert len(rented.vast.created) == 1 and list(store.list("intents/")) == []
+
+        reseal(store, taken.id, ["nvcomp>=6,<7"])
+        plan = wake(taken.id, rented.store, **named, gpu="V100", dry_run=True)
+        assert "with nvCOMP 6, an NVIDIA GPU" in plan["would"] and plan["offers"] == []  # its driver is too old
+        assert plan["needs"] == ["nvcomp>=6,<7"]
+        with pytest.raises(Refused, match=f"gpu=V100, .*; snapshot {taken.id} needs nvCOMP 6"):
+            wake(taken.id, rented.store, **named, gpu="V100")
+        target = rented.machines[1].home / "workspace"
+        with pytest.raises(HostUnfit, match=r"has no NVIDIA GPU .* convert .* destroyed") as unfit:
+            wake(taken.id, rented.store, **named, workspace=str(target))
+        assert list(store.list("intents/")) == []
+    assert not target.exists() and "nothing was restored" in unfit.value.message
+    assert len(rented.vast.created) == 2 and len(rented.vast.rented) == 1  # the one rented by hand
+    block = blocks.Machine.load(named["machine"])
+    assert (block.status, block.instance) == ("asleep", "")
+    searched = [body for body in rented.vast.bodies if body and "num_gpus" in body][-1]
+    wanted = {name: searched[name] for name in ("num_gpus", "cuda_max_good", "compute_cap")}
+    assert wanted == {"num_gpus": {"gte": 1}, "cuda_max_good": {"gte": 12.0}, "compute_cap": {"gte": 700}}
 
 
 def test_a_machine_of_ones_own(rented: Rented) -> None:

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from poorwill.errors import NotFound, PermanentError, ProviderRefused, Refused, UsageError
 from poorwill.providers.base import Instance, SshEndpoint, Wish
 from poorwill.providers.ec2 import Ec2Provider
+from poorwill.providers.ec2_offers import InstanceType
 from poorwill.providers.ec2_prices import FixedPrices
 from tests.ec2_server import PRICES, PUBLIC_KEY, REGION, SECRET_KEY, Clock, Ec2Server
 
@@ -196,6 +198,27 @@ def test_offers_have_known_prices_within_the_ceiling(server: Ec2Server) -> None:
         given(server, prices=FixedPrices({}), instance_types=["t3.medium"]).create("unknown", Wish())
     plain, large = mine.offers(A10G)[0], mine.offers(Wish(gpu="A10G", gpu_count=1, disk_gb=730))[0]
     assert large.price_per_hour - plain.price_per_hour == pytest.approx(0.08)
+
+
+def test_a_gpu_for_cuda_is_nvidias_whole_and_new_enough(server: Ec2Server) -> None:
+    """Of all types with GPUs those of AMD, slices and what is older than wished for are left out; what is not known
+    here is new. A provider that is kept to types without GPUs says so."""
+    wish = Wish(cuda_min=12.0, compute_capability_min=7.0)
+    types = ["g4dn.xlarge", "g6f.large", "t3.medium", "g7.2xlarge"]
+    offered = given(server, instance_types=types, prices=FixedPrices(dict.fromkeys(types, 1.0)))
+    assert {offer.id for offer in offered.offers(wish)} == {"g4dn.xlarge", "g7.2xlarge"}
+    assert [offer.compute_capability for offer in offered.offers(replace(wish, gpu="T4"))] == [7.5]
+    assert {offer.id for offer in offered.offers(replace(wish, compute_capability_min=8.0))} == {"g7.2xlarge"}
+    with pytest.raises(Refused, match=r"1 any NVIDIA GPU of compute capability 7\.0 or higher"):
+        given(server, instance_types=["t3.medium"]).create("none", replace(wish, gpu_count=1))
+
+    def gpu(name: str, maker: str) -> InstanceType:
+        gpus = [{"Name": name, "Manufacturer": maker, "Count": 1}]
+        sizes = {"VCpuInfo": {"DefaultVCpus": 4}, "MemoryInfo": {"SizeInMiB": 1024}}
+        return InstanceType.from_description({"InstanceType": "x", **sizes, "GpuInfo": {"Gpus": gpus}})
+
+    assert not gpu("Radeon Pro V520", "AMD").has(wish) and not gpu("M60", "NVIDIA").has(wish)
+    assert gpu("Z999", "NVIDIA").has(wish) and gpu("Radeon Pro V520", "AMD").has(Wish(gpu_count=1))
 
 
 def test_what_ec2_does_not_promise_is_refused_by_name(server: Ec2Server, provider: Ec2Provider) -> None:

@@ -80,6 +80,19 @@ def test_another_protocol_version() -> None:
     session.close()
 
 
+def test_an_engine_that_gives_itself_up() -> None:
+    """As when its GPU hangs: whoever asked hears why, and nobody talks to it any more."""
+    given_up = EngineLost("the GPU has not answered for 300 s").to_wire()
+    session = EngineSession(ScriptedHost(answering([line(id=1, event="error", error=given_up)])))
+    try:
+        for _ in range(2):
+            with pytest.raises(EngineLost, match="the GPU has not answered"):
+                session.request("pack", deadline_s=30, part=1)
+            assert not session.alive
+    finally:
+        session.close()
+
+
 def test_the_engine_ends_with_us_and_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its environment has none of what only the control side may know; it ends when we close."""
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "PREFECT_API_URL", "PREFECT_API_KEY", "VAST_API_KEY"):

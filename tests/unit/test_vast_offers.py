@@ -36,10 +36,16 @@ from tests.doubles.vast_market import offer
         (Wish(reliability_min=0.95, price_per_hour_max=0.4), ["1002"]),
         (Wish(disk_gb=1000), ["1005", "1006"]),
         (Wish(disk_gb=10_000), []),
+        (Wish(gpu="V100"), ["1011"]),
+        (Wish(gpu="V100", cuda_min=12.0), []),
+        (Wish(gpu="GTX 1080", cuda_min=12.0), ["1010"]),
+        (Wish(gpu="GTX 1080", compute_capability_min=7.0), []),
+        (Wish(gpu_count=2, cuda_min=12.0, compute_capability_min=7.0), ["1003", "1006"]),
     ],
 )
 def test_offers_fulfil_the_wish(vast: VastProvider, wish: Wish, ids: list[str]) -> None:
-    """GPU name in any spelling, count, region, price with the disk, bandwidth, reliability, disk; cheapest first."""
+    """GPU name in any spelling, count, region, price with the disk, bandwidth, reliability, disk, what CUDA code runs;
+    cheapest first."""
     assert [found.id for found in vast.offers(wish)] == ids
 
 
@@ -48,6 +54,7 @@ def test_an_offer_says_what_it_is(vast: VastProvider) -> None:
     found = vast.offers(Wish(gpu="H100 SXM", disk_gb=730))[0]
     assert (found.gpu, found.gpu_count, found.cores, found.memory_gb, found.disk_gb) == ("H100 SXM", 1, 16, 64, 2000)
     assert (found.region, found.download_mbps, found.reliability) == ("California, US", 5000.0, 0.995)
+    assert (found.cuda_max, found.compute_capability) == (12.8, 8.9)
     assert found.price_per_hour == pytest.approx(2.10 + 0.15)
 
 
@@ -64,10 +71,13 @@ def test_what_a_search_ignored_is_not_rented(market: VastAccount, vast: VastProv
         {**offer(8, "RTX 4090", 1.0, dph_total=1.0), "id": "8; DROP"},
         offer(9, "RTX 4090", 1.0, dph_total=1.0),
         offer(10, "RTX 4090", 1.0, dph_total=0.5),
+        offer(11, "RTX 4090", 1.0, dph_total=0.1, cuda_max_good=11.8),
+        offer(12, "RTX 4090", 1.0, dph_total=0.1, cuda_max_good="12.8"),
+        offer(13, "RTX 4090", 1.0, dph_total=0.1, compute_cap=None),
         "not an offer",
     ]
     market.fail(SEARCH, 200, json.dumps({"offers": rows}))
-    wish = Wish(gpu="RTX 4090", region="SE", price_per_hour_max=2.0, download_mbps_min=1.0)
+    wish = Wish("RTX 4090", 1, "SE", 2.0, download_mbps_min=1.0, cuda_min=12.0, compute_capability_min=7.0)
     assert [found.id for found in vast.offers(wish)] == ["10", "9"]
 
 

@@ -34,15 +34,15 @@ class MessageReceiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 told = {name.lower(): value for name, value in self.headers.items()}
+                with receiver._arrived:  # before the answer, with which the sender goes on
+                    receiver.messages.append(Message(self.path, told, body))
+                    receiver._arrived.notify_all()
                 self.send_response(next(answers))
                 for name, value in headers:
                     self.send_header(name, value)
                 self.send_header("Content-Length", "2")
                 self.end_headers()
                 self.wfile.write(b"ok")
-                with receiver._arrived:
-                    receiver.messages.append(Message(self.path, told, body))
-                    receiver._arrived.notify_all()
 
             def log_message(self, *_: Any) -> None:
                 pass

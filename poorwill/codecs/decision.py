@@ -1,0 +1,110 @@
+"""Who codes, the GPU or the CPU: measured on the machine when the first chunk is to be coded.
+
+The engine reads, hashes, codes and hashes again with all its threads. Where the GPU codes, the threads only read and
+hash, and the slower of the two sets the pace.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import blake3
+import numpy as np
+
+from poorwill.codecs.base import Codec
+from poorwill.codecs.planes import Layout, Planes
+from poorwill.snapshot import limits
+
+SAMPLE_BYTES = limits.CHUNK_BYTES
+SAMPLING_S = 0.4
+"""For each of the two."""
+STREAMS = 6
+"""Threads that hand chunks to the GPU while it is measured: enough to fill its lanes."""
+ENOUGH_MB_S = 5000
+"""Faster than a network of 40 Gbit/s: beyond that the CPU is better left alone than helped."""
+WEIGHTS = Layout(2, True, 0b10)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`by` is "gpu" or "cpu"; `codec` is what weights are coded with; rates in MB of raw bytes a second."""
+
+    by: str
+    codec: str
+    reason: str
+    rates_mb_s: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "by": self.by, "codec": self.codec, "reason": self.reason, "rates_mb_s": dict(self.rates_mb_s),
+            "versions": dict(self.versions),
+        }  # fmt: skip
+
+
+def weights(size: int = SAMPLE_BYTES) -> memoryview:
+    """Bytes like those of trained layers in bf16, always the same."""
+    values = (np.random.default_rng(1).standard_normal(1 << 18) * 0.02).astype("<f4").view("<u4") >> 16
+    return memoryview(np.resize(values.astype("<u2"), size // 2).tobytes())
+
+
+def decide(rates_mb_s: dict[str, int], threads: int) -> tuple[str, str]:
+    """ "gpu" or "cpu", and why. Rates: `hash` and `cpu` of one thread, `gpu` of all GPUs, from host to host."""
+    hashing = 1 / max(rates_mb_s["hash"], 1) * 1.67  # the raw bytes, and two thirds of them coded
+    alone = round(threads / (hashing + 1 / max(rates_mb_s["cpu"], 1)))
+    beside = min(round(threads / hashing), rates_mb_s["gpu"])
+    told = f"the engine reaches {beside} MB/s with the GPU and {alone} MB/s without, on {threads} threads"
+    if beside >= alone:
+        return "gpu", told
+    if beside >= ENOUGH_MB_S:
+        return "gpu", f"{told}; {ENOUGH_MB_S} MB/s fill any link, and the CPU is left alone"
+    return "cpu", told
+
+
+def measure(codec: Codec, pinned: Callable[[memoryview], memoryview], threads: int) -> dict[str, int]:
+    """Rates of hashing and CPU coding by one thread, and of `codec`, which a GPU runs, by many. 0: it does not code."""
+    raw = pinned(_writable(weights()))
+    cpu = Planes()
+    out = _writable(bytes(SAMPLE_BYTES))
+    return {
+        "hash": _rate(lambda: SAMPLE_BYTES if blake3.blake3(raw).digest() else 0),
+        "cpu": _rate(lambda: SAMPLE_BYTES if cpu.encode(raw, out) else 0),
+        "gpu": _rate_of_many(codec, raw, [pinned(_writable(bytes(SAMPLE_BYTES))) for _ in range(STREAMS)]),
+    }
+
+
+def _writable(data: bytes | memoryview) -> memoryview:
+    return memoryview(bytearray(data))
+
+
+def _rate(step: Callable[[], int]) -> int:
+    done, began = 0, time.perf_counter()
+    while not done or time.perf_counter() - began < SAMPLING_S / 4:
+        size = step()
+        if not size:
+            return 0
+        done += size
+    return round(done / (time.perf_counter() - began) / 1e6)
+
+
+def _rate_of_many(codec: Codec, raw: memoryview, outs: list[memoryview]) -> int:
+    if not codec.encode(raw, outs[0]):  # the first call opens the device's libraries and compiles kernels
+        return 0
+    counts, began = [0] * len(outs), time.perf_counter()
+
+    def work(number: int) -> None:
+        while time.perf_counter() - began < SAMPLING_S:
+            if not codec.encode(raw, outs[number]):
+                return
+            counts[number] += 1
+
+    streams = [threading.Thread(target=work, args=(n,)) for n in range(len(outs))]
+    for stream in streams:
+        stream.start()
+    for stream in streams:
+        stream.join()
+    return round(sum(counts) * len(raw) / (time.perf_counter() - began) / 1e6)

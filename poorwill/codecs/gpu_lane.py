@@ -1,0 +1,147 @@
+"""One stream of one GPU, and the memory that it works in.
+
+Copies go straight between the callers' buffers and the device; they overlap with the work of other lanes where those
+buffers are pinned, and are merely slower where they are not. nvCOMP's API: docs.nvidia.com/cuda/nvcomp/py_api.html.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = Any
+ALIGNMENT = 256
+"""What CUDA's own allocations have; nvCOMP asks for 16."""
+_TO_DEVICE, _TO_HOST = 1, 2
+_ELEMENTS = {"|u1": "uint8", "<f2": "float16", "<f4": "float32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Libraries:
+    """CuPy and nvCOMP, as modules."""
+
+    cupy: Any
+    nvcomp: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """Streams that nvCOMP wrote: its own batch, and each one's place in `room` and size."""
+
+    batch: Any
+    room: Array
+    offsets: list[int]
+    sizes: list[int]
+
+    def stream(self, number: int) -> Array:
+        at = self.offsets[number]
+        return self.room[at : at + self.sizes[number]]
+
+
+class Lane:
+    """Belongs to the thread that makes it. Every method that starts work on the GPU is to be called inside `with`."""
+
+    def __init__(self, libraries: Libraries, device: int) -> None:
+        self.cupy, self.nvcomp, self.device = libraries.cupy, libraries.nvcomp, device
+        self.cupy.cuda.Device(device).use()
+        self.stream = self.cupy.cuda.Stream(non_blocking=True)
+        self._rooms: dict[str, Array] = {}
+        self._codecs: dict[tuple[Any, ...], Any] = {}
+        self._most: dict[tuple[Any, int], int] = {}
+
+    def __enter__(self) -> Lane:
+        self.stream.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.stream.__exit__(*error)
+
+    def room(self, name: str, size: int) -> Array:
+        """Device memory of that name, `size` bytes of undefined content, kept until more is asked for."""
+        kept = self._rooms.pop(name, None)
+        if kept is None or kept.size < size:
+            kept = None  # let go of the old one first
+            kept = self.cupy.empty(size, self.cupy.uint8)
+        self._rooms[name] = kept
+        return kept[:size]
+
+    def free(self) -> None:
+        """Give all memory back to the device."""
+        self._rooms.clear()
+        self._codecs.clear()
+        self._most.clear()
+        self.cupy.get_default_memory_pool().free_all_blocks()
+
+    def copy_in(self, target: Array, source: memoryview) -> None:
+        """Begin to copy `source`, which has to stay as it is until `synchronize`."""
+        self._copy(target.data.ptr, address(source), len(source), _TO_DEVICE)
+
+    def copy_out(self, target: memoryview, source: Array) -> None:
+        """Begin to copy to `target`, which is filled after `synchronize`."""
+        self._copy(address(target), source.data.ptr, len(target), _TO_HOST)
+
+    def _copy(self, target: int, source: int, size: int, direction: int) -> None:
+        self.cupy.cuda.runtime.memcpyAsync(target, source, size, direction, self.stream.ptr)
+
+    def synchronize(self) -> None:
+        """Wait for all that was begun, asleep: CUDA's plain wait would keep a core busy all the time."""
+        event = self.cupy.cuda.Event(block=True, disable_timing=True)
+        event.record(self.stream)
+        event.synchronize()
+
+    def codec(self, **options: Any) -> Any:
+        """nvCOMP's codec with these options, on this stream."""
+        key = tuple(sorted((name, str(value)) for name, value in options.items()))
+        if key not in self._codecs:
+            self._codecs[key] = self.nvcomp.Codec(device_id=self.device, cuda_stream=self.stream.ptr, **options)
+        return self._codecs[key]
+
+    def compress(self, codec: Any, area: Array, kind: str, places: list[tuple[int, int]]) -> Coded:
+        """Code these (offset, bytes) of `area`, as elements of `kind`; waits for the sizes. The room is `coded`."""
+        most = [self._most_of(codec, size) for _, size in places]
+        offsets, end = stacked(most)
+        room = self.room("coded", end)
+        source = self._batch(area.view(getattr(self.cupy, _ELEMENTS[kind])), places)
+        done = codec.encode(source, out=self._batch(room, list(zip(offsets, most, strict=True))))
+        self.synchronize()  # or nvCOMP waits when it is asked for sizes, and not asleep
+        return Coded(done, room, offsets, list(done.buffer_sizes))
+
+    def _most_of(self, codec: Any, size: int) -> int:
+        if (codec, size) not in self._most:
+            array = self.nvcomp.as_array(self.room("coded", size), self.stream.ptr)
+            self._most[codec, size] = int(codec.get_max_comp_buffer_size(array))
+        return self._most[codec, size]
+
+    def _batch(self, area: Array, places: list[tuple[int, int]]) -> Any:
+        offsets, sizes = zip(*places, strict=True)
+        return self.nvcomp.as_arrays(area, list(offsets), list(sizes), self.stream.ptr)
+
+    def decompress(self, codec: Any, coded: Any, outs: list[Array]) -> None:
+        """Decode a batch into `outs`; waits. ValueError unless each one is filled exactly."""
+        out = self.nvcomp.as_arrays(outs, self.stream.ptr)
+        self.synchronize()  # nvCOMP waits too, before it reads the headers of streams
+        done = codec.decode(coded, out=out)
+        self.synchronize()
+        sizes = list(done.buffer_sizes)
+        if sizes != [each.size for each in outs]:
+            raise ValueError(f"streams of {sizes[:8]} bytes, expected {[each.size for each in outs][:8]}")
+
+    def batch_of(self, arrays: list[Array]) -> Any:
+        """nvCOMP's batch of arrays that lie anywhere."""
+        return self.nvcomp.as_arrays(arrays, self.stream.ptr)
+
+
+def stacked(sizes: list[int], to: int = ALIGNMENT) -> tuple[list[int], int]:
+    """Where things of these sizes begin, one behind the other and aligned, and where the last one ends."""
+    offsets, at = [], 0
+    for size in sizes:
+        offsets.append(at)
+        at = -(-(at + size) // to) * to
+    return offsets, at
+
+
+def address(view: memoryview) -> int:
+    """Where a buffer begins."""
+    return int(np.frombuffer(view, np.uint8).ctypes.data)

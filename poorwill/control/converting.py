@@ -1,0 +1,189 @@
+"""Converting a snapshot, as the control side does it: a new one of the same content, which any CPU reads.
+
+Nothing of the old one is changed, and nothing of it is used by the new one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from poorwill import __version__
+from poorwill.control import catalog, needs, trash
+from poorwill.control.commit import PartDone, complete_part, needs_of, write_manifest, write_metadata
+from poorwill.control.grants import PartGrants, ReadGrants
+from poorwill.control.moments import now, since_ms
+from poorwill.control.pending import PendingRecord, borrowed_from
+from poorwill.control.restoring import readable
+from poorwill.control.session import EngineSession
+from poorwill.control.verification import read_manifest
+from poorwill.errors import Corrupt, EngineFailed, NotFound, PermanentError, Refused, Unsupported
+from poorwill.snapshot import ids, limits
+from poorwill.snapshot.documents import Document
+from poorwill.snapshot.tables import Manifest
+from poorwill.store.base import Store
+
+STEP_DEADLINE_S = 6 * 3600.0
+CONTENT = ("entries", "segments", "targets", "xattr_sets")
+CARRIED = ("machine", "workspace", "instance", "name", "tags", "left_out", "left_out_count", "facts")
+"""What the new metadata says as the old did: it describes the workspace, not how it is stored."""
+
+
+def is_portable(metadata: Document) -> bool:
+    """Whether any CPU reads the snapshot already. Unsupported if it needs what this version does not know."""
+    return not needs.of(metadata)
+
+
+@dataclass(slots=True)
+class ConvertRun:
+    """One conversion: `open`, `convert_part` for every planned part, `write_metadata`. Each step may be repeated after
+    it failed; the session has said hello. Then the new snapshot is verified, and the pending record removed.
+
+    A run that is begun again with the id of one that was killed keeps the parts that had been completed. `planned` maps
+    the parts to write to their raw bytes; `work` is what the engine says of them.
+    """
+
+    store: Store
+    session: EngineSession
+    source: Document
+    snapshot_id: str
+    planned: dict[int, int] = field(default_factory=dict)
+    work: dict[str, Any] = field(default_factory=dict)
+    done: dict[int, PartDone] = field(default_factory=dict)
+    timings_ms: dict[str, int] = field(default_factory=dict)
+    adopted: list[dict[str, Any]] = field(default_factory=list)
+    _reads: ReadGrants = field(init=False)
+    _parts: PartGrants = field(init=False)
+    _pending: PendingRecord = field(init=False)
+
+    def __post_init__(self) -> None:
+        ids.checked_snapshot_id(self.snapshot_id)
+        if self.snapshot_id == self.source["snapshot_id"]:
+            raise Refused(f"snapshot {self.snapshot_id} cannot be converted into itself: give another id, or none")
+        self._reads = ReadGrants(self.store, readable(self.source))
+        self._parts = PartGrants(self.store, self.machine, self.snapshot_id)
+        self._pending = PendingRecord(self.store, self.machine, self.snapshot_id)
+
+    @property
+    def machine(self) -> str:
+        return str(self.source["machine"])
+
+    def open(self, deadline_s: float = STEP_DEADLINE_S) -> Document | None:
+        """Have the engine look whether it can decode the snapshot, write the pending record, and plan. The metadata if
+        this conversion is already committed.
+
+        Unsupported, before anything is written, if the engine cannot. Refused when the id is pending for something
+        else, is another snapshot's, or that of one that was removed; NotFound if the source was removed meanwhile.
+        """
+        owner = self.machine, self.snapshot_id
+        try:
+            return self._checked(catalog.read(self.store, *owner))
+        except NotFound:
+            pass  # the usual case: it is about to be made
+        trash.check_not_removed(self.store, owner)
+        self._plan(deadline_s)
+        self._hold()
+        try:
+            # Whoever removes snapshots moves metadata away first and looks for pending records second: one of the two
+            # sees the other.
+            trash.check_not_removed(self.store, owner)
+            catalog.read(self.store, self.machine, self.source["snapshot_id"])
+        except PermanentError:
+            self.remove_pending()
+            raise
+        self.adopted = self._pending.finished_parts()
+        if self.adopted:
+            self._plan(deadline_s)
+        return None
+
+    def _checked(self, found: Document) -> Document:
+        if found.get("converted_from") != self.source["snapshot_id"]:
+            raise Refused(f"snapshot {self.snapshot_id} exists and is no conversion of {self.source['snapshot_id']}")
+        return found
+
+    def _hold(self) -> None:
+        source = self.source["snapshot_id"]
+        self._pending.write(
+            workspace=self.source["workspace"],
+            instance=self.source["instance"],
+            parent=source,
+            borrows=sorted({source, *borrowed_from(self.source)}),
+            converted_from=source,
+        )
+
+    def _plan(self, deadline_s: float) -> None:
+        began = time.monotonic()
+        allowed = self._reads.allowed | {found["key"] for found in self.adopted}
+        try:
+            self.work = self.session.request(
+                "open_convert", deadline_s=deadline_s, answer=ReadGrants(self.store, allowed).answer,
+                manifest=self.source["manifest"], snapshot_id=self.snapshot_id, adopt=self.adopted,
+            )  # fmt: skip
+        except Unsupported as error:
+            raise self._explained(error) from None
+        self.timings_ms["plan"] = self.timings_ms.get("plan", 0) + since_ms(began)
+        self.planned = {int(number): int(size) for number, size in self.work["parts"].items()}
+        for number, size in self.planned.items():
+            self._parts.expect(number, size)
+
+    def _explained(self, error: Unsupported) -> Unsupported:
+        facts = self.session.facts
+        host = str(facts.get("host", "the machine"))[:80]
+        lacks = [(need, lack) for need in needs.of(self.source) if (lack := need.lacking(facts))]
+        told = "; ".join(f"it needs {need.describe()}, and {host} {lack}" for need, lack in lacks) or error.message
+        return Unsupported(
+            f"snapshot {self.source['snapshot_id']} cannot be decoded there: {told}; nothing was written: convert it "
+            "on a machine that has all of it"
+        )
+
+    def convert_part(self, number: int, deadline_s: float = STEP_DEADLINE_S, attempt: int = 1) -> PartDone:
+        """Have one planned part written, then complete its upload. A repeated call starts the part over."""
+        began = time.monotonic()
+        result = self.session.request(
+            "convert", deadline_s=deadline_s, attempt=attempt, answer=self._answer, part=number
+        )
+        self.done[number] = complete_part(self.store, self._parts, number, result, began)
+        return self.done[number]
+
+    def _answer(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
+        return (self._reads if question == "read" else self._parts).answer(question, facts)
+
+    def write_metadata(self, deadline_s: float = STEP_DEADLINE_S) -> Document:
+        """Check that every part is there, that the content is the same, and that any CPU reads it; write the manifest,
+        then the metadata: with that, the snapshot exists."""
+        began = time.monotonic()
+        owner = self.machine, self.snapshot_id
+        written = write_manifest(self.store, self.session, "finish_convert", owner, deadline_s, self._check)
+        self.timings_ms["metadata"] = since_ms(began)
+        document = {
+            "format": f"poorwill-snapshot/{limits.FORMAT_VERSION}",
+            "snapshot_id": self.snapshot_id,
+            "created_at": now(),
+            "parent": None,
+            "converted_from": self.source["snapshot_id"],
+            "tool": {"name": "poorwill", "version": __version__},
+            "codec": "auto",
+            "portable": True,
+            "timings_ms": dict(self.timings_ms),
+            **{name: self.source[name] for name in CARRIED if name in self.source},
+            **written.described(),
+        }
+        write_metadata(self.store, document)
+        return document
+
+    def _check(self, found: Manifest) -> None:
+        """The engine's machine is not trusted: what the new snapshot holds is compared with the old one here."""
+        source = read_manifest(self.store, self.source)
+        differing = [name for name in CONTENT if not getattr(source, name).equals(getattr(found, name))]
+        if differing or not source.chunks.equals(found.chunks, ("raw", "raw_hash")):
+            raise Corrupt(f"the engine's conversion of {source.snapshot_id} has other {(*differing, 'chunks')[0]}")
+        borrowed = {found.parts.snapshot_id[row].decode() for row in range(len(found.parts))} - {self.snapshot_id}
+        lacking = [*needs_of(found), *sorted(borrowed)]
+        if lacking:
+            raise EngineFailed(f"the conversion of {source.snapshot_id} would still need {', '.join(lacking)}")
+
+    def remove_pending(self) -> bool:
+        """The last step of all, once the new snapshot was verified: until then the parts of the old one stay, whoever
+        removes it. False if there was none."""
+        return self._pending.remove()

@@ -1,0 +1,27 @@
+"""Snapshots that say they need a GPU, made without one; and a host that seems to have one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from poorwill.control import catalog
+from poorwill.snapshot import documents, keys
+from poorwill.store.base import Store
+
+H100 = "NVIDIA H100 80GB HBM3, 81559 MiB"
+
+
+def reseal(store: Store, snapshot_id: str, needs: list[str]) -> None:
+    """Write a snapshot's metadata anew, with other needs."""
+    metadata = catalog.find(store, snapshot_id)
+    store.put(keys.metadata(metadata["machine"], snapshot_id), documents.seal({**metadata, "needs": needs}))
+
+
+def nvidia_smi(folder: Path, gpus: int = 0, driver: str = "570.124.06") -> str:
+    """A PATH on which nvidia-smi comes first and lists so many GPUs."""
+    folder.mkdir(exist_ok=True)
+    program = folder / "nvidia-smi"
+    lines = [f'if [ "$1" = -L ]; then echo "GPU 0: NVIDIA H100"; else echo "{H100}, {driver}"; fi'] * gpus
+    program.write_text("\n".join(["#!/bin/sh", *(lines or ["exit 9"]), ""]))
+    program.chmod(0o755)
+    return f"{folder}:/usr/bin:/bin"
