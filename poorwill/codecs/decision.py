@@ -6,11 +6,11 @@ hash, and the slower of the two sets the pace.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import blake3
 import numpy as np
@@ -46,6 +46,14 @@ class Decision:
         }  # fmt: skip
 
 
+class Pins(Protocol):
+    """What pins host memory for a GPU."""
+
+    def pin(self, buffer: memoryview) -> memoryview: ...
+
+    def unpin(self, buffer: memoryview) -> None: ...
+
+
 def weights(size: int = SAMPLE_BYTES) -> memoryview:
     """Bytes like those of trained layers in bf16, always the same."""
     values = (np.random.default_rng(1).standard_normal(1 << 18) * 0.02).astype("<f4").view("<u4") >> 16
@@ -65,16 +73,19 @@ def decide(rates_mb_s: dict[str, int], threads: int) -> tuple[str, str]:
     return "cpu", told
 
 
-def measure(codec: Codec, pinned: Callable[[memoryview], memoryview], threads: int) -> dict[str, int]:
+def measure(codec: Codec, pins: Pins) -> dict[str, int]:
     """Rates of hashing and CPU coding by one thread, and of `codec`, which a GPU runs, by many. 0: it does not code."""
-    raw = pinned(_writable(weights()))
-    cpu = Planes()
-    out = _writable(bytes(SAMPLE_BYTES))
-    return {
+    cpu, raw = Planes(), pins.pin(_writable(weights()))
+    outs = [pins.pin(_writable(bytes(SAMPLE_BYTES))) for _ in range(STREAMS)]
+    rates = {
         "hash": _rate(lambda: SAMPLE_BYTES if blake3.blake3(raw).digest() else 0),
-        "cpu": _rate(lambda: SAMPLE_BYTES if cpu.encode(raw, out) else 0),
-        "gpu": _rate_of_many(codec, raw, [pinned(_writable(bytes(SAMPLE_BYTES))) for _ in range(STREAMS)]),
+        "cpu": _rate(lambda: SAMPLE_BYTES if cpu.encode(raw, outs[0]) else 0),
+        "gpu": _rate_of_many(codec, raw, outs),
     }
+    # Not if the GPU hangs, which raises: then they stay.
+    for buffer in (raw, *outs):
+        pins.unpin(buffer)
+    return rates
 
 
 def _writable(data: bytes | memoryview) -> memoryview:
@@ -92,19 +103,24 @@ def _rate(step: Callable[[], int]) -> int:
 
 
 def _rate_of_many(codec: Codec, raw: memoryview, outs: list[memoryview]) -> int:
-    if not codec.encode(raw, outs[0]):  # the first call opens the device's libraries and compiles kernels
-        return 0
-    counts, began = [0] * len(outs), time.perf_counter()
+    _many(codec, raw, outs, 0.0)  # opens the device's libraries in every lane, and compiles kernels
+    began = time.perf_counter()
+    done = _many(codec, raw, outs, SAMPLING_S)
+    return round(done * len(raw) / (time.perf_counter() - began) / 1e6)
 
-    def work(number: int) -> None:
-        while time.perf_counter() - began < SAMPLING_S:
-            if not codec.encode(raw, outs[number]):
-                return
-            counts[number] += 1
 
-    streams = [threading.Thread(target=work, args=(n,)) for n in range(len(outs))]
-    for stream in streams:
-        stream.start()
-    for stream in streams:
-        stream.join()
-    return round(sum(counts) * len(raw) / (time.perf_counter() - began) / 1e6)
+def _many(codec: Codec, raw: memoryview, outs: list[memoryview], seconds: float) -> int:
+    """How often `raw` was coded by as many threads as there are `outs`, each at least once; 0 if it ever failed."""
+    began = time.perf_counter()
+
+    def work(out: memoryview) -> int:
+        done = 0
+        while not done or time.perf_counter() - began < seconds:
+            if not codec.encode(raw, out):
+                return 0
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(len(outs)) as threads:
+        counts = list(threads.map(work, outs))
+    return sum(counts) if all(counts) else 0

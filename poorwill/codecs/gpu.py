@@ -5,10 +5,14 @@ While one lane's batch is coded, the copies of the others run. All lanes share t
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
+import os
 import threading
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 from poorwill.codecs import gpu_ans, gpu_planes
 from poorwill.codecs.gpu_lane import Lane, Libraries
@@ -33,8 +37,19 @@ _WORK: dict[str, Callable[[Lane, list[Request]], None]] = {
 }  # fmt: skip
 
 
+def check_driver() -> None:
+    """Unsupported where there is none: that is seen at once, and the libraries take a third of a second to load."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise Unsupported(f"there is no driver of NVIDIA: {error}") from None
+
+
 def load() -> Libraries:
     """CuPy and nvCOMP. Unsupported if one is missing, cannot be loaded, or is of another major version."""
+    # Where CuPy keeps its kernels, which it makes as soon as it is imported: not in a home that may be read-only.
+    state = os.environ.get("POORWILL_STATE_DIR") or os.path.expanduser("~/.poorwill")
+    os.environ.setdefault("CUPY_CACHE_DIR", os.path.join(state, "cupy"))
     try:
         libraries = Libraries(importlib.import_module("cupy"), importlib.import_module("nvidia.nvcomp"))
     except Exception as error:  # a library that is there and does not load raises anything
@@ -108,12 +123,14 @@ class Gpu:
         try:
             lane = self._new_lane(self._libraries, self.device)
             batch_bytes = self._batch_bytes or self._affordable(lane)
+            lane.room_bytes = batch_bytes * 5 // 4
         except Exception as error:
             self._lose(DeviceFailed(f"{self.name} cannot be opened: {type(error).__name__}: {error}"))
             return
         while batch := self.queue.take(batch_bytes):
             self._work(lane, batch)
-        lane.free()
+        with suppress(Exception):  # a lost device takes nothing back
+            lane.free()
 
     def _affordable(self, lane: Lane) -> int:
         free, _ = lane.cupy.cuda.runtime.memGetInfo()
@@ -135,37 +152,48 @@ class Gpu:
 
     def _failed(self, lane: Lane, batch: list[Request], error: Exception) -> None:
         """Give each request of a batch its error. One that is damaged does not take the others along."""
+        # First of all: nothing may still be on its way into the callers' buffers when they go on with them.
+        healthy = _healthy(lane)
         for request in batch:
             request.size = None
         if _is_out_of_memory(lane, error):
-            self._out_of_memory(lane, batch, error)
-        elif isinstance(error, DeviceFailed) or not _healthy(lane) or batch[0].kind != "ans-decode":
-            lost = error if isinstance(error, DeviceFailed) else _failure(self.name, error)
-            self._lose(lost)
-            for request in batch:
-                request.finish(lost)
-        elif len(batch) > 1:
+            self._out_of_memory(lane, batch, error, healthy=healthy)
+        elif healthy and isinstance(error, Corrupt) and len(batch) > 1:
             for request in batch:
                 self._work(lane, [request])
+        elif healthy and isinstance(error, Corrupt):
+            batch[0].finish(Corrupt(error.message))
+        elif healthy and batch[0].kind == "planes" and not isinstance(error, DeviceFailed):
+            _finish(batch, Unsupported(f"{self.name} makes no zstd frames: {_said(error)}"))
         else:
-            batch[0].finish(Corrupt(f"nvcomp-ans/6: {type(error).__name__}: {error}"))
+            lost = DeviceFailed(error.message if isinstance(error, DeviceFailed) else f"{self.name}: {_said(error)}")
+            self._lose(lost)
+            _finish(batch, lost)
 
-    def _out_of_memory(self, lane: Lane, batch: list[Request], error: Exception) -> None:
-        # Nothing may still be on its way into the callers' buffers when they go on with them.
-        healthy = _healthy(lane)
-        lane.free()
-        self._short += 1
+    def _out_of_memory(self, lane: Lane, batch: list[Request], error: Exception, *, healthy: bool) -> None:
         short = OutOfMemory(f"{self.name}: its memory does not suffice: {error}")
+        traceback.clear_frames(error.__traceback__)  # they hold arrays
+        with suppress(Exception):
+            lane.free()
+        self._short += 1
         if not healthy or self._short >= OUT_OF_MEMORY_MAX:
             self._lose(DeviceFailed(short.message))
-        for request in batch:
-            request.finish(short)
+        _finish(batch, short)
+
+
+def _finish(batch: list[Request], error: PoorwillError) -> None:
+    for request in batch:
+        request.finish(error)
+
+
+def _said(error: Exception) -> str:
+    return error.message if isinstance(error, PoorwillError) else f"{type(error).__name__}: {error}"
 
 
 def _is_out_of_memory(lane: Lane, error: Exception) -> bool:
     own = isinstance(error, (lane.cupy.cuda.memory.OutOfMemoryError, OutOfMemory, MemoryError))
     said = str(error).lower().replace(" ", "")
-    return own or "outofmemory" in said or "memoryallocation" in said
+    return own or any(words in said for words in ("outofmemory", "memoryallocation", "cannotallocate"))
 
 
 def _healthy(lane: Lane) -> bool:
@@ -175,10 +203,6 @@ def _healthy(lane: Lane) -> bool:
         return True
     except Exception:
         return False
-
-
-def _failure(name: str, error: Exception) -> DeviceFailed:
-    return DeviceFailed(f"{name} failed: {type(error).__name__}: {error}")
 
 
 def pin(libraries: Libraries, start: int, size: int) -> None:

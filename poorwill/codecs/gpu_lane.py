@@ -15,6 +15,7 @@ Array = Any
 ALIGNMENT = 256
 """What CUDA's own allocations have; nvCOMP asks for 16."""
 _TO_DEVICE, _TO_HOST = 1, 2
+_MOST_STEP_BYTES = 64 << 10
 _ELEMENTS = {"|u1": "uint8", "<f2": "float16", "<f4": "float32"}
 
 
@@ -47,6 +48,8 @@ class Lane:
         self.cupy, self.nvcomp, self.device = libraries.cupy, libraries.nvcomp, device
         self.cupy.cuda.Device(device).use()
         self.stream = self.cupy.cuda.Stream(non_blocking=True)
+        self.room_bytes = 0
+        """The least that a room is made with: rooms that grow leave their former memory with CuPy."""
         self._rooms: dict[str, Array] = {}
         self._codecs: dict[tuple[Any, ...], Any] = {}
         self._most: dict[tuple[Any, int], int] = {}
@@ -63,7 +66,7 @@ class Lane:
         kept = self._rooms.pop(name, None)
         if kept is None or kept.size < size:
             kept = None  # let go of the old one first
-            kept = self.cupy.empty(size, self.cupy.uint8)
+            kept = self.cupy.empty(max(size, self.room_bytes), self.cupy.uint8)
         self._rooms[name] = kept
         return kept[:size]
 
@@ -86,7 +89,11 @@ class Lane:
         self.cupy.cuda.runtime.memcpyAsync(target, source, size, direction, self.stream.ptr)
 
     def synchronize(self) -> None:
-        """Wait for all that was begun, asleep: CUDA's plain wait would keep a core busy all the time."""
+        """Wait for all that was begun: asleep, and without the interpreter's lock (GIL).
+
+        nvCOMP's own waits hold that lock, and would stop every thread of the engine, so that whatever of nvCOMP may
+        wait is to be called with nothing left to wait for.
+        """
         event = self.cupy.cuda.Event(block=True, disable_timing=True)
         event.record(self.stream)
         event.synchronize()
@@ -105,10 +112,11 @@ class Lane:
         room = self.room("coded", end)
         source = self._batch(area.view(getattr(self.cupy, _ELEMENTS[kind])), places)
         done = codec.encode(source, out=self._batch(room, list(zip(offsets, most, strict=True))))
-        self.synchronize()  # or nvCOMP waits when it is asked for sizes, and not asleep
+        self.synchronize()  # before nvCOMP is asked for sizes
         return Coded(done, room, offsets, list(done.buffer_sizes))
 
     def _most_of(self, codec: Any, size: int) -> int:
+        size = -(-size // _MOST_STEP_BYTES) * _MOST_STEP_BYTES
         if (codec, size) not in self._most:
             array = self.nvcomp.as_array(self.room("coded", size), self.stream.ptr)
             self._most[codec, size] = int(codec.get_max_comp_buffer_size(array))
@@ -121,12 +129,25 @@ class Lane:
     def decompress(self, codec: Any, coded: Any, outs: list[Array]) -> None:
         """Decode a batch into `outs`; waits. ValueError unless each one is filled exactly."""
         out = self.nvcomp.as_arrays(outs, self.stream.ptr)
-        self.synchronize()  # nvCOMP waits too, before it reads the headers of streams
+        self.synchronize()  # before nvCOMP reads the streams' headers
         done = codec.decode(coded, out=out)
         self.synchronize()
         sizes = list(done.buffer_sizes)
         if sizes != [each.size for each in outs]:
             raise ValueError(f"streams of {sizes[:8]} bytes, expected {[each.size for each in outs][:8]}")
+
+    def differ(self, pairs: list[tuple[Array, Array]]) -> bool:
+        """Whether any two arrays of bytes, of equal length, are not equal. Waits once for all of them."""
+        kernel = self.cupy.ElementwiseKernel("T a, T b", "raw uint32 found", "if (a != b) found[0] = 1", "differ")
+        found = self.cupy.zeros(1, self.cupy.uint32)
+        for one, other in pairs:
+            whole = one.size // 8 * 8
+            if whole:
+                kernel(one[:whole].view(self.cupy.uint64), other[:whole].view(self.cupy.uint64), found)
+            if whole < one.size:
+                kernel(one[whole:], other[whole:], found)
+        self.synchronize()
+        return bool(found[0])
 
     def batch_of(self, arrays: list[Array]) -> Any:
         """nvCOMP's batch of arrays that lie anywhere."""

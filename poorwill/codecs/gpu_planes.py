@@ -9,10 +9,10 @@ import zstandard
 
 from poorwill.codecs import planes
 from poorwill.codecs.gpu_ans import check, loaded
-from poorwill.codecs.gpu_lane import Array, Lane
+from poorwill.codecs.gpu_lane import Array, Coded, Lane
 from poorwill.codecs.gpu_queue import Request
 from poorwill.codecs.planes import PLANE_BLOCK_BYTES
-from poorwill.errors import DeviceFailed
+from poorwill.errors import Unsupported
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ def zstd(lane: Lane) -> Any:
 
 
 def encode(lane: Lane, requests: list[Request]) -> None:
-    """Set the size of each request, as gpu_ans.encode does. DeviceFailed also for frames that are not standard ones."""
+    """Set the size of each request, as gpu_ans.encode does. Unsupported for frames that not every reader takes."""
     items = loaded(lane, requests)
     by_item: list[list[_Block]] = []
     for item in items:
@@ -53,24 +53,24 @@ def encode(lane: Lane, requests: list[Request]) -> None:
         group = [b for item, each in zip(items, by_item, strict=True) if item.form.split == split
                  for b in each if item.form.is_coded(b.k)]  # fmt: skip
         if group:
-            _code(lane, group, "planes" if split else "raw")
-            # The room of coded bytes is used again: what is in it goes out first.
+            coded, sources = _code(lane, group, "planes" if split else "raw")
             for item, each in zip(items, by_item, strict=True):
                 if item.form.split == split:
                     _store(lane, item.request, each)
+            check(lane, zstd(lane), coded, sources)
+            # The room of coded bytes is used again: what is in it goes out first.
             lane.synchronize()
     for request in requests:
         _check_frames(request)
 
 
-def _code(lane: Lane, group: list[_Block], room: str) -> None:
+def _code(lane: Lane, group: list[_Block], room: str) -> tuple[Coded, list[Array]]:
     area = lane.room(room, max(block.at + block.plane.size for block in group))
-    coder = zstd(lane)
-    coded = lane.compress(coder, area, "|u1", [(block.at, block.plane.size) for block in group])
-    check(lane, coder, coded, [block.plane for block in group])
+    coded = lane.compress(zstd(lane), area, "|u1", [(block.at, block.plane.size) for block in group])
     for number, block in enumerate(group):
         stream = coded.stream(number)
         block.coded = stream if stream.size < block.plane.size else None
+    return coded, [block.plane for block in group]
 
 
 def _store(lane: Lane, request: Request, blocks: list[_Block]) -> None:
@@ -93,4 +93,4 @@ def _check_frames(request: Request) -> None:
         return
     for frame, count in planes.frames(request.out[: request.size], len(request.source)):
         if zstandard.get_frame_parameters(frame).content_size != count:
-            raise DeviceFailed("nvCOMP writes zstd frames that do not say their content size: planes stay on the CPU")
+            raise Unsupported("nvCOMP writes zstd frames that do not say their content size")

@@ -11,7 +11,7 @@ from poorwill.codecs import gpu
 from poorwill.codecs.gpu import Gpu
 from poorwill.codecs.gpu_lane import Libraries, address
 from poorwill.codecs.gpu_queue import Request
-from poorwill.errors import DeviceFailed, EngineLost, OutOfMemory, PoorwillError
+from poorwill.errors import DeviceFailed, EngineLost, OutOfMemory, PoorwillError, Unsupported
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ class Gpus:
         """What the first of them was told."""
         self._lock = threading.Lock()
         self._pinned: list[memoryview] = []
+        self._refused: set[str] = set()
+        """What these GPUs do not encode at all."""
 
     @property
     def usable(self) -> bool:
@@ -41,12 +43,16 @@ class Gpus:
 
         EngineLost if a GPU hangs: it might still write into `out`.
         """
+        if kind in self._refused:
+            return None
         failed: PoorwillError | None = None
         for each in self._by_load():
             try:
                 return each.run(Request(kind, raw, out, form))
-            except OutOfMemory as error:
+            except (OutOfMemory, Unsupported) as error:
                 failed = error
+                if isinstance(error, Unsupported):
+                    self._refused.add(kind)
                 break
             except DeviceFailed as error:
                 failed = error
@@ -92,6 +98,14 @@ class Gpus:
             log.info("a buffer cannot be pinned: %s", error)
         return buffer
 
+    def unpin(self, buffer: memoryview) -> None:
+        """Undo it, once nothing is copied to or from the buffer any more."""
+        with self._lock:
+            kept = [each for each in self._pinned if each is not buffer]
+            pinned, self._pinned = len(kept) < len(self._pinned), kept
+        if pinned:
+            self.libraries.cupy.cuda.runtime.hostUnregister(address(buffer))
+
     def close(self) -> None:
         """End all lanes. Idempotent."""
         for each in self._each:
@@ -100,5 +114,7 @@ class Gpus:
 
 def open_gpus(libraries: Libraries | None = None, lanes: int = gpu.LANES) -> Gpus:
     """The GPUs of this machine. Unsupported, with the reason, if there is none that can code."""
+    if libraries is None:
+        gpu.check_driver()
     loaded = libraries or gpu.load()
     return Gpus(loaded, [Gpu(loaded, device, lanes) for device in gpu.devices(loaded)])

@@ -10,6 +10,9 @@ from poorwill.codecs.gpus import Gpus
 from poorwill.codecs.nvcomp_form import Form
 from poorwill.codecs.planes import Layout, Planes
 
+BODY_BYTES_MIN = 1024
+"""Less gains nothing, and a coder that has never seen so little might not take it."""
+
 
 class NvcompAns:
     """Encodes by `layout`, which the sampler sets; decodes any. Calls wait for the GPU, and hold no lock meanwhile."""
@@ -49,6 +52,6 @@ class PlanesOnGpu:
 
 
 def _encode(gpus: Gpus, kind: str, raw: memoryview, out: memoryview, form: Form) -> int | None:
-    if not form.coded or not form.body(len(raw)) or not out:
+    if not form.coded or form.body(len(raw)) < BODY_BYTES_MIN or not out:
         return None
     return gpus.encode(kind, raw, out, form)

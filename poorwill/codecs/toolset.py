@@ -109,7 +109,7 @@ class Toolset:
         versions = {"nvcomp": str(gpus.libraries.nvcomp.__version__), "cupy": str(gpus.libraries.cupy.__version__)}
         if policy == "ans":
             return Decision("gpu", codec.name, f"ANS was asked for, and there is {gpus.describe()}", {}, versions)
-        rates = measure(codec, gpus.pin, self._threads)
+        rates = measure(codec, gpus)
         if not rates["gpu"]:
             return Decision("cpu", on_cpu, f"{gpus.describe()} does not code: {gpus.warning}", rates, versions)
         by, reason = self._by_rates(rates, self._threads)

@@ -45,6 +45,7 @@ class Operations:
         self._toolset = toolset or Toolset()
         self._pool = WorkPool(threads_of_this_machine(), self._toolset)
         self._transfers = Transfers(self.meter)
+        self._buffers: BufferPool | None = None
         self._taking: Taking | None = None
         self._restoring: Restoring | None = None
         self._verifying: Verifying | None = None
@@ -195,8 +196,10 @@ class Operations:
     def _reader(self, found: Manifest) -> Reader:
         largest = int(found.chunks.stored.max()) if len(found.chunks) else 0
         size = max(RUN_BYTES, largest)
-        buffers = BufferPool(size, max(4, POOL_BYTES // size), self._toolset.pinned)
-        return Reader(self._pool, buffers, self._transfers.threads)
+        if self._buffers is None or self._buffers.buffer_bytes < size:
+            # Kept from one request to the next: buffers that were pinned stay as long as the process lives.
+            self._buffers = BufferPool(size, max(4, POOL_BYTES // size), self._toolset.pinned)
+        return Reader(self._pool, self._buffers, self._transfers.threads)
 
     def _check_decodable(self, found: Manifest) -> None:
         """Unsupported, before anything is read or written, if a chunk is of a codec that this machine cannot decode."""

@@ -69,7 +69,7 @@ class DeviceArray(np.ndarray):  # type: ignore[type-arg]
 class FakeCuda:
     """`count` devices with `memory_bytes` each. `trouble(call)` is asked before each call and may raise.
 
-    miscodes: every coded stream has a wrong byte.
+    miscodes: every coded stream has a wrong byte. without: an algorithm that nvCOMP does not have.
     """
 
     count: int = 1
@@ -78,10 +78,13 @@ class FakeCuda:
     version: str = "6.0.0"
     trouble: Callable[[str], None] = lambda call: None
     miscodes: bool = False
+    without: str = ""
     calls: list[tuple[str, int, int]] = field(default_factory=list)
     """(what, stream, bytes)"""
     used_bytes: int = 0
     registered: set[tuple[int, int]] = field(default_factory=set)
+    busy: set[int] = field(default_factory=set)
+    """Streams with work that nobody has waited for: where nvCOMP would wait, and stop all threads of the process."""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -118,7 +121,11 @@ class FakeCuda:
             ctypes.memmove(target, source, size)
         else:
             self.note("copy out", stream, size)
+            self.busy.add(stream)
             self.streams[stream].later.append(lambda: ctypes.memmove(target, source, size))
+
+    def unregister(self, start: int) -> None:
+        self.registered = {each for each in self.registered if each[0] != start}
 
     def register(self, start: int, size: int, flags: int) -> None:
         self.note("register", 0, size)
@@ -144,6 +151,7 @@ class Stream:
         for step in self.later:
             step()
         self.later.clear()
+        self._cuda.busy.discard(self.ptr)
 
     def __enter__(self) -> Stream:
         return self
@@ -185,13 +193,16 @@ def _cupy(cuda: FakeCuda) -> Any:
         memGetInfo=lambda: (cuda.memory_bytes - cuda.used_bytes, cuda.memory_bytes),
         memcpyAsync=cuda.copy,
         hostRegister=cuda.register,
+        hostUnregister=cuda.unregister,
         driverGetVersion=lambda: 12090,
         runtimeGetVersion=lambda: 12090,
     )  # fmt: skip
     return types.SimpleNamespace(
         __version__="14.2.0",
-        uint8=np.uint8, uint16=np.uint16, uint32=np.uint32, float16=np.float16, float32=np.float32,
+        uint8=np.uint8, uint16=np.uint16, uint32=np.uint32, uint64=np.uint64, float16=np.float16, float32=np.float32,
         empty=cuda.empty,
+        zeros=lambda count, dtype: np.zeros(count, dtype).view(DeviceArray),
+        ElementwiseKernel=lambda ins, outs, code, name: _KERNELS[ins, outs, code],
         array_equal=np.array_equal,
         get_default_memory_pool=lambda: types.SimpleNamespace(free_all_blocks=lambda: None),
         cuda=types.SimpleNamespace(
@@ -204,6 +215,16 @@ def _cupy(cuda: FakeCuda) -> Any:
     )  # fmt: skip
 
 
+def _differ(one: DeviceArray, other: DeviceArray, found: DeviceArray) -> None:
+    assert one.dtype == other.dtype and one.shape == other.shape
+    if (np.asarray(one) != np.asarray(other)).any():
+        found[0] = 1
+
+
+_KERNELS = {("T a, T b", "raw uint32 found", "if (a != b) found[0] = 1"): _differ}
+"""What our kernels do, by their source."""
+
+
 class Array:
     def __init__(self, data: DeviceArray, stream: int) -> None:
         assert isinstance(data, DeviceArray), "not in the device's memory"
@@ -214,13 +235,16 @@ class Array:
 
 
 class BatchArray:
-    def __init__(self, arrays: list[Array]) -> None:
+    def __init__(self, arrays: list[Array], made_by: tuple[FakeCuda, int] | None = None) -> None:
         if not arrays:
             raise ValueError("a batch must not be empty")
-        self.arrays = arrays
+        self.arrays, self._made_by = arrays, made_by
 
     @property
     def buffer_sizes(self) -> list[int]:
+        if self._made_by is not None:
+            cuda, stream = self._made_by
+            assert stream not in cuda.busy, "nvCOMP would wait here, with the interpreter's lock"
         return [array.bytes.size for array in self.arrays]
 
     def __len__(self) -> int:
@@ -259,6 +283,8 @@ class Codec:
 
     def encode(self, source: BatchArray, out: BatchArray) -> BatchArray:
         self._called("encode", source)
+        if self._algorithm == self._cuda.without:
+            raise RuntimeError("not supported: code=14")
         done = []
         for array, target in zip(source.arrays, out.arrays, strict=True):
             assert array.item_size == ITEM_BYTES[self._type] and array.bytes.size % array.item_size == 0
@@ -269,7 +295,8 @@ class Codec:
             if self._cuda.miscodes:
                 target.bytes[len(coded) - 1] ^= 1
             done.append(Array(target.bytes[: len(coded)], self._stream))
-        return BatchArray(done)
+        self._cuda.busy.add(self._stream)
+        return BatchArray(done, (self._cuda, self._stream))
 
     def compression_config(self, uncompressed_sizes: list[int]) -> list[int]:
         return uncompressed_sizes
@@ -281,6 +308,8 @@ class Codec:
         source = srcs
         assert decompression_config in (None, [array.bytes.size for array in out.arrays])
         self._called("decode", source)
+        if not self._raw:
+            self._check_types(source)
         done = []
         for array, target in zip(source.arrays, out.arrays, strict=True):
             data = self._decoded(array.bytes.tobytes(), target.bytes.size)
@@ -288,7 +317,14 @@ class Codec:
                 raise ValueError("the output buffer is too small")
             target.bytes[: len(data)] = np.frombuffer(data, np.uint8)
             done.append(Array(target.bytes[: len(data)], self._stream) if data else array)
-        return BatchArray(done)
+        self._cuda.busy.add(self._stream)
+        return BatchArray(done, (self._cuda, self._stream))
+
+    def _check_types(self, source: BatchArray) -> None:
+        """A codec of no algorithm asks the first stream of a batch, and takes all others for the same."""
+        expected = ITEM_BYTES[self._type] if self._algorithm else _width_of(source.arrays[0])
+        if any(_width_of(array) != expected for array in source.arrays):
+            raise RuntimeError("cannot decompress: code=11")
 
     def _called(self, what: str, source: BatchArray) -> None:
         assert threading.get_ident() == self._thread, "a codec belongs to one thread"
@@ -317,6 +353,11 @@ class Codec:
         except Exception:
             raise RuntimeError("cannot decompress: code=13") from None
         return bytes(out)
+
+
+def _width_of(array: Array) -> int:
+    head = array.bytes[:5].tobytes()
+    return head[4] if head[:4] == _MARK and len(head) == 5 else 0
 
 
 def _nvcomp(cuda: FakeCuda) -> Any:

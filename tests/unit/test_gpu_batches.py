@@ -18,8 +18,8 @@ from poorwill.codecs.gpu import Gpu
 from poorwill.codecs.gpu_lane import stacked
 from poorwill.codecs.gpu_queue import BatchQueue, Request, planned
 from poorwill.codecs.gpus import Gpus, open_gpus
-from poorwill.codecs.nvcomp import NvcompAns
-from poorwill.codecs.planes import Planes
+from poorwill.codecs.nvcomp import NvcompAns, PlanesOnGpu
+from poorwill.codecs.planes import Layout, Planes
 from poorwill.codecs.sampler import Chooser
 from poorwill.errors import Corrupt, DeviceFailed, EngineLost, OutOfMemory, Unsupported
 from tests.doubles.fake_cuda import CUDARuntimeError, FakeCuda, OutOfMemoryError
@@ -143,7 +143,7 @@ def test_lanes_have_streams_of_their_own() -> None:
     del by_stream[0]
     assert len(by_stream) == 3
     for calls in by_stream.values():
-        assert [c for c in calls if c != "synchronize"] == ["copy in", "encode", "decode", "copy out"]
+        assert [c for c in calls if c != "synchronize"] == ["copy in", "encode", "copy out", "decode"]
         assert calls[-1] == "synchronize"
     gpus.close()
 
@@ -264,6 +264,61 @@ def test_one_damaged_chunk_in_a_batch() -> None:
     gpus.close()
 
 
+def test_a_batch_of_many_types() -> None:
+    """Streams of every type and of planes, decoded together: each group by the codec of its own."""
+    held, entered = threading.Event(), threading.Event()
+    cuda = FakeCuda()
+    one = Gpu(cuda.libraries(), 0, lanes=1)
+    gpus = Gpus(cuda.libraries(), [one])
+    coded = []
+    for layout in (Layout(2, True, 0b10), Layout(4, True, 0b1000), Layout(1, False, 1), Layout(4, True, 0b1010)):
+        codec, out = NvcompAns(gpus), room()
+        codec.layout = layout
+        size = codec.encode(WEIGHTS, out)
+        assert size is not None
+        coded.append(bytes(out[:size]))
+
+    def trouble(call: str) -> None:
+        entered.set()
+        assert held.wait(30)
+
+    cuda.trouble = trouble
+
+    def read(stored: bytes) -> bool:
+        back = room()
+        NvcompAns(gpus).decode(memoryview(stored), back)
+        return back == WEIGHTS
+
+    with ThreadPoolExecutor(5) as pool:
+        work = [pool.submit(read, coded[0])]
+        assert entered.wait(30)
+        work += [pool.submit(read, each) for each in coded]
+        while one.queue.bytes < sum(map(len, coded)):
+            assert not any(each.done() for each in work)
+        cuda.calls.clear()
+        held.set()
+        assert all(each.result(30) for each in work)
+    assert [what for what, _, _ in cuda.calls].count("decode") == 4, "the first alone, then f2, f4 and u1 together"
+    assert gpus.usable
+    gpus.close()
+
+
+def test_frames_that_nvcomp_does_not_make() -> None:
+    """Trouble with zstd costs portable chunks their GPU, and no other chunk: what needs the GPU is still read by it."""
+    cuda = FakeCuda()
+    gpus = open_gpus(cuda.libraries())
+    ans, planes, out = NvcompAns(gpus), PlanesOnGpu(gpus), room()
+    size = ans.encode(WEIGHTS, out)
+    assert size is not None
+    cuda.without = "Zstd"
+    assert planes.encode(WEIGHTS, room()) is None and planes.encode(WEIGHTS, room()) is None
+    assert gpus.usable and "makes no zstd frames" in gpus.warning
+    back = room()
+    ans.decode(out[:size], back)
+    assert back == WEIGHTS
+    gpus.close()
+
+
 def test_decoding_short_of_memory() -> None:
     """Tried again by itself, with the whole memory; only then is it an error, which says that memory is short."""
     cuda = FakeCuda()
@@ -291,6 +346,8 @@ def test_pinned_buffers_stay() -> None:
     buffer = gpus.pin(room(4096))
     ((_, size),) = cuda.registered
     assert size == 4096 and any(kept is buffer for kept in gpus._pinned)
+    gpus.unpin(buffer)
+    assert cuda.registered == set() and gpus._pinned == []
     cuda.trouble = lambda call: _refuse() if call == "register" else None
     other = room(4096)
     assert gpus.pin(other) is other

@@ -84,15 +84,16 @@ def test_what_a_lane_asks_of_nvcomp() -> None:
 
 
 def test_a_machine_without_a_gpu(real: Libraries) -> None:
-    """The real libraries on such a machine: the reason is theirs, and the CPU codes. On one with a GPU it is found."""
+    """The real libraries on such a machine say so, and the CPU codes; without a driver they are not even loaded. On one
+    with a GPU it is found."""
     toolset = Toolset(gpus_of_this_machine)
     try:
         assert gpu.devices(real)
     except Unsupported as error:
         assert "CUDA finds" in error.message
         made = toolset.decision("auto", False)
-        assert (made.by, made.reason) == ("cpu", error.message)
-        with pytest.raises(Unsupported, match="CUDA finds"):
+        assert made.by == "cpu" and made.reason.startswith(("CUDA finds", "there is no driver"))
+        with pytest.raises(Unsupported, match=f"{re.escape(made.reason)}$"):
             toolset.codec(4)
     finally:
         toolset.close()

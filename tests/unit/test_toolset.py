@@ -63,10 +63,11 @@ def test_what_is_measured() -> None:
     """Bytes that code like weights, on the CPU by one thread and on the GPU by many; one that fails has the rate 0."""
     assert estimate(weights()).layout == decision.WEIGHTS and len(weights()) == decision.SAMPLE_BYTES
     gpus = open_gpus(FakeCuda().libraries())
-    found = measure(NvcompAns(gpus), gpus.pin, 2)
+    found = measure(NvcompAns(gpus), gpus)
     assert min(found.values()) > 0 and set(found) == {"hash", "cpu", "gpu"}
+    assert gpus._pinned == []
     gpus.close()
-    assert measure(NvcompAns(gpus), gpus.pin, 2)["gpu"] == 0
+    assert measure(NvcompAns(gpus), gpus)["gpu"] == 0
 
 
 @pytest.mark.parametrize(
