@@ -26,13 +26,16 @@ def test_what_is_written_is_read(form: Form, raw: bytes, data: st.DataObject) ->
     coded = st.integers(1, 300)
     sizes = [data.draw(coded) if form.is_coded(k) else plane for k in range(form.streams)]
     offsets, end = nvcomp_form.placed(form, len(raw), sizes)
-    out = bytearray(b"\xee" * (end + 5))
-    nvcomp_form.write(form, memoryview(raw), sizes, memoryview(out))
-    for offset, size in zip(offsets, sizes, strict=True):
-        assert offset % ALIGNMENT == 0
-        assert out[offset : offset + size] == b"\xee" * size, "streams are the device's"
-        out[offset : offset + size] = bytes(size)
-    assert out[end:] == b"\xee" * 5 and b"\xee" not in out[: end - (len(raw) - form.body(len(raw)))]
+    out, other = bytearray(b"\xee" * (end + 5)), bytearray(b"\x11" * (end + 5))
+    for filled in (out, other):
+        fill = filled[:1]
+        nvcomp_form.write(form, memoryview(raw), sizes, memoryview(filled))
+        for offset, size in zip(offsets, sizes, strict=True):
+            assert offset % ALIGNMENT == 0
+            assert filled[offset : offset + size] == fill * size, "streams are the device's"
+            filled[offset : offset + size] = bytes(size)
+        assert filled[end:] == fill * 5
+    assert out[:end] == other[:end], "nothing is left as it was"
     found, streams, tail = nvcomp_form.read(memoryview(out)[:end], len(raw))
     assert (found.width, found.split, found.type) == (form.width, form.split, form.type)
     assert found.rotated == (form.rotated and form.split)
