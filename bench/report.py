@@ -85,14 +85,14 @@ class Report:
             "",
             "## Targets",
             "",
-            *_table(
+            *table(
                 ["", "", "target", "measured", "met"],
-                [[f.row, f.what, f.target, f.value, _verdict(f.met)] for f in self.findings],
+                [[f.row, f.what, f.target, f.value, verdict(f.met)] for f in self.findings],
             ),
         ]
         if self.timings:
             head = ["workspace", "step", "", "wall s", "GB/s", "CPU-s", "raw/stored", "peak memory MB"]
-            lines += ["", "## Measurements", "", *_table(head, [_timing_cells(timing) for timing in self.timings])]
+            lines += ["", "## Measurements", "", *table(head, [_timing_cells(timing) for timing in self.timings])]
         if self.failures:
             lines += ["", "## Failed", "", *(f"- {name}: {why}" for name, why in self.failures.items())]
         return "\n".join(lines) + "\n"
@@ -108,7 +108,7 @@ class Report:
         return written
 
 
-def _verdict(met: bool | None) -> str:
+def verdict(met: bool | None) -> str:
     return {True: "yes", False: "NO", None: "not measured"}[met]
 
 
@@ -136,7 +136,7 @@ def _timing_cells(timing: Timing) -> list[str]:
     ]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table whose source lines up too, because it is also printed on a terminal."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]

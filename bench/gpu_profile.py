@@ -1,0 +1,252 @@
+"""Where the time of a snapshot and a restore goes: the real engine in this process, with lanes that take their time
+and codec threads that are looked at now and then."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from base64 import b64decode
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bench.gpu_device import NewTimer
+from bench.gpu_report import GpuReport
+from poorwill.codecs import gpu
+from poorwill.codecs.gpu import Gpu
+from poorwill.codecs.gpu_lane import Array, Coded, Lane, Libraries
+from poorwill.codecs.gpus import Gpus
+from poorwill.codecs.toolset import Toolset
+from poorwill.engine.context import Context
+from poorwill.engine.operations import Operations
+from poorwill.engine.protocol import Message
+from poorwill.snapshot import ids
+
+LOOK_EVERY_S = 0.01
+PARTS_AT_ONCE = 32
+STAGES = {
+    "gpu_queue.py": "wait for the GPU",
+    "reading.py": "read",
+    "fetch.py": "read",
+    "part_reading.py": "read",
+    "sink.py": "write",
+    "tree.py": "write",
+    "restoring.py": "write",
+    "journal.py": "write",
+    "packing.py": "hash",
+    "decoding.py": "hash",
+    "sampler.py": "choose a codec",
+    "planes.py": "code on the CPU",
+    "zstd.py": "code on the CPU",
+    "zstd_door.py": "code on the CPU",
+    "openzl.py": "code on the CPU",
+    "nvcomp_form.py": "pin and prepare",
+    "gpus.py": "pin and prepare",
+    "decision.py": "pin and prepare",
+    "pool.py": "idle",
+}
+"""What a thread does whose innermost frame of these is in this file. Hashes are C code called from two of them."""
+
+
+class Ledger:
+    """Seconds by stage, of all lanes together. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def add(self, stage: str, seconds: float) -> None:
+        with self._lock:
+            self.seconds[stage] += seconds
+
+
+class MeasuredLane(Lane):
+    """A lane that notes how long its copies and its coding took on the device, and its batches as a whole."""
+
+    def __init__(self, libraries: Libraries, device: int, new_timer: NewTimer, ledger: Ledger) -> None:
+        super().__init__(libraries, device)
+        self._timer, self._ledger = new_timer(self), ledger
+        self._marks: list[tuple[str, Any, Any]] = []
+        self._began_s = 0.0
+
+    def __enter__(self) -> Lane:
+        self._began_s = time.perf_counter()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        stages = [(stage, self._timer.seconds(begin, end)) for stage, begin, end in self._marks]
+        self._marks.clear()
+        super().__exit__(*error)
+        whole = time.perf_counter() - self._began_s
+        for stage, seconds in stages:
+            self._ledger.add(stage, seconds)
+        self._ledger.add("split, join, start", max(0.0, whole - sum(seconds for _, seconds in stages)))
+
+    @contextmanager
+    def _noted(self, stage: str) -> Iterator[None]:
+        begin = self._timer.mark()
+        yield
+        self._marks.append((stage, begin, self._timer.mark()))
+
+    def copy_in(self, target: Array, source: memoryview) -> None:
+        with self._noted("copy in"):
+            super().copy_in(target, source)
+
+    def copy_out(self, target: memoryview, source: Array) -> None:
+        with self._noted("copy out"):
+            super().copy_out(target, source)
+
+    def compress(self, codec: Any, area: Array, kind: str, places: list[tuple[int, int]]) -> Coded:
+        with self._noted("code"):
+            return super().compress(codec, area, kind, places)
+
+    def decompress(self, codec: Any, coded: Any, outs: list[Array]) -> None:
+        coded_before = any(stage == "code" for stage, _, _ in self._marks)
+        with self._noted("check" if coded_before else "code"):
+            super().decompress(codec, coded, outs)
+
+    def differ(self, pairs: list[tuple[Array, Array]]) -> bool:
+        with self._noted("check"):
+            return super().differ(pairs)
+
+
+class Watcher:
+    """Looks at all codec threads now and then, and counts what each of them is in."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self.looks = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(LOOK_EVERY_S):
+            frames = sys._current_frames()
+            self.looks += 1
+            names = {thread.ident: thread.name for thread in threading.enumerate()}
+            for ident, frame in frames.items():
+                if names.get(ident, "").startswith("codec-"):
+                    self.seen[stage_of(frame)] += 1
+
+
+def stage_of(frame: FrameType | None) -> str:
+    """By the innermost frame that is known."""
+    while frame is not None:
+        stage = STAGES.get(os.path.basename(frame.f_code.co_filename))
+        if stage is not None:
+            return stage
+        frame = frame.f_back
+    return "other"
+
+
+class InProcess:
+    """An engine in this process and a folder that it writes its parts to: what the control side does, in short."""
+
+    def __init__(self, toolset: Toolset, folder: Path) -> None:
+        self._operations, self._folder = Operations(toolset), folder
+        folder.mkdir(parents=True)
+        self._manifest: Message = {}
+
+    def close(self) -> None:
+        self._operations.close()
+
+    def _ask(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
+        name = f"{facts['part']:02d}" if question == "upload" else str(facts["key"]).rpartition("/")[2]
+        path = self._folder / name
+        if question == "upload":
+            path.touch()
+        return {"path": str(path)}
+
+    def _do(self, op: str, events: list[Message] | None = None, **fields: Any) -> Message:
+        told: list[Message] = [] if events is None else events
+        return self._operations.handle({"op": op, **fields}, Context(op, ask=self._ask), told.append)
+
+    def _all(self, op: str, field: str, numbers: list[int]) -> None:
+        with ThreadPoolExecutor(PARTS_AT_ONCE) as threads:
+            for _ in threads.map(lambda number: self._do(op, None, **{field: number}), numbers):
+                pass
+
+    def snapshot(self, workspace: Path, codec: str) -> Message:
+        """Take one; what the engine says of who coded it."""
+        identity = {"machine": "bench", "snapshot_id": ids.new_snapshot_id()}
+        planned = self._do("scan", settings={**identity, "workspace": str(workspace), "codec": codec})
+        while planned["parts"]:
+            self._all("pack", "part", [int(number) for number in planned["parts"]])
+            planned = self._do("settle")
+        pages: list[Message] = []
+        written = self._do("manifest", pages)
+        data = b"".join(b64decode(page["data"]) for page in pages)
+        (self._folder / "manifest").write_bytes(data)
+        self._manifest = {"key": "manifest", "bytes": written["bytes"], "blake3": written["blake3"]}
+        return dict(written["coding"] or {})
+
+    def restore(self, target: Path) -> None:
+        opened = self._do("open_restore", manifest=self._manifest, workspace=str(target), include=[], overwrite=False,
+                          privileged=False, cache=None, cache_bytes_max=0)  # fmt: skip
+        self._all("restore", "part_row", [int(part["row"]) for part in opened["parts"]])
+        self._do("finish_restore")
+
+
+def measure(
+    libraries: Libraries, device: int, new_timer: NewTimer, report: GpuReport, workspace: Path, scratch: Path
+) -> None:
+    """Both ways through one engine that uses one GPU, a little slower for being looked at."""
+    ledger = Ledger()
+
+    def new_lane(libraries: Libraries, device: int) -> Lane:
+        return MeasuredLane(libraries, device, new_timer, ledger)
+
+    coder = Gpu(libraries, device, new_lane=new_lane)
+    gpus = Gpus(libraries, [coder])
+    # The engine's own process sets both.
+    interval_s, known = sys.getswitchinterval(), os.environ.get("POORWILL_STATE_DIR")
+    sys.setswitchinterval(0.0005)
+    os.environ["POORWILL_STATE_DIR"] = str(scratch / "state")
+    engine = InProcess(Toolset(lambda: gpus, len(os.sched_getaffinity(0))), scratch / "parts")
+    try:
+        with _told("snapshot", report, ledger):
+            coding = engine.snapshot(workspace, "ans")
+        with _told("restore", report, ledger):
+            engine.restore(scratch / "restored")
+        if coding.get("by") != "gpu" or gpus.fell_back:
+            raise RuntimeError(f"not all was coded by the GPU: {gpus.warning or coding}")
+    finally:
+        engine.close()
+        sys.setswitchinterval(interval_s)
+        if known is None:
+            del os.environ["POORWILL_STATE_DIR"]
+        else:
+            os.environ["POORWILL_STATE_DIR"] = known
+
+
+@contextmanager
+def _told(step: str, report: GpuReport, ledger: Ledger) -> Iterator[None]:
+    """Rows of what the block did."""
+    ledger.seconds.clear()
+    began_s = time.perf_counter()
+    with Watcher() as watcher:
+        yield
+    wall_s = time.perf_counter() - began_s
+    lanes = wall_s * gpu.LANES
+    busy = dict(ledger.seconds)
+    report.add("lanes", {"step": step, "stage": f"wall, of {gpu.LANES} lanes", "lane_s": lanes, "share": 1.0})
+    for stage, seconds in {**busy, "wait for work": max(0.0, lanes - sum(busy.values()))}.items():
+        report.add("lanes", {"step": step, "stage": stage, "lane_s": seconds, "share": seconds / lanes})
+    total = sum(watcher.seen.values())
+    for stage, count in watcher.seen.most_common():
+        seconds = wall_s * count / watcher.looks
+        report.add("threads", {"step": step, "stage": stage, "thread_s": seconds, "share": count / total})

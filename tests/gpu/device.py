@@ -1,0 +1,45 @@
+"""The GPUs that these tests are for. Where there are none, every module is skipped, with one and the same reason."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from poorwill.codecs import gpu
+from poorwill.codecs.gpu_lane import Libraries
+from poorwill.codecs.gpus import Gpus, open_gpus
+from poorwill.errors import Unsupported
+
+DEVICES = ("nvidia[0-9]*", "dxg")
+"""Below /dev: without any of them there is no need to load libraries, which takes seconds."""
+
+
+@functools.lru_cache(maxsize=1)
+def why_none() -> str:
+    """Why nothing can be tested; empty if it can."""
+    if not any(found for name in DEVICES for found in Path("/dev").glob(name)):
+        return "there is no GPU: nothing in /dev is named nvidia0"
+    try:
+        gpu.devices(gpu.load())
+    except Unsupported as error:
+        return error.message
+    return ""
+
+
+def needed() -> None:
+    """Skip the module that calls this while it is imported, unless there is a GPU."""
+    if reason := why_none():
+        pytest.skip(f"NO GPU WAS TESTED: {reason}", allow_module_level=True)
+
+
+@functools.lru_cache(maxsize=1)
+def libraries() -> Libraries:
+    return gpu.load()
+
+
+@functools.lru_cache(maxsize=1)
+def gpus() -> Gpus:
+    """All of this machine, opened once and kept until the process ends."""
+    return open_gpus(libraries())
