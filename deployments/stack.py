@@ -69,6 +69,8 @@ def _down(options: argparse.Namespace) -> int:
         stack_down.down(folder, now=options.now, say=_say)
         if options.purge:
             stack_down.purge(folder, _say)
+        else:
+            _say(f"its data are kept in {folder}")
     return 0
 
 

@@ -36,7 +36,7 @@ def down(folder: Path, *, now: bool, say: Say) -> None:
         part = running.get(name)
         if part is not None:
             _end(part, _drain_timeout_s() if name == "worker" and not now else 0.0, say)
-    say("nothing was running" if not running else "everything has ended; its data are kept")
+    say("nothing was running" if not running else "everything has ended")
 
 
 def purge(folder: Path, say: Say) -> None:
