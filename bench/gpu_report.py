@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from bench.arena import say
 from bench.measure import Spread
-from bench.report import Finding, table, verdict
+from bench.report import Finding, table, verdict, write
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -87,13 +87,7 @@ class GpuReport:
 
     def write(self, folder: Path, name: str) -> list[Path]:
         """Write `name`.md and `name`.json into `folder`; the paths written."""
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        for suffix, text in ((".md", self.as_markdown()), (".json", self.as_json())):
-            path = folder / f"{name}{suffix}"
-            path.write_text(text)
-            written.append(path)
-        return written
+        return write(folder, name, self.as_markdown(), self.as_json())
 
 
 def gb_s(raw_bytes: int, seconds: Spread) -> dict[str, float]:

@@ -99,13 +99,18 @@ class Report:
 
     def write(self, folder: Path, name: str) -> list[Path]:
         """Write `name`.md and `name`.json into `folder`; the paths written."""
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        for suffix, text in ((".md", self.as_markdown()), (".json", self.as_json())):
-            path = folder / f"{name}{suffix}"
-            path.write_text(text)
-            written.append(path)
-        return written
+        return write(folder, name, self.as_markdown(), self.as_json())
+
+
+def write(folder: Path, name: str, markdown: str, json_text: str) -> list[Path]:
+    """A result's page and its raw figures beside each other; the paths written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for suffix, text in ((".md", markdown), (".json", json_text)):
+        path = folder / f"{name}{suffix}"
+        path.write_text(text)
+        written.append(path)
+    return written
 
 
 def verdict(met: bool | None) -> str:

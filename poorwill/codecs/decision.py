@@ -21,7 +21,7 @@ from poorwill.snapshot import limits
 
 SAMPLE_BYTES = limits.CHUNK_BYTES
 SAMPLING_S = 0.4
-"""For each of the two."""
+"""Of the GPU; a quarter of it for each thing that one thread of the CPU does."""
 STREAMS = 6
 """Threads that hand chunks to the GPU while it is measured: enough to fill its lanes."""
 ENOUGH_MB_S = 5000

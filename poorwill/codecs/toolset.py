@@ -88,10 +88,11 @@ class Toolset:
                 log.info("%s codes (%s): %s", made.by.upper(), made.codec, made.reason)
             return self._decisions[policy, portable]
 
-    def coding(self) -> dict[str, Any] | None:
-        """The last decision, as JSON, and how many chunks a GPU was to code and did not; None before there is one."""
+    def coding(self, policy: str, *, portable: bool) -> dict[str, Any] | None:
+        """Who codes by this policy, as JSON, and how many chunks a GPU was to code and did not in this process; None
+        while nothing was coded by it."""
         with self._lock:
-            made = next(reversed(self._decisions.values()), None)
+            made = self._decisions.get((policy, portable))
             if made is None:
                 return None
             fell_back = self._gpus.fell_back if self._gpus is not None else 0

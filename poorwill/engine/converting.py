@@ -31,6 +31,8 @@ from poorwill.snapshot.part_index import IndexRows
 from poorwill.snapshot.tables import Chunks, Manifest, Parts
 
 OpenSource = Callable[[str], Source]
+POLICY = "auto"
+"""By which chunks are coded anew, portably."""
 PARTS_AT_ONCE = 4
 """So that parts become whole one after another, for a run that continues a killed one. And each that is being written
 holds the buffer of a piece: of large pieces there are no more than these (see transfers.py)."""
@@ -163,7 +165,7 @@ class Converting:
         if self._decoded[row]:
             raw = decode(bench, chunks, row, stored, key)
             raw_hash = chunks.raw_hash[row].tobytes()
-            index.codec[place], data, stored_hash = encode(bench, raw, raw_hash, "auto", portable=True)
+            index.codec[place], data, stored_hash = encode(bench, raw, raw_hash, POLICY, portable=True)
             index.stored[place] = len(data)
             index.stored_hash[place] = np.frombuffer(stored_hash, np.uint8)
         else:

@@ -17,7 +17,7 @@ from poorwill.engine.activity import Activity
 from poorwill.engine.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.chunk_cache import BYTES_MAX, open_cache
 from poorwill.engine.context import Context
-from poorwill.engine.converting import Converting
+from poorwill.engine.converting import POLICY, Converting
 from poorwill.engine.fetch import Reader, Source
 from poorwill.engine.meter import Meter
 from poorwill.engine.packing import Adopted, threads_of_this_machine
@@ -117,7 +117,7 @@ class Operations:
             **sums,
             "left_out": [left.to_wire() for left in left_out[: limits.LEFT_OUT_MAX]],
             "left_out_count": len(left_out),
-            "coding": self._toolset.coding(),
+            "coding": self._toolset.coding(taking.settings.codec, portable=taking.settings.portable),
         }
 
     def op_changed(self, request: Message, context: Context, emit: Emit) -> Message:
@@ -191,7 +191,7 @@ class Operations:
     def op_finish_convert(self, request: Message, context: Context, emit: Emit) -> Message:
         converting = _needed(self._converting, "open_convert")
         sums = _send_pages(manifest.encode(converting.converted()), emit, context)
-        return {**sums, "coding": self._toolset.coding()}
+        return {**sums, "coding": self._toolset.coding(POLICY, portable=True)}
 
     def _reader(self, found: Manifest) -> Reader:
         largest = int(found.chunks.stored.max()) if len(found.chunks) else 0

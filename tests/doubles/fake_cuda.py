@@ -203,7 +203,6 @@ def _cupy(cuda: FakeCuda) -> Any:
         empty=cuda.empty,
         zeros=lambda count, dtype: np.zeros(count, dtype).view(DeviceArray),
         ElementwiseKernel=lambda ins, outs, code, name: _KERNELS[ins, outs, code],
-        array_equal=np.array_equal,
         get_default_memory_pool=lambda: types.SimpleNamespace(free_all_blocks=lambda: None),
         cuda=types.SimpleNamespace(
             runtime=runtime,

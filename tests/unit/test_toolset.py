@@ -100,9 +100,10 @@ def test_policies_with_a_gpu(policy: str, portable: bool, codec: int) -> None:
 def test_the_decision_is_told() -> None:
     """Once, with the figures and the versions of the libraries; nothing before something was coded."""
     toolset = Toolset(gpus_of(FakeCuda(version="6.0.0.12")), threads=2, decide=always_gpu)
-    assert toolset.coding() is None
+    assert toolset.coding("auto", portable=False) is None
     toolset.chooser("auto")
-    told = toolset.coding()
+    toolset.chooser("ans", portable=True)
+    told = toolset.coding("auto", portable=False)
     assert told is not None
     assert (told["by"], told["codec"], told["fell_back"]) == ("gpu", "nvcomp-ans/6", 0)
     assert told["reason"] == "Fake 0: it is always taken" and told["versions"]["nvcomp"] == "6.0.0.12"
