@@ -95,6 +95,17 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     shared.add_argument("--json", action="store_true", help="one JSON object a line; the last has the totals")
     sub: Any = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    for add in (_add_snapshot, _add_restore, _add_looking, _add_convert, _add_delete):
+        add(sub, shared)
+    removal_arguments.add_to(sub, shared)
+    if command not in sub.choices:
+        from poorwill.cli import flow_commands
+
+        flow_commands.add_to(sub, command)
+    return top
+
+
+def _add_snapshot(sub: Any, shared: argparse.ArgumentParser) -> None:
     take = sub.add_parser("snapshot", parents=[shared], help="put a directory into the store")
     take.add_argument("directory", metavar="DIR")
     take.add_argument("--machine", metavar="NAME", help="whose snapshots these are; default: this host's name")
@@ -112,6 +123,8 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     take.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read (exit code 3)")
     take.set_defaults(run="snapshot", engine=True)
 
+
+def _add_restore(sub: Any, shared: argparse.ArgumentParser) -> None:
     back = sub.add_parser("restore", parents=[shared], help="make a directory from a snapshot")
     back.add_argument("id", metavar="ID")
     back.add_argument("directory", metavar="DIR")
@@ -129,6 +142,8 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     back.add_argument("--privileged", action="store_true", help="keep set-id bits and security attributes")
     back.set_defaults(run="restore", engine=True)
 
+
+def _add_looking(sub: Any, shared: argparse.ArgumentParser) -> None:
     listing = sub.add_parser("ls", parents=[shared], help="list snapshots")
     listing.add_argument("--machine", metavar="NAME")
     listing.set_defaults(run="ls", engine=False)
@@ -142,6 +157,8 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     verify.add_argument("--full", action="store_true", help="decode every chunk too")
     verify.set_defaults(run="verify", engine=True)
 
+
+def _add_convert(sub: Any, shared: argparse.ArgumentParser) -> None:
     convert = sub.add_parser("convert", parents=[shared], help="make a snapshot of the same that any CPU reads")
     convert.add_argument("id", metavar="ID")
     convert.add_argument(
@@ -151,16 +168,11 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     hosts.add_arguments(convert)
     convert.set_defaults(run="convert", engine=True)
 
+
+def _add_delete(sub: Any, shared: argparse.ArgumentParser) -> None:
     delete = sub.add_parser("delete", parents=[shared], help="remove a snapshot; what others use is kept")
     delete.add_argument("id", metavar="ID")
     delete.add_argument(
         "--force", action="store_true", help="also one whose run has not ended: nothing may work on it any more"
     )
     delete.set_defaults(run="delete", engine=False)
-
-    removal_arguments.add_to(sub, shared)
-    if command not in sub.choices:
-        from poorwill.cli import flow_commands
-
-        flow_commands.add_to(sub, command)
-    return top
