@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from bench.measure import Spread
 from poorwill.codecs import gpu
 from poorwill.codecs.gpu_lane import Lane, Libraries
-from poorwill.engine import facts
+from poorwill.engine.machine import facts
 
 T = TypeVar("T")
 MEMORY_SHARE = 0.8

@@ -23,7 +23,7 @@ from poorwill.codecs.gpu_queue import Request
 from poorwill.codecs.gpus import Gpus
 from poorwill.codecs.nvcomp import NvcompAns, PlanesOnGpu
 from poorwill.codecs.planes import Layout, Planes
-from poorwill.engine.buffers import new_buffer
+from poorwill.engine.transfer.buffers import new_buffer
 
 SEEDS = 4
 THREADS = (8, 16, 32, 64)

@@ -17,7 +17,7 @@ from flows.stages import OPENINGS_MAX, Stages, each
 from poorwill.control import catalog, needs
 from poorwill.control.provisioning import IMAGE_GB, MAY_BILL, disk_gb_for
 from poorwill.control.restoring import check_needs
-from poorwill.engine.facts import nvidia_gpus
+from poorwill.engine.machine.facts import nvidia_gpus
 from poorwill.errors import EngineLost, NotFound, PoorwillError, Refused, UsageError, from_wire
 from poorwill.providers.base import Wish
 from poorwill.snapshot import ids

@@ -9,7 +9,7 @@ from poorwill.codecs import registry
 from poorwill.control import needs
 from poorwill.control.grants import ReadGrants
 from poorwill.control.session import EngineSession
-from poorwill.engine.chunk_cache import BYTES_MAX
+from poorwill.engine.restore.chunk_cache import BYTES_MAX
 from poorwill.errors import Corrupt, Unsupported
 from poorwill.snapshot.documents import Document
 from poorwill.store.base import Store

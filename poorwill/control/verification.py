@@ -15,8 +15,8 @@ from poorwill import __version__
 from poorwill.control.grants import ReadGrants
 from poorwill.control.restoring import readable
 from poorwill.control.session import EngineSession
-from poorwill.engine.decoding import check_stored, decode
 from poorwill.engine.pool import Bench
+from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.errors import Corrupt, PoorwillError, Unsupported
 from poorwill.snapshot import documents, keys, limits, manifest
 from poorwill.snapshot.documents import Document

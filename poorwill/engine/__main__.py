@@ -8,7 +8,7 @@ import sys
 
 from poorwill.codecs.toolset import Toolset, gpus_of_this_machine
 from poorwill.engine.operations import Operations
-from poorwill.engine.packing import threads_of_this_machine
+from poorwill.engine.pack.packer import threads_of_this_machine
 from poorwill.engine.server import Server, own_streams
 
 

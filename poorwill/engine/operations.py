@@ -12,22 +12,23 @@ import blake3
 import numpy as np
 
 from poorwill.codecs.toolset import Toolset
-from poorwill.engine import command, facts, protocol
-from poorwill.engine.activity import Activity
-from poorwill.engine.buffers import POOL_BYTES, BufferPool
-from poorwill.engine.chunk_cache import BYTES_MAX, open_cache
+from poorwill.engine import protocol
 from poorwill.engine.context import Context
-from poorwill.engine.converting import POLICY, Converting
-from poorwill.engine.fetch import Reader, Source
+from poorwill.engine.machine import command, facts
+from poorwill.engine.machine.activity import Activity
 from poorwill.engine.meter import Meter
-from poorwill.engine.packing import Adopted, threads_of_this_machine
-from poorwill.engine.part_reading import RUN_BYTES, read_index
+from poorwill.engine.pack.convert_run import POLICY, Converting
+from poorwill.engine.pack.packer import Adopted, threads_of_this_machine
+from poorwill.engine.pack.snapshot_run import Settings, Taking
 from poorwill.engine.pool import WorkPool
 from poorwill.engine.protocol import Message
-from poorwill.engine.restoring import Restoring
-from poorwill.engine.taking import Settings, Taking
-from poorwill.engine.transfers import Transfers
-from poorwill.engine.verifying import Verifying
+from poorwill.engine.restore.chunk_cache import BYTES_MAX, open_cache
+from poorwill.engine.restore.restore_run import Restoring
+from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
+from poorwill.engine.transfer.fetch import Reader, Source
+from poorwill.engine.transfer.part_reading import RUN_BYTES, read_index
+from poorwill.engine.transfer.transfers import Transfers
+from poorwill.engine.transfer.verify_run import Verifying
 from poorwill.errors import Corrupt, UsageError
 from poorwill.snapshot import ids, limits, manifest
 from poorwill.snapshot.tables import Manifest

@@ -15,11 +15,11 @@ from poorwill.control import catalog
 from poorwill.control.restoring import RestoreRun
 from poorwill.control.session import EngineSession
 from poorwill.control.verification import read_manifest
-from poorwill.engine.buffers import BufferPool
-from poorwill.engine.fetch import Reader
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import WorkPool
-from poorwill.engine.restoring import Restoring
+from poorwill.engine.restore.restore_run import Restoring
+from poorwill.engine.transfer.buffers import BufferPool
+from poorwill.engine.transfer.fetch import Reader
 from poorwill.errors import EngineLost, Refused, WorkspaceError
 from poorwill.store.local import LocalStore
 from tests.engines import ThreadHost, WatchedHost

@@ -16,9 +16,9 @@ import pytest
 
 from poorwill.control.idleness import Limits, Observation, signs_of
 from poorwill.control.session import EngineSession
-from poorwill.engine.activity import Activity
 from poorwill.engine.context import Context
-from poorwill.engine.processes import read_processes
+from poorwill.engine.machine.activity import Activity
+from poorwill.engine.machine.processes import read_processes
 from tests.engine_homes import EngineHome, ssh_host
 from tests.engines import ThreadHost
 from tests.ssh_machines import KeyPair, SshMachine

@@ -17,7 +17,7 @@ from poorwill.control import catalog, deletion
 from poorwill.control.converting import ConvertRun, is_portable
 from poorwill.control.session import EngineSession
 from poorwill.control.verification import read_manifest, read_record
-from poorwill.engine.converting import PARTS_AT_ONCE
+from poorwill.engine.pack.convert_run import PARTS_AT_ONCE
 from poorwill.errors import Corrupt, HostUnfit, NotFound, PoorwillError, Refused, Unsupported, UsageError
 from poorwill.snapshot import ids, keys
 from poorwill.store.base import Store

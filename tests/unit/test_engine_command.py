@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from poorwill.control.session import EngineSession
-from poorwill.engine.facts import nvidia_gpus
+from poorwill.engine.machine.facts import nvidia_gpus
 from poorwill.errors import DeadlineExceeded, EngineFailed, UsageError
 from poorwill.remote.local import LocalHost
 

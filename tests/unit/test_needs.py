@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from poorwill.codecs import registry
 from poorwill.control import needs
 from poorwill.control.restoring import check_needs
-from poorwill.engine.facts import nvidia_gpus
+from poorwill.engine.machine.facts import nvidia_gpus
 from poorwill.errors import HostUnfit, Unsupported
 from poorwill.providers.base import Wish
 from poorwill.remote import bundle, wheels

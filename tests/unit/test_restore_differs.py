@@ -22,7 +22,7 @@ from poorwill.control import catalog
 from poorwill.control.restoring import RestoreRun
 from poorwill.control.session import EngineSession
 from poorwill.control.verification import read_manifest
-from poorwill.engine.survey import since_boot
+from poorwill.engine.restore.survey import since_boot
 from poorwill.errors import WorkspaceError
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.local import LocalStore

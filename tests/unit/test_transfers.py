@@ -9,12 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from poorwill.engine.buffers import BufferPool
 from poorwill.engine.context import Context
-from poorwill.engine.http import ATTEMPTS, Http, persist
 from poorwill.engine.meter import Meter
-from poorwill.engine.url_sink import UrlSink
-from poorwill.engine.url_source import UrlSource
+from poorwill.engine.transfer.buffers import BufferPool
+from poorwill.engine.transfer.http import ATTEMPTS, Http, persist
+from poorwill.engine.transfer.url_sink import UrlSink
+from poorwill.engine.transfer.url_source import UrlSource
 from poorwill.errors import (
     Cancelled,
     Corrupt,

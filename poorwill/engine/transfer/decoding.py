@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import blake3
 
-from poorwill.engine.buffers import new_buffer
 from poorwill.engine.pool import Bench
+from poorwill.engine.transfer.buffers import new_buffer
 from poorwill.errors import Corrupt
 from poorwill.snapshot import limits
 from poorwill.snapshot.tables import Chunks

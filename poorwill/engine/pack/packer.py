@@ -12,17 +12,17 @@ import blake3
 import numpy as np
 
 from poorwill.codecs.sampler import Chooser
-from poorwill.engine import attributes
-from poorwill.engine.buffers import new_buffer
 from poorwill.engine.context import Context
-from poorwill.engine.decoding import chunk_buffer
-from poorwill.engine.matching import racy, unchanged_since
 from poorwill.engine.meter import Meter
+from poorwill.engine.pack import attributes
+from poorwill.engine.pack.chunk_records import OWN, ChunkRecords
+from poorwill.engine.pack.matching import racy, unchanged_since
+from poorwill.engine.pack.scan import Scan
+from poorwill.engine.pack.source_reader import SourceReader, Torn
 from poorwill.engine.pool import Bench, Job, WorkPool
-from poorwill.engine.reading import SourceReader, Torn
-from poorwill.engine.records import OWN, ChunkRecords
-from poorwill.engine.scan import Scan
-from poorwill.engine.sink import PieceTag, Sink
+from poorwill.engine.transfer.buffers import new_buffer
+from poorwill.engine.transfer.decoding import chunk_buffer
+from poorwill.engine.transfer.sink import PieceTag, Sink
 from poorwill.snapshot import limits, part_index, plan
 from poorwill.snapshot.columns import Array, Blobs
 from poorwill.snapshot.part_index import IndexRows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from poorwill.engine.scan import Scan
+from poorwill.engine.pack.scan import Scan
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Entries, Kind
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from poorwill.engine.context import Context
-from poorwill.engine.http import Http, persist
 from poorwill.engine.meter import Meter
+from poorwill.engine.transfer.http import Http, persist
 
 
 class UrlSource:

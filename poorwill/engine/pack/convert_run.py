@@ -17,13 +17,13 @@ import numpy as np
 
 from poorwill.codecs import registry
 from poorwill.engine.context import Context
-from poorwill.engine.decoding import check_stored, decode
-from poorwill.engine.fetch import Reader, Source
 from poorwill.engine.meter import Meter
-from poorwill.engine.packing import Adopted, OpenSink, encode, match_sources, one_part, sent
-from poorwill.engine.part_reading import check_against_index, read_index, runs_of
+from poorwill.engine.pack.packer import Adopted, OpenSink, encode, match_sources, one_part, sent
 from poorwill.engine.pool import Bench
-from poorwill.engine.sink import Sink
+from poorwill.engine.transfer.decoding import check_stored, decode
+from poorwill.engine.transfer.fetch import Reader, Source
+from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of
+from poorwill.engine.transfer.sink import Sink
 from poorwill.errors import UsageError
 from poorwill.snapshot import limits, part_index, plan
 from poorwill.snapshot.columns import Array

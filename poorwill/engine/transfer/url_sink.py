@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
-from poorwill.engine.buffers import BufferPool
 from poorwill.engine.context import Context
-from poorwill.engine.http import Http, persist
 from poorwill.engine.meter import Meter
-from poorwill.engine.sink import PieceTag
+from poorwill.engine.transfer.buffers import BufferPool
+from poorwill.engine.transfer.http import Http, persist
+from poorwill.engine.transfer.sink import PieceTag
 from poorwill.errors import Corrupt
 
 

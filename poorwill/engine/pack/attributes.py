@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from poorwill.engine.scan import LeftOut, Scan, path_below
+from poorwill.engine.pack.scan import LeftOut, Scan, path_below
 from poorwill.snapshot import limits, xattrs
 from poorwill.snapshot.columns import Array, Blobs
 from poorwill.snapshot.tables import Manifest, XattrSets

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from poorwill.engine.context import Context
-from poorwill.engine.decoding import check_stored, decode
-from poorwill.engine.fetch import Reader, Source
 from poorwill.engine.meter import Meter
-from poorwill.engine.part_reading import check_against_index, read_index, runs_of
 from poorwill.engine.pool import Bench
+from poorwill.engine.transfer.decoding import check_stored, decode
+from poorwill.engine.transfer.fetch import Reader, Source
+from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of
 from poorwill.snapshot.tables import Chunks, Manifest
 
 

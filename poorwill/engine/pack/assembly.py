@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from poorwill.engine.packing import Round, one_part
-from poorwill.engine.records import MISSING
+from poorwill.engine.pack.chunk_records import MISSING
+from poorwill.engine.pack.packer import Round, one_part
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Chunks, Entries, Kind, Manifest, Parts, Segments, Targets, XattrSets
 

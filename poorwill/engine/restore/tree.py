@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from poorwill.engine.pack.scan import LeftOut
 from poorwill.engine.pool import Bench
 from poorwill.engine.positioned import write_at
-from poorwill.engine.scan import LeftOut
 from poorwill.errors import WorkspaceError
 from poorwill.snapshot import xattrs
 from poorwill.snapshot.columns import Array

@@ -14,7 +14,7 @@ import numpy as np
 
 from poorwill.engine.context import Context
 from poorwill.engine.pool import Bench
-from poorwill.engine.tree import Tree
+from poorwill.engine.restore.tree import Tree
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Kind
 

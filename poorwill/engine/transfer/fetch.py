@@ -7,11 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from poorwill.engine.buffers import BufferPool, new_buffer
 from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench, Job, WorkPool
 from poorwill.engine.positioned import read_at
+from poorwill.engine.transfer.buffers import BufferPool, new_buffer
 from poorwill.errors import Corrupt, NotFound, StoreUnavailable
 
 

@@ -15,10 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from poorwill.engine import logins, processes
 from poorwill.engine.context import Context
-from poorwill.engine.gpu_load import GpuLoad, Nvidia, Unasked, busiest
-from poorwill.engine.processes import Hidden, read_text
+from poorwill.engine.machine import logins, processes
+from poorwill.engine.machine.gpu_load import GpuLoad, Nvidia, Unasked, busiest
+from poorwill.engine.machine.processes import Hidden, read_text
 
 WINDOW_S_MAX = 10.0
 LISTED_MAX = 100

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from poorwill.engine import state
-from poorwill.engine.assembly import assemble, empty_manifest, unsettled, without
 from poorwill.engine.context import Context
 from poorwill.engine.journal import Journal
-from poorwill.engine.matching import racy_for_s, unchanged_since
 from poorwill.engine.meter import Meter
-from poorwill.engine.packing import Adopted, OpenSink, Packer, Round, begin
+from poorwill.engine.pack.assembly import assemble, empty_manifest, unsettled, without
+from poorwill.engine.pack.matching import racy_for_s, unchanged_since
+from poorwill.engine.pack.packer import Adopted, OpenSink, Packer, Round, begin
+from poorwill.engine.pack.scan import LeftOut, Scan, scan
 from poorwill.engine.pool import WorkPool
-from poorwill.engine.scan import LeftOut, Scan, scan
 from poorwill.errors import Refused, WorkspaceError
 from poorwill.snapshot import limits, manifest, plan
 from poorwill.snapshot.globs import Globs

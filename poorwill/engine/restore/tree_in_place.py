@@ -22,12 +22,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from poorwill.engine import extents
 from poorwill.engine.context import Context
 from poorwill.engine.pool import Bench
 from poorwill.engine.positioned import read_at, write_at
-from poorwill.engine.survey import survey
-from poorwill.engine.tree import Tree
+from poorwill.engine.restore import extents
+from poorwill.engine.restore.survey import survey
+from poorwill.engine.restore.tree import Tree
 from poorwill.snapshot import xattrs
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Kind, Manifest

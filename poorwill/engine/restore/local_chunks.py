@@ -5,10 +5,10 @@ from __future__ import annotations
 import blake3
 import numpy as np
 
-from poorwill.engine.decoding import raw_buffer
-from poorwill.engine.placement import Placement
 from poorwill.engine.pool import Bench
-from poorwill.engine.tree_in_place import TreeInPlace
+from poorwill.engine.restore.placement import Placement
+from poorwill.engine.restore.tree_in_place import TreeInPlace
+from poorwill.engine.transfer.decoding import raw_buffer
 from poorwill.snapshot.tables import Chunks
 
 CANDIDATES_MAX = 4

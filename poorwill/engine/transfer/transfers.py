@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from poorwill.engine.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.context import Context
-from poorwill.engine.fetch import PathSource, Source
 from poorwill.engine.meter import Meter
-from poorwill.engine.sink import PathSink, Sink
+from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
+from poorwill.engine.transfer.fetch import PathSource, Source
+from poorwill.engine.transfer.sink import PathSink, Sink
 
 if TYPE_CHECKING:
-    from poorwill.engine.http import Http
+    from poorwill.engine.transfer.http import Http
 
 TRANSFERS = 32
 URLS_AHEAD = 8
@@ -29,7 +29,9 @@ class Transfers:
 
     @cached_property
     def _http(self) -> Http:
-        from poorwill.engine.http import Http  # urllib3 takes a tenth of a second, which local stores need not pay
+        from poorwill.engine.transfer.http import (
+            Http,  # urllib3 takes a tenth of a second, which local stores need not pay
+        )
 
         return Http(TRANSFERS)
 
@@ -42,7 +44,7 @@ class Transfers:
         upload = context.ask("upload", {"part": number})
         if "path" in upload:
             return PathSink(str(upload["path"]), self._meter)
-        from poorwill.engine.url_sink import UrlSink
+        from poorwill.engine.transfer.url_sink import UrlSink
 
         piece_bytes = int(upload["piece_bytes"])
         if self._pieces is None or self._pieces.buffer_bytes < piece_bytes:
@@ -66,7 +68,7 @@ class Transfers:
         given: dict[str, Any] = context.ask("read", {"key": key})
         if "path" in given:
             return PathSource(str(given["path"]), key, self._meter)
-        from poorwill.engine.url_source import UrlSource
+        from poorwill.engine.transfer.url_source import UrlSource
 
         kept = [str(given["url"])]
 

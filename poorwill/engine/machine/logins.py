@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from poorwill.engine import processes
-from poorwill.engine.processes import Process
+from poorwill.engine.machine import processes
+from poorwill.engine.machine.processes import Process
 
 KEEPER = "poorwill.remote.keeper"
 _SSHD = ("sshd", "sshd-session", "sshd-auth")  # the latter two since OpenSSH 9.8

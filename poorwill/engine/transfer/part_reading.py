@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from poorwill.engine.fetch import Source
+from poorwill.engine.transfer.fetch import Source
 from poorwill.errors import Corrupt
 from poorwill.snapshot import part_index
 from poorwill.snapshot.columns import Array

@@ -10,20 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from poorwill.engine import state, survey
-from poorwill.engine.chunk_cache import ChunkCache
+from poorwill.engine import state
 from poorwill.engine.context import Context
-from poorwill.engine.decoding import chunk_buffer, decode, decode_checked
-from poorwill.engine.fetch import Reader, Source
 from poorwill.engine.journal import Journal
-from poorwill.engine.local_chunks import LocalChunks
 from poorwill.engine.meter import Meter
-from poorwill.engine.part_reading import check_against_index, read_index, runs_of
-from poorwill.engine.placement import Placement
 from poorwill.engine.pool import Bench
-from poorwill.engine.selection import selected
-from poorwill.engine.tree import Tree
-from poorwill.engine.tree_in_place import TreeInPlace
+from poorwill.engine.restore import survey
+from poorwill.engine.restore.chunk_cache import ChunkCache
+from poorwill.engine.restore.local_chunks import LocalChunks
+from poorwill.engine.restore.placement import Placement
+from poorwill.engine.restore.selection import selected
+from poorwill.engine.restore.tree import Tree
+from poorwill.engine.restore.tree_in_place import TreeInPlace
+from poorwill.engine.transfer.decoding import chunk_buffer, decode, decode_checked
+from poorwill.engine.transfer.fetch import Reader, Source
+from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of
 from poorwill.errors import Cancelled, Corrupt, Refused, WorkspaceError
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.globs import Globs

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from poorwill.engine.facts import GPUS_MAX, NVIDIA_SMI_TIMEOUT_S
+from poorwill.engine.machine.facts import GPUS_MAX, NVIDIA_SMI_TIMEOUT_S
 
 _GPU_DEVICES = ("dev/nvidia0", "dev/nvidiactl", "dev/dxg", "dev/kfd")
 _GPU_QUERY = "--query-gpu=uuid,utilization.gpu,memory.used,memory.total"

@@ -6,8 +6,8 @@ import errno
 import os
 from dataclasses import dataclass
 
+from poorwill.engine.pack.scan import LeftOut, Scan, path_below
 from poorwill.engine.positioned import read_at
-from poorwill.engine.scan import LeftOut, Scan, path_below
 from poorwill.snapshot.plan import Plan
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -1,0 +1,1 @@
+"""A workspace becomes a snapshot: scan, compare, plan, code, send."""

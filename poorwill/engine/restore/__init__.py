@@ -1,0 +1,1 @@
+"""A snapshot becomes a workspace: empty, or over what stands there already."""
