@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from poorwill.control import catalog
+from poorwill.control.records import catalog
 from poorwill.errors import Corrupt, NotFound, Unsupported
 from poorwill.snapshot import ids, keys
 from poorwill.snapshot.documents import Document

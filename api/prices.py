@@ -12,7 +12,7 @@ from api.catalog import Catalog
 from api.machines import Entry
 from api.threads import Threads
 from blocks.providers import LocalProvider, OwnMachines
-from poorwill.control import intents
+from poorwill.control.records import intents
 
 REMEMBERED_S = 15.0
 INTENTS_MAX = 1000

@@ -17,7 +17,7 @@ from bench.measure import Command, CommandFailed, Spread, Usage, alternate
 from bench.peers import Poorwill, Site
 from bench.tree import tree_bytes, tree_digest
 from poorwill.codecs.nvcomp import NvcompAns
-from poorwill.control import catalog
+from poorwill.control.records import catalog
 from poorwill.store.local import LocalStore
 
 CHECKOUT = Path(__file__).parent.parent

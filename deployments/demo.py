@@ -180,7 +180,7 @@ def _there_and_back(stack: Stack, console: Console, before: Listing) -> int:
     from deployments import demo_report
     from flows.hibernate import hibernate
     from flows.wake import wake
-    from poorwill.control import catalog
+    from poorwill.control.records import catalog
     from poorwill.snapshot.ids import new_snapshot_id
 
     old, snapshot_id = stack.instance, new_snapshot_id()

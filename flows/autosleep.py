@@ -10,7 +10,7 @@ from pydantic import Field
 
 from flows.idling import AT_ONCE_MAX, Request, look_after
 from flows.stages import failed
-from poorwill.control.idleness import Limits
+from poorwill.control.machine.idleness import Limits
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import checked_path
 from poorwill.snapshot import durations

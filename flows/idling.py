@@ -18,9 +18,9 @@ from blocks.machines import Machine
 from blocks.providers import OwnMachines
 from flows import own_runs
 from flows.slots import held_machines
-from poorwill.control import idleness
-from poorwill.control.costs import summed
-from poorwill.control.idleness import Limits, Observation, Verdict, Watch
+from poorwill.control.machine import idleness
+from poorwill.control.machine.costs import summed
+from poorwill.control.machine.idleness import Limits, Observation, Verdict, Watch
 from poorwill.errors import PoorwillError, Refused, UsageError, from_wire
 from poorwill.snapshot import durations
 from tasks import idle_watch

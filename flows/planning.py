@@ -8,7 +8,7 @@ from typing import Any
 from prefect.artifacts import create_table_artifact
 
 from flows.waking import Request, Target
-from poorwill.control import needs
+from poorwill.control.snapshot import needs
 from tasks.machine_report import publish_offers
 
 

@@ -10,8 +10,8 @@ from prefect.logging import get_run_logger
 
 from flows.slots import held_machines, machine_slot
 from flows.stages import failed
-from poorwill.control.costs import summed
-from poorwill.control.reaping import Finding
+from poorwill.control.machine.costs import summed
+from poorwill.control.machine.reaping import Finding
 from poorwill.errors import PoorwillError, Refused, from_wire
 from poorwill.snapshot import durations
 from tasks.events import STILL_BILLING, tell

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.waking import Request, Target
-from poorwill.control.costs import summed
+from poorwill.control.machine.costs import summed
 from poorwill.errors import PoorwillError, from_wire
 from tasks.machine_report import publish_replicas
 from tasks.provision import still_billing

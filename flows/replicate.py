@@ -18,7 +18,7 @@ from flows.planning import plan
 from flows.replicas import Replica, summary
 from flows.stages import failed
 from flows.waking import Request, Target, check_host, resolve_as, snapshot_id_of, wake_target
-from poorwill.control import catalog
+from poorwill.control.records import catalog
 from poorwill.errors import EngineFailed, PoorwillError
 from poorwill.providers.base import Wish, checked_path
 from poorwill.snapshot import ids, limits

@@ -15,9 +15,9 @@ from pydantic import Field
 from blocks.lookup import store_block
 from flows.slots import store_slot
 from flows.stages import failed
-from poorwill.control.costs import per_month
-from poorwill.control.live_share import SMALL_SHARE
-from poorwill.control.purging import Purged
+from poorwill.control.machine.costs import per_month
+from poorwill.control.removal.live_share import SMALL_SHARE
+from poorwill.control.removal.purging import Purged
 from poorwill.errors import PoorwillError, Refused
 from poorwill.snapshot import durations
 from poorwill.snapshot.retention import COUNT_MAX, Owner, Policy

@@ -9,7 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists
 
-from poorwill.control.intents import store_tag
+from poorwill.control.records.intents import store_tag
 from poorwill.errors import Refused
 from poorwill.store.base import Store
 

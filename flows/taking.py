@@ -17,10 +17,10 @@ from blocks.machines import Machine
 from blocks.providers import OwnMachines
 from flows.slots import machine_slot
 from flows.stages import OPENINGS_MAX, Stages, each
-from poorwill.control import catalog
-from poorwill.control.costs import Cost
-from poorwill.control.taking import Order
-from poorwill.control.verification import MODES
+from poorwill.control.machine.costs import Cost
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.snapshot_run import Order
+from poorwill.control.snapshot.verify_run import MODES
 from poorwill.errors import EngineLost, NotFound, PoorwillError, Refused, UsageError
 from poorwill.providers.base import checked_path
 from poorwill.snapshot import ids, keys

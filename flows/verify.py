@@ -15,8 +15,8 @@ from prefect.logging import get_run_logger
 from blocks.lookup import store_block
 from flows.stages import failed
 from poorwill.cli.output import human
-from poorwill.control import catalog
-from poorwill.control.rotation import Share
+from poorwill.control.records import catalog
+from poorwill.control.removal.rotation import Share
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Unsupported, from_wire
 from poorwill.snapshot import durations
 from tasks.events import VERIFICATION_FAILED, tell

@@ -14,9 +14,10 @@ from blocks.machines import Machine
 from blocks.providers import AnyProvider, LocalProvider
 from flows.slots import machine_slot
 from flows.stages import OPENINGS_MAX, Stages, each
-from poorwill.control import catalog, needs
-from poorwill.control.provisioning import IMAGE_GB, MAY_BILL, disk_gb_for
-from poorwill.control.restoring import check_needs
+from poorwill.control.machine.provisioning import IMAGE_GB, MAY_BILL, disk_gb_for
+from poorwill.control.records import catalog
+from poorwill.control.snapshot import needs
+from poorwill.control.snapshot.restore_run import check_needs
 from poorwill.engine.machine.facts import nvidia_gpus
 from poorwill.errors import EngineLost, NotFound, PoorwillError, Refused, UsageError, from_wire
 from poorwill.providers.base import Wish

@@ -9,7 +9,7 @@ from prefect import task
 
 from blocks.lookup import machine_block
 from blocks.machines import Machine
-from poorwill.control import catalog
+from poorwill.control.records import catalog
 from poorwill.errors import NotFound, PoorwillError
 from tasks import sessions
 from tasks.retries import policy

@@ -9,9 +9,9 @@ from prefect import task
 
 from blocks.lookup import machine_block, save_machine, store_block
 from blocks.machines import Machine
-from poorwill.control import intents
-from poorwill.control.destruction import check_destroyable, check_unchanged
-from poorwill.control.provisioning import DESTROY_TIMEOUT_S
+from poorwill.control.machine.destruction import check_destroyable, check_unchanged
+from poorwill.control.machine.provisioning import DESTROY_TIMEOUT_S
+from poorwill.control.records import intents
 from poorwill.errors import EngineFailed
 from poorwill.snapshot import keys
 from poorwill.store.base import Store

@@ -11,7 +11,7 @@ from __future__ import annotations
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.variables import Variable
 
-from poorwill.control.idleness import Watch
+from poorwill.control.machine.idleness import Watch
 
 TAG = "poorwill-autosleep"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from poorwill.control.costs import shown, summed
-from poorwill.control.reaping import Finding
+from poorwill.control.machine.costs import shown, summed
+from poorwill.control.machine.reaping import Finding
 from poorwill.providers.base import Offer
 from poorwill.snapshot import durations
 

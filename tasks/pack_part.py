@@ -7,7 +7,7 @@ from typing import Any
 from prefect import task
 from prefect.context import TaskRunContext
 
-from poorwill.control.taking import STEP_DEADLINE_S
+from poorwill.control.snapshot.snapshot_run import STEP_DEADLINE_S
 from tasks import sessions
 from tasks.retries import policy, transient_or_upload_gone
 

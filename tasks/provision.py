@@ -11,8 +11,9 @@ from prefect.runtime import flow_run
 from blocks.lookup import machine_if_any, provider_block, save_machine, store_block
 from blocks.machines import Machine
 from blocks.providers import AnyProvider
-from poorwill.control import intents, provisioning
-from poorwill.control.provisioning import Noted
+from poorwill.control.machine import provisioning
+from poorwill.control.machine.provisioning import Noted
+from poorwill.control.records import intents
 from poorwill.errors import DeadlineExceeded, PoorwillError, Refused, UsageError
 from poorwill.providers.base import Instance, Provider, Wish
 from poorwill.store.base import Store

@@ -9,11 +9,12 @@ from typing import Any
 from prefect import task
 
 from blocks.lookup import store_block
-from poorwill.control import catalog, rotation
-from poorwill.control.holdings import Holdings
-from poorwill.control.rotation import Share
-from poorwill.control.session import EngineSession
-from poorwill.control.verification import VerifyRun
+from poorwill.control.records import catalog
+from poorwill.control.records.holdings import Holdings
+from poorwill.control.removal import rotation
+from poorwill.control.removal.rotation import Share
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.remote.local import LocalHost
 from tasks.retries import policy
 

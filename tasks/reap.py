@@ -12,8 +12,8 @@ from prefect import task
 
 from blocks import inventory
 from blocks.lookup import bare, machine_if_any, provider_block, save_machine, store_block
-from poorwill.control import reaping
-from poorwill.control.reaping import Evidence, Finding, Named, Rule
+from poorwill.control.machine import reaping
+from poorwill.control.machine.reaping import Evidence, Finding, Named, Rule
 from poorwill.errors import PoorwillError
 from poorwill.store.base import Store
 from tasks.retries import policy

@@ -10,11 +10,11 @@ from prefect import task
 
 from blocks import inventory
 from blocks.lookup import store_block
-from poorwill.control import deletion, live_share, retention
-from poorwill.control.holdings import Holdings
-from poorwill.control.live_share import LiveShare
-from poorwill.control.purging import Purged
-from poorwill.control.retention import Plan
+from poorwill.control.records.holdings import Holdings
+from poorwill.control.removal import deletion, live_share, retention
+from poorwill.control.removal.live_share import LiveShare
+from poorwill.control.removal.purging import Purged
+from poorwill.control.removal.retention import Plan
 from poorwill.errors import Refused
 from poorwill.snapshot.retention import Owner, Policy
 from tasks.retries import policy as retried

@@ -9,9 +9,9 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from poorwill.cli.output import human
-from poorwill.control.costs import per_month
-from poorwill.control.live_share import SMALL_SHARE, LiveShare
-from poorwill.control.retention import Plan, Verdict
+from poorwill.control.machine.costs import per_month
+from poorwill.control.removal.live_share import SMALL_SHARE, LiveShare
+from poorwill.control.removal.retention import Plan, Verdict
 from poorwill.snapshot import durations
 from tasks.removal import Planned
 

@@ -13,8 +13,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from blocks.lookup import store_block
 from poorwill.cli.output import human
-from poorwill.control import catalog
-from poorwill.control.verification import read_manifest
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.errors import one_line
 from poorwill.snapshot.documents import Document
 from poorwill.snapshot.tables import Kind, Manifest

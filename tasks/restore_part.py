@@ -6,8 +6,8 @@ from typing import Any
 
 from prefect import task
 
-from poorwill.control import catalog
-from poorwill.control.restoring import STEP_DEADLINE_S, RestoreRun
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.restore_run import STEP_DEADLINE_S, RestoreRun
 from tasks import sessions
 from tasks.pack_part import attempt_number
 from tasks.retries import policy, transient_with_engine

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import task
 
-from poorwill.control.taking import STEP_DEADLINE_S, Order, SnapshotRun
+from poorwill.control.snapshot.snapshot_run import STEP_DEADLINE_S, Order, SnapshotRun
 from tasks import sessions
 from tasks.retries import policy, transient_with_engine
 

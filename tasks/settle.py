@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from poorwill.control.taking import STEP_DEADLINE_S
+from poorwill.control.snapshot.snapshot_run import STEP_DEADLINE_S
 from tasks import sessions
 from tasks.retries import policy, transient_with_engine
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from prefect import task
 
-from poorwill.control import catalog
-from poorwill.control.verification import VerifyRun
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.verify_run import VerifyRun
 from tasks import sessions
 from tasks.retries import policy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from poorwill.control import catalog
+from poorwill.control.records import catalog
 from poorwill.snapshot import documents, keys
 from poorwill.store.base import Store
 

@@ -11,9 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from poorwill.control import catalog, deletion, purging, retention, trash
-from poorwill.control.holdings import Holdings
-from poorwill.control.taking import Order, SnapshotRun
+from poorwill.control.records import catalog, trash
+from poorwill.control.records.holdings import Holdings
+from poorwill.control.removal import deletion, purging, retention
+from poorwill.control.snapshot.snapshot_run import Order, SnapshotRun
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import documents, keys
 from poorwill.snapshot.retention import Owner, Policy

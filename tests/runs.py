@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poorwill.control import catalog
-from poorwill.control.converting import ConvertRun
-from poorwill.control.restoring import RestoreRun
-from poorwill.control.session import EngineSession
-from poorwill.control.taking import Order, SnapshotRun
-from poorwill.control.verification import VerifyRun
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.convert_run import ConvertRun
+from poorwill.control.snapshot.restore_run import RestoreRun
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.snapshot_run import Order, SnapshotRun
+from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.remote.base import Host
 from poorwill.snapshot import ids
 from poorwill.snapshot.documents import Document

@@ -12,13 +12,14 @@ from typing import Any
 
 from poorwill.cli import hosts
 from poorwill.cli.output import Output, human
-from poorwill.control import catalog, deletion
-from poorwill.control.converting import ConvertRun, is_portable
-from poorwill.control.reach import check_reachable
-from poorwill.control.restoring import RestoreRun
-from poorwill.control.session import EngineSession
-from poorwill.control.taking import Order, SnapshotRun
-from poorwill.control.verification import VerifyRun
+from poorwill.control.records import catalog
+from poorwill.control.removal import deletion
+from poorwill.control.snapshot.convert_run import ConvertRun, is_portable
+from poorwill.control.snapshot.restore_run import RestoreRun
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.snapshot_run import Order, SnapshotRun
+from poorwill.control.snapshot.store_reach import check_reachable
+from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.errors import Corrupt, EngineLost, NotFound, PermanentError, Refused, TransientError, UsageError
 from poorwill.remote.base import Host
 from poorwill.snapshot import ids, limits

@@ -6,11 +6,11 @@ import argparse
 from typing import Any
 
 from poorwill.cli.output import Output, human
-from poorwill.control import retention as control
-from poorwill.control import trash
-from poorwill.control.holdings import Holdings
-from poorwill.control.purging import Purged
-from poorwill.control.retention import STALE_S, Plan, Verdict
+from poorwill.control.records import trash
+from poorwill.control.records.holdings import Holdings
+from poorwill.control.removal import retention as control
+from poorwill.control.removal.purging import Purged
+from poorwill.control.removal.retention import STALE_S, Plan, Verdict
 from poorwill.errors import Refused
 from poorwill.remote.base import Host
 from poorwill.snapshot import durations, ids

@@ -16,7 +16,7 @@ import pytest
 from bench.chunks import KINDS, chunk
 from poorwill.codecs.gpus import open_gpus
 from poorwill.codecs.toolset import Toolset
-from poorwill.control import catalog
+from poorwill.control.records import catalog
 from poorwill.errors import HostUnfit, Unsupported
 from poorwill.store.local import LocalStore
 from tests.doubles.fake_cuda import FakeCuda

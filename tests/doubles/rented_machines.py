@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from poorwill.control import intents
+from poorwill.control.records import intents
 from poorwill.errors import NotFound, PermanentError, ProviderUnavailable, Refused
 from poorwill.providers.base import Endpoint, Instance, Offer, Wish, checked_label
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from deployments.tree_listing import Listing, list_tree
-from poorwill.control import catalog
-from poorwill.control.restoring import RestoreRun
-from poorwill.control.verification import VerifyRun
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.restore_run import RestoreRun
+from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Refused, Unsupported

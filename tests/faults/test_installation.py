@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.control.session import EngineSession
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, HostUnfit
 from poorwill.remote import wheels
 from poorwill.remote.base import Finished

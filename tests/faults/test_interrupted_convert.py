@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.control import catalog, deletion, retention
-from poorwill.control.converting import ConvertRun
-from poorwill.control.holdings import Holdings
-from poorwill.control.session import EngineSession
+from poorwill.control.records import catalog
+from poorwill.control.records.holdings import Holdings
+from poorwill.control.removal import deletion, retention
+from poorwill.control.snapshot.convert_run import ConvertRun
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, StoreUnavailable
 from poorwill.remote.base import Channel
 from poorwill.snapshot import ids, keys

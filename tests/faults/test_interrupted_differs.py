@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.control import catalog
-from poorwill.control.restoring import RestoreRun
-from poorwill.control.session import EngineSession
-from poorwill.control.verification import read_manifest
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.restore_run import RestoreRun
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import WorkPool

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from deployments.s3server import S3Server
-from poorwill.control.session import EngineSession
-from poorwill.control.taking import SnapshotRun
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.errors import EngineLost, PoorwillError, Refused, StoreUnavailable
 from poorwill.snapshot import documents, ids, keys
 from poorwill.store.base import Store

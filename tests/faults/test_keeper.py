@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from poorwill.control.session import EngineSession
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, HostUnfit
 from poorwill.remote import frames
 from poorwill.remote.connection import NoKeeper, greet

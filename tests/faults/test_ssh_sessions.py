@@ -12,7 +12,7 @@ import pytest
 
 from bench.relay import Relay
 from deployments.tree_listing import differences, list_tree
-from poorwill.control.session import EngineSession
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, HostRefused
 from poorwill.remote.host_key import PinnedKey
 from poorwill.remote.identity import Identity

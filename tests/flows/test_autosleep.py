@@ -26,8 +26,8 @@ from flows.autosleep import autosleep
 from flows.hibernate import hibernate
 from flows.idling import Request, left_alone
 from flows.slots import machine_slot
-from poorwill.control import deletion
-from poorwill.control.idleness import Limits, Watch
+from poorwill.control.machine.idleness import Limits, Watch
+from poorwill.control.removal import deletion
 from poorwill.errors import NotFound, Refused
 from poorwill.providers.base import Wish
 from tasks import idle_watch

@@ -26,8 +26,9 @@ from flows.slots import machine_slot
 from flows.snapshot import snapshot
 from flows.wake import wake
 from flows.waking import snapshot_id_of
-from poorwill.control import intents, provisioning
-from poorwill.control.provisioning import Clock
+from poorwill.control.machine import provisioning
+from poorwill.control.machine.provisioning import Clock
+from poorwill.control.records import intents
 from poorwill.errors import Corrupt, EngineFailed, HostUnfit, NotFound, PoorwillError, Refused, UsageError
 from tests.flow_world import SNAPSHOT_ID, World
 from tests.needy_snapshots import nvidia_smi, reseal

@@ -18,7 +18,8 @@ from flows.replicate import replicate
 from flows.slots import held_machines, machine_slot
 from flows.snapshot import snapshot
 from flows.wake import wake
-from poorwill.control import intents, provisioning
+from poorwill.control.machine import provisioning
+from poorwill.control.records import intents
 from poorwill.errors import Refused
 from poorwill.providers.base import Wish
 from tasks.events import STILL_BILLING

@@ -14,7 +14,7 @@ import blocks
 from flows.retention import retention
 from flows.slots import store_slot
 from flows.snapshot import snapshot
-from poorwill.control import catalog, trash
+from poorwill.control.records import catalog, trash
 from poorwill.errors import Refused, UsageError
 from tests.flow_world import SNAPSHOT_ID, World
 from tests.flows.test_hibernate_and_wake import artifacts, small

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flows.verify import verify
-from poorwill.control import trash
-from poorwill.control.verification import read_record
+from poorwill.control.records import trash
+from poorwill.control.snapshot.verify_run import read_record
 from poorwill.errors import Corrupt, UsageError
 from tasks.events import VERIFICATION_FAILED
 from tests.flow_world import World

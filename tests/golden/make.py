@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from deployments.tree_listing import Entry, Listing, list_tree
-from poorwill.control.session import EngineSession
-from poorwill.control.taking import Order, SnapshotRun
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.snapshot_run import Order, SnapshotRun
 from poorwill.remote.local import LocalHost
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore

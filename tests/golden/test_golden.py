@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deployments.tree_listing import list_tree
-from poorwill.control import catalog
+from poorwill.control.records import catalog
 from poorwill.snapshot import manifest
 from poorwill.store.local import LocalStore
 from tests.golden import make, reader

@@ -10,7 +10,7 @@ from poorwill.codecs.gpus import Gpus
 from poorwill.codecs.nvcomp import PlanesOnGpu
 from poorwill.codecs.sampler import Chooser
 from poorwill.codecs.toolset import Toolset
-from poorwill.control.needs import of as needs_of
+from poorwill.control.snapshot.needs import of as needs_of
 from poorwill.errors import HostUnfit
 from poorwill.remote.local import LocalHost
 from poorwill.store.local import LocalStore

@@ -14,8 +14,8 @@ from typing import Any
 import paramiko
 import pytest
 
-from poorwill.control.idleness import Limits, Observation, signs_of
-from poorwill.control.session import EngineSession
+from poorwill.control.machine.idleness import Limits, Observation, signs_of
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.context import Context
 from poorwill.engine.machine.activity import Activity
 from poorwill.engine.machine.processes import read_processes

@@ -13,10 +13,11 @@ import pytest
 from poorwill.cli import commands, main
 from poorwill.cli.output import Output
 from poorwill.codecs import registry
-from poorwill.control import catalog, deletion
-from poorwill.control.converting import ConvertRun, is_portable
-from poorwill.control.session import EngineSession
-from poorwill.control.verification import read_manifest, read_record
+from poorwill.control.records import catalog
+from poorwill.control.removal import deletion
+from poorwill.control.snapshot.convert_run import ConvertRun, is_portable
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.verify_run import read_manifest, read_record
 from poorwill.engine.pack.convert_run import PARTS_AT_ONCE
 from poorwill.errors import Corrupt, HostUnfit, NotFound, PoorwillError, Refused, Unsupported, UsageError
 from poorwill.snapshot import ids, keys

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from poorwill.control.costs import Cost, shown, summed
+from poorwill.control.machine.costs import Cost, shown, summed
 
 
 def test_a_day_asleep_against_one_awake() -> None:

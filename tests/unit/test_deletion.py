@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.control import deletion
-from poorwill.control.session import EngineSession
-from poorwill.control.taking import SnapshotRun
+from poorwill.control.removal import deletion
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.errors import NotFound, StoreUnavailable
 from poorwill.snapshot import keys
 from poorwill.store.local import LocalStore

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from poorwill.control.destruction import changed_paths, check_destroyable, check_unchanged
-from poorwill.control.session import EngineSession
+from poorwill.control.machine.destruction import changed_paths, check_destroyable, check_unchanged
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import Refused
 from poorwill.snapshot import documents, keys
 from poorwill.store.local import LocalStore

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poorwill.control import catalog
-from poorwill.control.restoring import check_needs, readable
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.restore_run import check_needs, readable
 from poorwill.errors import Corrupt, PoorwillError, Unsupported
 from poorwill.snapshot import limits
 from poorwill.snapshot.documents import seal, unseal

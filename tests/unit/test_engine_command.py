@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from poorwill.control.session import EngineSession
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.machine.facts import nvidia_gpus
 from poorwill.errors import DeadlineExceeded, EngineFailed, UsageError
 from poorwill.remote.local import LocalHost

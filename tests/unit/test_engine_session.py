@@ -14,9 +14,9 @@ from typing import IO, Any
 import psutil
 import pytest
 
-from poorwill.control.grants import PartGrants, ReadGrants
-from poorwill.control.session import EngineSession
-from poorwill.control.taking import SnapshotRun
+from poorwill.control.snapshot.grants import PartGrants, ReadGrants
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.engine import protocol
 from poorwill.errors import (
     Cancelled,

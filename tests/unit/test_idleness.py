@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poorwill.control import idleness
-from poorwill.control.idleness import GAP_S_MIN, Gpu, Limits, Observation, Verdict, Watch, judge, signs_of
+from poorwill.control.machine import idleness
+from poorwill.control.machine.idleness import GAP_S_MIN, Gpu, Limits, Observation, Verdict, Watch, judge, signs_of
 
 NOW_S = 1_800_000_000.0
 MINUTE_S, KIB = 60.0, 1024.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.control import catalog
+from poorwill.control.records import catalog
 from poorwill.errors import NotFound
 from poorwill.snapshot import documents
 from poorwill.store.local import LocalStore

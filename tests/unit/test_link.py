@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from poorwill.control.session import EngineSession
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import Corrupt, EngineLost, HostRefused, HostUnfit, PoorwillError, Unsupported
 from poorwill.remote import frames
 from poorwill.remote.connection import greet

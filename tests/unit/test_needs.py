@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from poorwill.codecs import registry
-from poorwill.control import needs
-from poorwill.control.restoring import check_needs
+from poorwill.control.snapshot import needs
+from poorwill.control.snapshot.restore_run import check_needs
 from poorwill.engine.machine.facts import nvidia_gpus
 from poorwill.errors import HostUnfit, Unsupported
 from poorwill.providers.base import Wish

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from poorwill.control import intents, provisioning, reaping
-from poorwill.control.provisioning import Clock, Noted
-from poorwill.control.reaping import Evidence, Finding, Named, Rule
+from poorwill.control.machine import provisioning, reaping
+from poorwill.control.machine.provisioning import Clock, Noted
+from poorwill.control.machine.reaping import Evidence, Finding, Named, Rule
+from poorwill.control.records import intents
 from poorwill.errors import PoorwillError, ProviderUnavailable, Refused
 from poorwill.providers.base import Wish
 from poorwill.store.local import LocalStore

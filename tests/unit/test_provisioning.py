@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.control import intents, provisioning
-from poorwill.control.intents import Intent
-from poorwill.control.provisioning import Begun, Clock, Noted
+from poorwill.control.machine import provisioning
+from poorwill.control.machine.provisioning import Begun, Clock, Noted
+from poorwill.control.records import intents
+from poorwill.control.records.intents import Intent
 from poorwill.errors import Corrupt, NotFound, ProviderUnavailable, Refused, UsageError
 from poorwill.providers.base import Instance, Wish
 from poorwill.providers.local import LocalProvider

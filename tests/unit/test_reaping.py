@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.control import intents, provisioning, reaping
-from poorwill.control.intents import Intent
-from poorwill.control.provisioning import Clock
-from poorwill.control.reaping import Evidence, Finding, Named, Rule
+from poorwill.control.machine import provisioning, reaping
+from poorwill.control.machine.provisioning import Clock
+from poorwill.control.machine.reaping import Evidence, Finding, Named, Rule
+from poorwill.control.records import intents
+from poorwill.control.records.intents import Intent
 from poorwill.errors import PermanentError, ProviderUnavailable, Refused
 from poorwill.providers.base import Instance, Wish
 from poorwill.snapshot import keys

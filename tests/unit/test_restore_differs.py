@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from deployments.tree_listing import Listing, list_tree
 from deployments.tree_listing import differences as listing_differences
-from poorwill.control import catalog
-from poorwill.control.restoring import RestoreRun
-from poorwill.control.session import EngineSession
-from poorwill.control.verification import read_manifest
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.restore_run import RestoreRun
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.engine.restore.survey import since_boot
 from poorwill.errors import WorkspaceError
 from poorwill.snapshot.tables import Manifest

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from poorwill.control import catalog, deletion, intents, live_share, purging, retention, trash
-from poorwill.control.costs import per_month
-from poorwill.control.holdings import Holdings
-from poorwill.control.intents import Intent
-from poorwill.control.retention import NOT_ENDED, PROVEN
-from poorwill.control.rotation import Share, rotation
+from poorwill.control.machine.costs import per_month
+from poorwill.control.records import catalog, intents, trash
+from poorwill.control.records.holdings import Holdings
+from poorwill.control.records.intents import Intent
+from poorwill.control.removal import deletion, live_share, purging, retention
+from poorwill.control.removal.retention import NOT_ENDED, PROVEN
+from poorwill.control.removal.rotation import Share, rotation
 from poorwill.errors import Corrupt, NotFound, Refused, UsageError
 from poorwill.snapshot import documents, keys, limits
 from poorwill.snapshot.retention import Policy

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from poorwill.control import intents
-from poorwill.control.intents import Intent
+from poorwill.control.records import intents
+from poorwill.control.records.intents import Intent
 from poorwill.errors import PermanentError, PoorwillError, Refused, TransientError
 from poorwill.providers.base import Instance, Provider, Wish
 from poorwill.snapshot import keys

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from poorwill.control import catalog
-from poorwill.control.grants import ReadGrants
-from poorwill.control.session import EngineSession
-from poorwill.control.taking import Order
-from poorwill.control.verification import read_manifest, read_record
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.grants import ReadGrants
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.snapshot_run import Order
+from poorwill.control.snapshot.verify_run import read_manifest, read_record
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot.documents import Document
 from poorwill.store.base import Store

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from poorwill import __version__
-from poorwill.control.moments import now
+from poorwill.control.records.timestamps import now
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import documents, keys, limits
 from poorwill.snapshot.documents import Document

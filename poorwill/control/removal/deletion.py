@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from poorwill.control import purging, trash
-from poorwill.control.holdings import THREADS, Holdings
+from poorwill.control.records import trash
+from poorwill.control.records.holdings import THREADS, Holdings
+from poorwill.control.removal import purging
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import ids, keys
 from poorwill.store.base import Store

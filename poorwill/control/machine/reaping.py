@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from poorwill.control import intents
-from poorwill.control.intents import Intent
-from poorwill.control.provisioning import DESTROY_TIMEOUT_S
+from poorwill.control.machine.provisioning import DESTROY_TIMEOUT_S
+from poorwill.control.records import intents
+from poorwill.control.records.intents import Intent
 from poorwill.errors import EngineFailed, NotFound, PoorwillError, Refused, from_wire
 from poorwill.providers.base import Instance, Provider
 from poorwill.store.base import Store

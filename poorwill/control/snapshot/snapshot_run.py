@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from poorwill import __version__
-from poorwill.control import catalog, trash
-from poorwill.control.commit import PartDone, Written, complete_part, write_manifest, write_metadata
-from poorwill.control.grants import PartGrants, ReadGrants
-from poorwill.control.moments import now, since_ms
-from poorwill.control.pending import PendingRecord, borrowed_from
-from poorwill.control.session import EngineSession
+from poorwill.control.records import catalog, trash
+from poorwill.control.records.pending import PendingRecord, borrowed_from
+from poorwill.control.records.timestamps import now, since_ms
+from poorwill.control.snapshot.commit import PartDone, Written, complete_part, write_manifest, write_metadata
+from poorwill.control.snapshot.grants import PartGrants, ReadGrants
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import NotFound, Refused, UsageError
 from poorwill.snapshot import ids, labels, limits
 from poorwill.snapshot.documents import Document

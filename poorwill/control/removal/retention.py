@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control import intents, purging, trash
-from poorwill.control.destruction import ENOUGH
-from poorwill.control.holdings import Held, Holdings, Needs, at_once
-from poorwill.control.purging import Purged, Usage
-from poorwill.control.verification import read_record
+from poorwill.control.machine.destruction import ENOUGH
+from poorwill.control.records import intents, trash
+from poorwill.control.records.holdings import Held, Holdings, Needs, at_once
+from poorwill.control.removal import purging
+from poorwill.control.removal.purging import Purged, Usage
+from poorwill.control.snapshot.verify_run import read_record
 from poorwill.errors import Corrupt, NotFound, Unsupported
 from poorwill.snapshot.retention import Candidate, Owner, Policy, judge
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from poorwill import __version__
-from poorwill.control import catalog, needs, trash
-from poorwill.control.commit import PartDone, complete_part, needs_of, write_manifest, write_metadata
-from poorwill.control.grants import PartGrants, ReadGrants
-from poorwill.control.moments import now, since_ms
-from poorwill.control.pending import PendingRecord, borrowed_from
-from poorwill.control.restoring import readable
-from poorwill.control.session import EngineSession
-from poorwill.control.verification import read_manifest
+from poorwill.control.records import catalog, trash
+from poorwill.control.records.pending import PendingRecord, borrowed_from
+from poorwill.control.records.timestamps import now, since_ms
+from poorwill.control.snapshot import needs
+from poorwill.control.snapshot.commit import PartDone, complete_part, needs_of, write_manifest, write_metadata
+from poorwill.control.snapshot.grants import PartGrants, ReadGrants
+from poorwill.control.snapshot.restore_run import readable
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.errors import Corrupt, EngineFailed, NotFound, PermanentError, Refused, Unsupported
 from poorwill.snapshot import ids, limits
 from poorwill.snapshot.documents import Document

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control.holdings import Holdings, Needs, at_once
+from poorwill.control.records.holdings import Holdings, Needs, at_once
 from poorwill.snapshot import documents, keys, limits
 from poorwill.snapshot.retention import Owner
 from poorwill.store.base import ObjectInfo, Store

@@ -10,8 +10,8 @@ import time
 from datetime import datetime, timezone
 
 from poorwill import __version__
-from poorwill.control import catalog
-from poorwill.control.verification import read_manifest
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.errors import Corrupt, NotFound, PermanentError, Refused
 from poorwill.snapshot import documents, keys, limits
 from poorwill.snapshot.documents import Document

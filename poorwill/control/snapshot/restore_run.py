@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from poorwill.codecs import registry
-from poorwill.control import needs
-from poorwill.control.grants import ReadGrants
-from poorwill.control.session import EngineSession
+from poorwill.control.snapshot import needs
+from poorwill.control.snapshot.grants import ReadGrants
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.restore.chunk_cache import BYTES_MAX
 from poorwill.errors import Corrupt, Unsupported
 from poorwill.snapshot.documents import Document

@@ -12,9 +12,9 @@ from typing import Any
 import blake3
 
 from poorwill import __version__
-from poorwill.control.grants import ReadGrants
-from poorwill.control.restoring import readable
-from poorwill.control.session import EngineSession
+from poorwill.control.snapshot.grants import ReadGrants
+from poorwill.control.snapshot.restore_run import readable
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.pool import Bench
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.errors import Corrupt, PoorwillError, Unsupported

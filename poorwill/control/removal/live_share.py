@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control import catalog
-from poorwill.control.holdings import Held, Holdings
-from poorwill.control.verification import read_manifest
+from poorwill.control.records import catalog
+from poorwill.control.records.holdings import Held, Holdings
+from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.errors import Corrupt, NotFound, Unsupported
 from poorwill.snapshot import keys
 from poorwill.snapshot.columns import Array

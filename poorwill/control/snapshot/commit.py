@@ -12,8 +12,8 @@ import blake3
 import numpy as np
 
 from poorwill.codecs import registry
-from poorwill.control.grants import PartGrants
-from poorwill.control.session import EngineSession
+from poorwill.control.snapshot.grants import PartGrants
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import Corrupt, EngineFailed
 from poorwill.snapshot import documents, keys, limits, manifest
 from poorwill.snapshot.documents import Document

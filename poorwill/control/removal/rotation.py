@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control.destruction import ENOUGH
-from poorwill.control.holdings import Held, Holdings, at_once
-from poorwill.control.verification import read_record
+from poorwill.control.machine.destruction import ENOUGH
+from poorwill.control.records.holdings import Held, Holdings, at_once
+from poorwill.control.snapshot.verify_run import read_record
 from poorwill.errors import Corrupt, NotFound, Unsupported, UsageError
 from poorwill.snapshot import durations
 from poorwill.snapshot.columns import Array
