@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from bench.chunks import KINDS, chunk
 from poorwill.codecs.base import Codec
+from poorwill.codecs.chooser import estimate, openzl_layout
 from poorwill.codecs.openzl import OpenZL
 from poorwill.codecs.planes import Planes
-from poorwill.codecs.sampler import estimate, openzl_layout
 from poorwill.codecs.zstd import Zstd
 
 CHUNK_BYTES = 4 << 20
@@ -46,7 +46,7 @@ class Bench:
 
 
 def new_codec(name: str, raw: memoryview) -> Codec:
-    """A codec set as the sampler would set it for `raw`."""
+    """A codec set as the chooser would set it for `raw`."""
     layout = estimate(raw).layout
     if name == "planes":
         planes = Planes()

@@ -24,10 +24,10 @@ from bench.gpu_report import GpuReport
 from bench.gpu_targets import findings
 from bench.report import Report
 from bench.tree import tree_digest
-from poorwill.codecs import gpu
-from poorwill.codecs.gpu import Gpu
-from poorwill.codecs.gpu_lane import Lane, Libraries
-from poorwill.codecs.gpus import Gpus
+from poorwill.codecs.gpu import gpu
+from poorwill.codecs.gpu.gpu import Gpu
+from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.lanes import Lane, Libraries
 from poorwill.errors import Unsupported
 
 SECTIONS = ("device", "kinds", "host", "engine", "profile")

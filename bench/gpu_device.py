@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from bench.measure import Spread
-from poorwill.codecs import gpu
-from poorwill.codecs.gpu_lane import Lane, Libraries
+from poorwill.codecs.gpu import gpu
+from poorwill.codecs.gpu.lanes import Lane, Libraries
 from poorwill.engine.machine import facts
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from bench.gpu_report import GpuReport, Row
 from bench.measure import Command, CommandFailed, Spread, Usage, alternate
 from bench.peers import Poorwill, Site
 from bench.tree import tree_bytes, tree_digest
-from poorwill.codecs.nvcomp import NvcompAns
+from poorwill.codecs.gpu.nvcomp import NvcompAns
 from poorwill.control.records import catalog
 from poorwill.store.local import LocalStore
 

@@ -15,13 +15,13 @@ from bench.chunks import chunk
 from bench.gpu_device import NewTimer, Sizes, affordable, timed
 from bench.gpu_report import GpuReport, Row, gb_s
 from bench.measure import Spread
-from poorwill.codecs import gpu, nvcomp_form
 from poorwill.codecs.base import Codec
-from poorwill.codecs.gpu import Gpu
-from poorwill.codecs.gpu_lane import Lane, Libraries, address
-from poorwill.codecs.gpu_queue import Request
-from poorwill.codecs.gpus import Gpus
-from poorwill.codecs.nvcomp import NvcompAns, PlanesOnGpu
+from poorwill.codecs.gpu import gpu, nvcomp_form
+from poorwill.codecs.gpu.gpu import Gpu
+from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.lanes import Lane, Libraries, address
+from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu
+from poorwill.codecs.gpu.queue import Request
 from poorwill.codecs.planes import Layout, Planes
 from poorwill.engine.transfer.buffers import new_buffer
 

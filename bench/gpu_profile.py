@@ -18,10 +18,10 @@ from typing import Any
 
 from bench.gpu_device import NewTimer
 from bench.gpu_report import GpuReport
-from poorwill.codecs import gpu
-from poorwill.codecs.gpu import Gpu
-from poorwill.codecs.gpu_lane import Array, Coded, Lane, Libraries
-from poorwill.codecs.gpus import Gpus
+from poorwill.codecs.gpu import gpu
+from poorwill.codecs.gpu.gpu import Gpu
+from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.lanes import Array, Coded, Lane, Libraries
 from poorwill.codecs.toolset import Toolset
 from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
@@ -31,25 +31,25 @@ from poorwill.snapshot import ids
 LOOK_EVERY_S = 0.01
 PARTS_AT_ONCE = 32
 STAGES = {
-    "gpu_queue.py": "wait for the GPU",
-    "reading.py": "read",
-    "fetch.py": "read",
-    "part_reading.py": "read",
-    "sink.py": "write",
-    "tree.py": "write",
-    "restoring.py": "write",
-    "journal.py": "write",
-    "packing.py": "hash",
-    "decoding.py": "hash",
-    "sampler.py": "choose a codec",
-    "planes.py": "code on the CPU",
-    "zstd.py": "code on the CPU",
-    "zstd_door.py": "code on the CPU",
-    "openzl.py": "code on the CPU",
-    "nvcomp_form.py": "pin and prepare",
-    "gpus.py": "pin and prepare",
-    "decision.py": "pin and prepare",
-    "pool.py": "idle",
+    "gpu/queue.py": "wait for the GPU",
+    "pack/source_reader.py": "read",
+    "transfer/fetch.py": "read",
+    "transfer/part_reading.py": "read",
+    "transfer/sink.py": "write",
+    "restore/tree.py": "write",
+    "restore/restore_run.py": "write",
+    "engine/journal.py": "write",
+    "pack/packer.py": "hash",
+    "transfer/decoding.py": "hash",
+    "codecs/chooser.py": "choose a codec",
+    "codecs/planes.py": "code on the CPU",
+    "codecs/zstd.py": "code on the CPU",
+    "codecs/zstd_ffi.py": "code on the CPU",
+    "codecs/openzl.py": "code on the CPU",
+    "gpu/nvcomp_form.py": "pin and prepare",
+    "gpu/gpus.py": "pin and prepare",
+    "gpu/benchmark.py": "pin and prepare",
+    "engine/pool.py": "idle",
 }
 """What a thread does whose innermost frame of these is in this file. Hashes are C code called from two of them."""
 
@@ -146,7 +146,7 @@ class Watcher:
 def stage_of(frame: FrameType | None) -> str:
     """By the innermost frame that is known."""
     while frame is not None:
-        stage = STAGES.get(os.path.basename(frame.f_code.co_filename))
+        stage = STAGES.get("/".join(Path(frame.f_code.co_filename).parts[-2:]))
         if stage is not None:
             return stage
         frame = frame.f_back

@@ -10,11 +10,12 @@ from typing import Any
 from bench.chunks import chunk
 from bench.gpu_device import NewTimer, Sizes, Timer, affordable, timed
 from bench.gpu_report import GpuReport, Row, gb_s
-from poorwill.codecs import gpu_ans, gpu_layout, nvcomp_form
-from poorwill.codecs.gpu_lane import Array, Coded, Lane, stacked
-from poorwill.codecs.nvcomp_form import Form
+from poorwill.codecs.chooser import estimate
+from poorwill.codecs.gpu import ans, nvcomp_form
+from poorwill.codecs.gpu import layout as gpu_layout
+from poorwill.codecs.gpu.lanes import Array, Coded, Lane, stacked
+from poorwill.codecs.gpu.nvcomp_form import Form
 from poorwill.codecs.planes import Layout
-from poorwill.codecs.sampler import estimate
 
 BF16 = Layout(2, True, 0b10)
 KINDS = ("bf16", "fp16", "fp32", "fp32 of bf16", "fp8 e4m3", "fp8 e5m2", "int8")
@@ -31,15 +32,15 @@ ELEMENTS = {"|u1": "uint8", "|f1": "uint8", "<f2": "float16", "<f4": "float32"}
 class Options:
     """nvCOMP's, for ANS; 0: its default."""
 
-    chunk_bytes: int = gpu_ans.STREAM_CHUNK_BYTES
-    states: int = gpu_ans.STATES
+    chunk_bytes: int = ans.STREAM_CHUNK_BYTES
+    states: int = ans.STATES
     sub_chunks: int = 0
     histogram_reduction: int = 0
 
     def coder(self, lane: Lane, kind: str) -> Any:
         more = {"max_sub_chunk_count": self.sub_chunks, "histogram_reduction_log2": self.histogram_reduction}
         given = {name: value for name, value in more.items() if value}
-        return gpu_ans.ans(lane, kind, self.chunk_bytes, self.states, **given)
+        return ans.ans(lane, kind, self.chunk_bytes, self.states, **given)
 
 
 @dataclass(slots=True)
@@ -127,7 +128,7 @@ class Trial:
         self.batch.lane.synchronize()
         coded = Coded(done, ready[2], ready[3], list(done.buffer_sizes))
         sources = [self.area[at : at + size] for at, size in self.places]
-        gpu_ans.check(self.batch.lane, self.options.coder(self.batch.lane, self.kind), coded, sources)
+        ans.check(self.batch.lane, self.options.coder(self.batch.lane, self.kind), coded, sources)
 
     def targets(self, raw: Array) -> tuple[Any, Any]:
         """Batches of the streams and of where they decode to."""

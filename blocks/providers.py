@@ -11,10 +11,11 @@ from pydantic import Field, SecretStr
 
 from blocks.access import SshAccess
 from poorwill.errors import UsageError
-from poorwill.providers import ec2, vast
 from poorwill.providers.base import Provider
+from poorwill.providers.ec2 import provider as ec2
 from poorwill.providers.local import LocalProvider as DirectoryProvider
 from poorwill.providers.own import OwnMachines as OwnProvider
+from poorwill.providers.vast import provider as vast
 
 
 class LocalProvider(Block):

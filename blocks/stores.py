@@ -10,7 +10,7 @@ from poorwill.errors import UsageError
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore as DirectoryStore
 from poorwill.store.retrying import RetryingStore
-from poorwill.store.s3 import S3Store as BucketStore
+from poorwill.store.s3.store import S3Store as BucketStore
 
 
 class LocalStore(Block):

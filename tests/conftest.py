@@ -15,7 +15,7 @@ import pytest
 from deployments.prefect_server import PrefectServer
 from deployments.s3server import S3Server
 from poorwill.store.local import LocalStore
-from poorwill.store.s3 import S3Store
+from poorwill.store.s3.store import S3Store
 from tests.engine_homes import EngineHome, ship_once
 from tests.s3_connection import connect
 from tests.ssh_machines import KeyPair, SshMachine

@@ -13,8 +13,8 @@ from typing import Any
 import boto3
 from moto.server import ThreadedMotoServer
 
-from poorwill.providers.ec2 import Ec2Provider
-from poorwill.providers.ec2_prices import FixedPrices
+from poorwill.providers.ec2.prices import FixedPrices
+from poorwill.providers.ec2.provider import Ec2Provider
 
 REGION = "us-east-1"
 IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-6.1-x86_64"

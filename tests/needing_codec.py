@@ -6,8 +6,8 @@ import struct
 import zlib
 
 from poorwill.codecs.base import Codec
+from poorwill.codecs.chooser import Chooser, estimate
 from poorwill.codecs.planes import Planes
-from poorwill.codecs.sampler import Chooser, estimate
 from poorwill.codecs.toolset import Toolset
 from poorwill.errors import Corrupt
 

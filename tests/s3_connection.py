@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deployments.s3server import S3Server
-from poorwill.store.s3 import S3Store
+from poorwill.store.s3.store import S3Store
 
 
 def connect(server: S3Server, prefix: str = "", **other: str) -> S3Store:

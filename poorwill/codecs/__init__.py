@@ -1,1 +1,1 @@
-"""Codecs: one a file; registry.py knows their ids, sampler.py chooses."""
+"""Codecs: one a file; registry.py knows their ids, chooser.py chooses."""

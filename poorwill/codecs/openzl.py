@@ -22,7 +22,7 @@ def _library() -> Any:
 
 
 class OpenZL:
-    """tANS over the planes of floats; `layout_name` is "bf16", "u16", "u32" or "u8", set by the sampler."""
+    """tANS over the planes of floats; `layout_name` is "bf16", "u16", "u32" or "u8", set by the chooser."""
 
     id = 3
     name = "openzl"

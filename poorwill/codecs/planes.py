@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from poorwill.codecs.zstd_door import Door, open_door
+from poorwill.codecs.zstd_ffi import Door, open_door
 from poorwill.errors import Corrupt
 
 VERSION = 1
@@ -40,7 +40,7 @@ class Layout:
 
 
 class Planes:
-    """Encodes by `layout`, which the sampler sets; decodes any."""
+    """Encodes by `layout`, which the chooser sets; decodes any."""
 
     id = 2
     name = "planes"

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from poorwill.codecs import registry
 from poorwill.codecs.base import Codec
-from poorwill.codecs.decision import Decision, decide, measure
-from poorwill.codecs.sampler import Chooser, LayoutCodec
+from poorwill.codecs.chooser import Chooser, LayoutCodec
+from poorwill.codecs.gpu.benchmark import Decision, decide, measure
 from poorwill.errors import Unsupported
 
 if TYPE_CHECKING:
-    from poorwill.codecs.gpus import Gpus
+    from poorwill.codecs.gpu.gpus import Gpus
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def no_gpus() -> Gpus:
 
 def gpus_of_this_machine() -> Gpus:
     """Opened when first needed: the libraries take seconds and the device's memory. Unsupported if there is none."""
-    from poorwill.codecs.gpus import open_gpus
+    from poorwill.codecs.gpu.gpus import open_gpus
 
     return open_gpus()
 
@@ -54,7 +54,7 @@ class Toolset:
         """A codec by its id. Unsupported, with the reason, if this process cannot decode it."""
         if number != NVCOMP_ANS:
             return registry.make(number)
-        from poorwill.codecs.nvcomp import NvcompAns
+        from poorwill.codecs.gpu.nvcomp import NvcompAns
 
         gpus = self.gpus()
         if gpus is None:
@@ -117,7 +117,7 @@ class Toolset:
         return Decision(by, codec.name if by == "gpu" else on_cpu, f"{gpus.describe()}: {reason}", rates, versions)
 
     def _on_gpu(self, portable: bool) -> LayoutCodec:
-        from poorwill.codecs.nvcomp import NvcompAns, PlanesOnGpu
+        from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu
 
         gpus = self.gpus()
         assert gpus is not None

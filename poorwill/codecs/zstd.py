@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poorwill.codecs.zstd_door import Door, open_door
+from poorwill.codecs.zstd_ffi import Door, open_door
 
 LEVEL = 1
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import Corrupt, NotFound
-from ..store.base import Store
+from poorwill.errors import Corrupt, NotFound
+from poorwill.store.base import Store
 
 RECORD_BYTES_MAX = 256 << 10
 _NAMES = {"video": ("video.mp4", "video/mp4"), "poster": ("poster.jpg", "image/jpeg"),

@@ -11,12 +11,12 @@ from urllib.parse import unquote_to_bytes
 
 from PIL import Image
 
-from ..errors import Corrupt, Refused, UsageError
-from ..store.base import Store
-from ..web.addresses import AllowRule
-from ..web.guarded_http import fetch
-from ..web.guarded_network import Resolve, system_addresses
-from .pictures import decode, format_of
+from poorwill.errors import Corrupt, Refused, UsageError
+from poorwill.media.pictures import decode, format_of
+from poorwill.store.base import Store
+from poorwill.web.addresses import AllowRule
+from poorwill.web.guarded_http import fetch
+from poorwill.web.guarded_network import Resolve, system_addresses
 
 BYTES_MAX = 20 << 20
 PIXELS_MAX = 50_000_000

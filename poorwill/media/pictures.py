@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ..errors import PoorwillError, Refused, UsageError
+from poorwill.errors import PoorwillError, Refused, UsageError
 
 SIDE_MIN = 16
 _EXPECTED = "expected a PNG, JPEG or WebP picture"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..errors import UsageError
+from poorwill.errors import UsageError
 
 POSTER_QUALITY = 85
 SHEET_QUALITIES = (85, 70, 55, 40)  # below the last, blocks show more than a smaller picture loses

@@ -23,8 +23,8 @@ from av.container import InputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
-from ..errors import Corrupt, UsageError, WorkspaceError
-from ..store.directory_tree import sync_folder
+from poorwill.errors import Corrupt, UsageError, WorkspaceError
+from poorwill.store.directory_tree import sync_folder
 
 FPS_MAX = 240
 SIDE_PIXELS_MAX = 8192

@@ -12,8 +12,8 @@ from poorwill.providers.base import SshEndpoint
 from poorwill.remote.base import Stream
 from poorwill.remote.host_key import PinnedKey
 from poorwill.remote.identity import Identity
-from poorwill.remote.link import DEAD_AFTER_S, PATIENCE_S, Link
-from poorwill.remote.shipping import WITHOUT_GPU, Installed, Shipment, command
+from poorwill.remote.install.ship import WITHOUT_GPU, Installed, Shipment, command
+from poorwill.remote.link.link import DEAD_AFTER_S, PATIENCE_S, Link
 from poorwill.remote.ssh_connection import SshConnection, described
 
 RETRY_S = 2.0
@@ -72,7 +72,7 @@ class SshHost:
             opened = at_hand.pop() if at_hand else self._connect()
             arguments = [keeper, "--start"] if first else [keeper]
             try:
-                return opened.stream(command(installed, "poorwill.remote.keeper", arguments))
+                return opened.stream(command(installed, "poorwill.remote.link.keeper", arguments))
             except BaseException:
                 opened.close()
                 raise

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from ..errors import UsageError
-from .base import Store
-from .local import LocalStore
-from .retrying import RetryingStore
+from poorwill.errors import UsageError
+from poorwill.store.base import Store
+from poorwill.store.local import LocalStore
+from poorwill.store.retrying import RetryingStore
 
 _FORMS = "a store is file:///path (three slashes) or s3://bucket/prefix"
 
@@ -51,7 +51,7 @@ def _open_directory(url: str) -> Store:
 def _open_bucket(bucket: str, prefix: str) -> Store:
     try:
         # Late, because it brings boto3, which a file:// store does without.
-        from .s3 import S3Store
+        from poorwill.store.s3.store import S3Store
     except ImportError as error:
         if (error.name or "").split(".")[0] not in ("boto3", "botocore", "s3transfer"):
             raise

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from ..errors import StoreRefused, StoreUnavailable
+from poorwill.errors import StoreRefused, StoreUnavailable
 
 ABANDONED_S = 24 * 3600
 ATTEMPTS_MAX = 100

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from ..errors import Corrupt, GrantExpired, NotFound, PoorwillError, StoreRefused, StoreUnavailable
+from poorwill.errors import Corrupt, GrantExpired, NotFound, PoorwillError, StoreRefused, StoreUnavailable
 
 ANSWER_BYTES_MAX = 16 << 10  # of an error's body that is worth reading
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,60})\s*</Code>")

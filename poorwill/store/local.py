@@ -21,11 +21,11 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
-from .base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
-from .directory_tree import DirectoryTree, sync_folder
-from .object_key import RESERVED_COMPONENT, checked_key, checked_prefix, key_fault
-from .source_file import SourceFile
+from poorwill.errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
+from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
+from poorwill.store.directory_tree import DirectoryTree, sync_folder
+from poorwill.store.object_key import RESERVED_COMPONENT, checked_key, checked_prefix, key_fault
+from poorwill.store.source_file import SourceFile
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _PASSING = (errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ENFILE, errno.EMFILE)

@@ -6,7 +6,7 @@ prefix, a file name at 255 bytes on common filesystems.
 
 from __future__ import annotations
 
-from ..errors import UsageError
+from poorwill.errors import UsageError
 
 KEY_BYTES_MAX = 800
 COMPONENT_BYTES_MAX = 240

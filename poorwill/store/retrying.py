@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ..errors import Corrupt, NotFound, TransientError
-from .base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces, Store
+from poorwill.errors import Corrupt, NotFound, TransientError
+from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces, Store
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from types import TracebackType
 
-from ..errors import WorkspaceError
+from poorwill.errors import WorkspaceError
 
 
 class SourceFile:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
-from ..errors import UsageError
+from poorwill.errors import UsageError
 
 Address = IPv4Address | IPv6Address
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import httpcore
 import httpx
 
-from ..errors import NotFound, PoorwillError, Refused, SourceUnavailable, UsageError
-from .addresses import AllowRule
-from .guarded_network import Deadline, GuardedNetwork, Resolve, system_addresses
-from .urls import checked, host_of
+from poorwill.errors import NotFound, PoorwillError, Refused, SourceUnavailable, UsageError
+from poorwill.web.addresses import AllowRule
+from poorwill.web.guarded_network import Deadline, GuardedNetwork, Resolve, system_addresses
+from poorwill.web.urls import checked, host_of
 
 REDIRECTS_MAX = 5
 POST_BYTES_MAX = 1 << 20

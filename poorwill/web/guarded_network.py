@@ -17,8 +17,8 @@ from ipaddress import ip_address
 
 import httpcore
 
-from ..errors import DeadlineExceeded, NotFound, Refused, SourceUnavailable
-from .addresses import Address, AllowRule, refusal
+from poorwill.errors import DeadlineExceeded, NotFound, Refused, SourceUnavailable
+from poorwill.web.addresses import Address, AllowRule, refusal
 
 CHECK_S = 0.25  # how long a wait for bytes or names goes on without a look whether it still should
 WRITE_BYTES = 64 << 10

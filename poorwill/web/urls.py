@@ -8,8 +8,8 @@ from ipaddress import ip_address
 
 import httpx
 
-from ..errors import Refused, UsageError
-from .addresses import PORT_MAX, AllowRule, refusal
+from poorwill.errors import Refused, UsageError
+from poorwill.web.addresses import PORT_MAX, AllowRule, refusal
 
 URL_CHARS_MAX = 8_192
 _HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")

@@ -21,11 +21,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
-from ..errors import PoorwillError, TransientError, UsageError, from_wire
-from .addresses import AllowRule
-from .guarded_http import post
-from .guarded_network import Resolve, system_addresses
-from .urls import checked, host_of
+from poorwill.errors import PoorwillError, TransientError, UsageError, from_wire
+from poorwill.web.addresses import AllowRule
+from poorwill.web.guarded_http import post
+from poorwill.web.guarded_network import Resolve, system_addresses
+from poorwill.web.urls import checked, host_of
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ pytest.register_assert_rewrite("tests.conformance.codec_suite")
 
 from bench.chunks import chunk  # noqa: E402
 from poorwill.codecs.base import Codec  # noqa: E402
-from poorwill.codecs.gpus import open_gpus  # noqa: E402
-from poorwill.codecs.nvcomp import NvcompAns, PlanesOnGpu  # noqa: E402
+from poorwill.codecs.gpu.gpus import open_gpus  # noqa: E402
+from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu  # noqa: E402
 from poorwill.codecs.openzl import OpenZL  # noqa: E402
 from poorwill.codecs.planes import PLANE_BLOCK_BYTES, Layout, Planes  # noqa: E402
 from poorwill.codecs.raw import Raw  # noqa: E402
 from poorwill.codecs.zstd import Zstd  # noqa: E402
-from poorwill.codecs.zstd_door import open_door  # noqa: E402
+from poorwill.codecs.zstd_ffi import open_door  # noqa: E402
 from poorwill.errors import Corrupt  # noqa: E402
 from tests.conformance.codec_suite import CodecSuite, decoded, encoded  # noqa: E402
 from tests.doubles.fake_cuda import FakeCuda  # noqa: E402
@@ -49,7 +49,7 @@ class TestZstdInPublic(CodecSuite):
 
 
 class TestPlanes(CodecSuite):
-    """The layout that the sampler takes for bf16."""
+    """The layout that the chooser takes for bf16."""
 
     def make(self) -> Codec:
         return Planes()

@@ -9,7 +9,7 @@ pytest.register_assert_rewrite("tests.conformance.store_suite")
 from poorwill.store.base import Store  # noqa: E402
 from poorwill.store.local import LocalStore  # noqa: E402
 from poorwill.store.retrying import RetryingStore  # noqa: E402
-from poorwill.store.s3 import S3Store  # noqa: E402
+from poorwill.store.s3.store import S3Store  # noqa: E402
 from tests.conformance.store_suite import StoreSuite  # noqa: E402
 
 

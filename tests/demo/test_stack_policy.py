@@ -18,7 +18,7 @@ from moto.core.authorization import ActionAuthenticatorMixin
 from moto.server import ThreadedMotoServer
 
 from poorwill.errors import NotFound, StoreRefused
-from poorwill.store.s3 import S3Store
+from poorwill.store.s3.store import S3Store
 
 GUIDE = Path(__file__).parents[2] / "docs" / "operating.md"
 BUCKET, PREFIX = "my-bucket", "poorwill"

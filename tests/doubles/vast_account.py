@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from poorwill.providers.vast import VastProvider
+from poorwill.providers.vast.provider import VastProvider
 from tests.doubles.clock import SleepingClock
 from tests.doubles.vast_server import Fault, VastServer
 

@@ -17,10 +17,10 @@ import pytest
 
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, HostUnfit
-from poorwill.remote import wheels
 from poorwill.remote.base import Finished
+from poorwill.remote.install import wheels
+from poorwill.remote.install.ship import PROOF, Installed, Shipment, command
 from poorwill.remote.local import LocalChannel
-from poorwill.remote.shipping import PROOF, Installed, Shipment, command
 from tests.local_shell import LocalShell, place
 from tests.small_wheel import bare_python, make_wheel
 
@@ -146,7 +146,7 @@ def test_the_engine_on_a_new_machine(machine: LocalShell, python: Path, engine_w
         assert session.hello(str(machine.home))["host"] == socket.gethostname()
     finally:
         session.close()
-    assert imports(machine, installed, "poorwill.remote.keeper")
+    assert imports(machine, installed, "poorwill.remote.link.keeper")
     assert not imports(machine, installed, "poorwill.control")
 
     machine.commands.clear()
@@ -308,4 +308,4 @@ def test_machines_that_cannot_have_an_engine(machine: LocalShell, python: Path, 
 
 def test_the_proof_covers_what_is_started() -> None:
     """An installation counts only when the engine and its keeper import on the machine."""
-    assert {"poorwill.engine.operations", "poorwill.remote.keeper"} <= set(PROOF)
+    assert {"poorwill.engine.operations", "poorwill.remote.link.keeper"} <= set(PROOF)

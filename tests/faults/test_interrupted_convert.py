@@ -20,7 +20,7 @@ from poorwill.snapshot import ids, keys
 from poorwill.snapshot.retention import Policy
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore
-from poorwill.store.s3 import S3Store
+from poorwill.store.s3.store import S3Store
 from tests.engines import ThreadHost
 from tests.hooked_store import hooked
 from tests.needing_codec import NeedingToolset

@@ -16,7 +16,7 @@ from poorwill.errors import EngineLost, PoorwillError, Refused, StoreUnavailable
 from poorwill.snapshot import documents, ids, keys
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore
-from poorwill.store.s3 import S3Store
+from poorwill.store.s3.store import S3Store
 from tests.engines import ThreadHost, WatchedHost
 from tests.hooked_store import hooked
 from tests.program import poorwill

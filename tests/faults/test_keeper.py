@@ -19,11 +19,11 @@ import pytest
 
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, HostUnfit
-from poorwill.remote import frames
-from poorwill.remote.connection import NoKeeper, greet
-from poorwill.remote.frames import Hello, No
-from poorwill.remote.link import Link
-from poorwill.remote.run_directory import NotKept, RunDirectory, peer_process
+from poorwill.remote.link import frames
+from poorwill.remote.link.connection import NoKeeper, greet
+from poorwill.remote.link.frames import Hello, No
+from poorwill.remote.link.link import Link
+from poorwill.remote.link.run_directory import NotKept, RunDirectory, peer_process
 from tests.streams import ProcessStream
 
 SOON_S = 20.0
@@ -54,7 +54,7 @@ class Machine:
 
     def connect(self, name: str, *, start: bool, command: list[str] = ECHO, patience_s: float = 20.0) -> ProcessStream:
         options = ["--start", "--patience-s", str(patience_s)] if start else []
-        keeper = [sys.executable, "-m", "poorwill.remote.keeper", name, *options, "--", *command]
+        keeper = [sys.executable, "-m", "poorwill.remote.link.keeper", name, *options, "--", *command]
         environment = {**os.environ, "POORWILL_STATE_DIR": str(self.state_dir), "OPENBLAS_NUM_THREADS": "1"}
         self.streams.append(ProcessStream(keeper, environment))
         return self.streams[-1]

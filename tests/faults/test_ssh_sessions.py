@@ -16,10 +16,10 @@ from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, HostRefused
 from poorwill.remote.host_key import PinnedKey
 from poorwill.remote.identity import Identity
-from poorwill.remote.link import Link
+from poorwill.remote.link.link import Link
 from poorwill.remote.ssh import SshHost
 from poorwill.remote.ssh_connection import SshConnection
-from poorwill.store.s3 import S3Store
+from poorwill.store.s3.store import S3Store
 from tests.engine_homes import EngineHome, endpoint, ssh_host
 from tests.hooked_store import hooked
 from tests.runs import Taken, restore, take

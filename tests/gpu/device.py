@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.codecs import gpu
-from poorwill.codecs.gpu_lane import Libraries
-from poorwill.codecs.gpus import Gpus, open_gpus
+from poorwill.codecs.gpu import gpu
+from poorwill.codecs.gpu.gpus import Gpus, open_gpus
+from poorwill.codecs.gpu.lanes import Libraries
 from poorwill.errors import Unsupported
 
 DEVICES = ("nvidia[0-9]*", "dxg")

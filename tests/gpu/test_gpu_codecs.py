@@ -10,13 +10,14 @@ import zstandard
 pytest.register_assert_rewrite("tests.conformance.codec_suite")
 
 from bench.chunks import chunk  # noqa: E402
-from poorwill.codecs import nvcomp_form, planes  # noqa: E402
+from poorwill.codecs import planes  # noqa: E402
 from poorwill.codecs.base import Codec  # noqa: E402
-from poorwill.codecs.gpu import Gpu  # noqa: E402
-from poorwill.codecs.gpus import Gpus, open_gpus  # noqa: E402
-from poorwill.codecs.nvcomp import NvcompAns, PlanesOnGpu  # noqa: E402
+from poorwill.codecs.chooser import LayoutCodec, estimate  # noqa: E402
+from poorwill.codecs.gpu import nvcomp_form  # noqa: E402
+from poorwill.codecs.gpu.gpu import Gpu  # noqa: E402
+from poorwill.codecs.gpu.gpus import Gpus, open_gpus  # noqa: E402
+from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu  # noqa: E402
 from poorwill.codecs.planes import Layout, Planes  # noqa: E402
-from poorwill.codecs.sampler import LayoutCodec, estimate  # noqa: E402
 from tests.conformance.codec_suite import CodecSuite, decoded, encoded  # noqa: E402
 from tests.golden.reader import joined_planes  # noqa: E402
 from tests.gpu.device import gpus, libraries, needed  # noqa: E402
@@ -120,7 +121,7 @@ def test_planes_are_standard(layout: Layout, odd: int) -> None:
 
 @pytest.mark.parametrize("kind", RATIO_MAX)
 def test_ratios_of_whole_chunks(kind: str) -> None:
-    """The form that the sampler's layout leads to is as small as it has to be."""
+    """The form that the chooser's layout leads to is as small as it has to be."""
     raw = chunk(kind, CHUNK_BYTES)
     stored = encoded(of(NvcompAns(gpus()), estimate(raw).layout), bytes(raw))
     assert stored is not None

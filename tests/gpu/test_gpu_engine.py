@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.codecs.gpus import Gpus
-from poorwill.codecs.nvcomp import PlanesOnGpu
-from poorwill.codecs.sampler import Chooser
+from poorwill.codecs.chooser import Chooser
+from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.nvcomp import PlanesOnGpu
 from poorwill.codecs.toolset import Toolset
 from poorwill.control.snapshot.needs import of as needs_of
 from poorwill.errors import HostUnfit

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from bench.chunks import chunk
-from poorwill.codecs import gpu
-from poorwill.codecs.gpu import Gpu
-from poorwill.codecs.gpus import Gpus
-from poorwill.codecs.nvcomp import NvcompAns
+from poorwill.codecs.chooser import Chooser
+from poorwill.codecs.gpu import gpu
+from poorwill.codecs.gpu.gpu import Gpu
+from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.nvcomp import NvcompAns
 from poorwill.codecs.planes import Planes
-from poorwill.codecs.sampler import Chooser
 from tests.gpu.device import libraries, needed
 
 needed()

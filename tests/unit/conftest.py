@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from poorwill.providers.vast import VastProvider
+from poorwill.providers.vast.provider import VastProvider
 from tests.doubles.clock import SleepingClock
 from tests.doubles.vast_account import VastAccount
 from tests.doubles.vast_server import VastServer

@@ -146,7 +146,7 @@ def test_sessions_of_newer_servers(tree: Tree) -> None:
 
 
 def keeper(name: str, more: str = "") -> str:
-    return f"/opt/python -I -m poorwill.remote.keeper {name}{more}"
+    return f"/opt/python -I -m poorwill.remote.link.keeper {name}{more}"
 
 
 def test_our_own_way_in_is_no_login(tree: Tree) -> None:

@@ -19,8 +19,8 @@ from bench.gpu_device import QUICK, EventTimer, Sizes, Timer, cuda_version, slug
 from bench.gpu_report import GpuReport, gb_s, median, shown
 from bench.gpu_targets import findings
 from bench.measure import Spread
-from poorwill.codecs import gpu as real_gpu
-from poorwill.codecs.gpu_lane import Lane
+from poorwill.codecs.gpu import gpu as real_gpu
+from poorwill.codecs.gpu.lanes import Lane
 from tests.doubles.fake_cuda import FakeCuda
 
 TINY = Sizes(

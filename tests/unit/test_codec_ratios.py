@@ -1,4 +1,4 @@
-"""What codecs and the sampler make of every kind of data: sizes, not speeds."""
+"""What codecs and the chooser make of every kind of data: sizes, not speeds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from bench.chunks import KINDS, chunk
 from poorwill.codecs import registry
+from poorwill.codecs.chooser import Chooser, estimate
 from poorwill.codecs.planes import Layout, Planes
-from poorwill.codecs.sampler import Chooser, estimate
 from poorwill.codecs.zstd import Zstd
 
 SIZE = 1 << 20

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from poorwill.codecs import registry
+from poorwill.codecs.chooser import POLICIES, Chooser
 from poorwill.codecs.openzl import OpenZL
 from poorwill.codecs.planes import Planes
 from poorwill.codecs.raw import Raw
-from poorwill.codecs.sampler import POLICIES, Chooser
 from poorwill.codecs.zstd import Zstd
 from poorwill.errors import Unsupported, UsageError
 

@@ -23,7 +23,7 @@ from poorwill.errors import Corrupt, HostUnfit, NotFound, PoorwillError, Refused
 from poorwill.snapshot import ids, keys
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore
-from poorwill.store.s3 import S3Store
+from poorwill.store.s3.store import S3Store
 from tests.engines import ThreadHost
 from tests.hooked_store import hooked
 from tests.needing_codec import NeedingToolset

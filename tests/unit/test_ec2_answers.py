@@ -17,10 +17,10 @@ from botocore.stub import ANY, Stubber
 
 from poorwill.errors import DeadlineExceeded, NotFound, ProviderRefused, ProviderUnavailable, Refused
 from poorwill.providers.base import Instance, Wish
-from poorwill.providers.ec2 import OFFERS_TRIED_MAX, Ec2Provider
-from poorwill.providers.ec2_errors import paged
-from poorwill.providers.ec2_offers import InstanceType
-from poorwill.providers.ec2_prices import AwsPriceList, FixedPrices
+from poorwill.providers.ec2.errors import paged
+from poorwill.providers.ec2.offers import InstanceType
+from poorwill.providers.ec2.prices import AwsPriceList, FixedPrices
+from poorwill.providers.ec2.provider import OFFERS_TRIED_MAX, Ec2Provider
 from tests.ec2_server import Clock
 
 ID = "i-0123456789abcdef0"

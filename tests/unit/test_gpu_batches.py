@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.chunks import chunk
-from poorwill.codecs import gpu
-from poorwill.codecs.gpu import Gpu
-from poorwill.codecs.gpu_lane import stacked
-from poorwill.codecs.gpu_queue import BatchQueue, Request, planned
-from poorwill.codecs.gpus import Gpus, open_gpus
-from poorwill.codecs.nvcomp import NvcompAns, PlanesOnGpu
+from poorwill.codecs.chooser import Chooser
+from poorwill.codecs.gpu import gpu
+from poorwill.codecs.gpu.gpu import Gpu
+from poorwill.codecs.gpu.gpus import Gpus, open_gpus
+from poorwill.codecs.gpu.lanes import stacked
+from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu
+from poorwill.codecs.gpu.queue import BatchQueue, Request, planned
 from poorwill.codecs.planes import Layout, Planes
-from poorwill.codecs.sampler import Chooser
 from poorwill.errors import Corrupt, DeviceFailed, EngineLost, OutOfMemory, Unsupported
 from tests.doubles.fake_cuda import CUDARuntimeError, FakeCuda, OutOfMemoryError
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from poorwill.codecs import gpu, gpu_ans, gpu_planes
-from poorwill.codecs.gpu_lane import Lane, Libraries
+from poorwill.codecs.gpu import ans, gpu, planes
+from poorwill.codecs.gpu.lanes import Lane, Libraries
 from poorwill.codecs.toolset import Toolset, gpus_of_this_machine
 from poorwill.errors import Unsupported
 from tests.doubles import fake_cuda
@@ -76,9 +76,9 @@ def test_what_a_lane_asks_of_nvcomp() -> None:
 
     lane = Noted(FakeCuda().libraries(), 0)
     for kind in ("|u1", "<f2", "<f4"):
-        gpu_ans.ans(lane, kind)
-    gpu_ans.decoder(lane)
-    gpu_planes.zstd(lane)
+        ans.ans(lane, kind)
+    ans.decoder(lane)
+    planes.zstd(lane)
     assert all(options.keys() <= CODEC_OPTIONS and "skip_validate" not in options for options in asked)
     assert all(4096 <= int(str(options.get("uncomp_chunk_size", 4096))) <= 1 << 24 for options in asked)
 

@@ -16,11 +16,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import Corrupt, EngineLost, HostRefused, HostUnfit, PoorwillError, Unsupported
-from poorwill.remote import frames
-from poorwill.remote.connection import greet
-from poorwill.remote.frames import Decoder, Frame, Hello, Kind, No
-from poorwill.remote.link import START_ATTEMPTS, Link
-from poorwill.remote.replay import Conversation
+from poorwill.remote.link import frames
+from poorwill.remote.link.connection import greet
+from poorwill.remote.link.frames import Decoder, Frame, Hello, Kind, No
+from poorwill.remote.link.link import START_ATTEMPTS, Link
+from poorwill.remote.link.replay import Conversation
 from tests.streams import SocketStream
 
 WINDOW_BYTES = 300
@@ -365,7 +365,7 @@ def test_hostile_hellos() -> None:
 
 def test_both_streams_go_on_after_cuts(caplog: pytest.LogCaptureFixture) -> None:
     """Each side sends again what the other one lacks, and no more; one warning per cut, one line per mend."""
-    caplog.set_level("INFO", "poorwill.remote.link")
+    caplog.set_level("INFO", "poorwill.remote.link.link")
     heard: queue.Queue[Any] = queue.Queue()
 
     def begin(talk: Talk) -> None:

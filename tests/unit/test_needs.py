@@ -18,9 +18,9 @@ from poorwill.control.snapshot.restore_run import check_needs
 from poorwill.engine.machine.facts import nvidia_gpus
 from poorwill.errors import HostUnfit, Unsupported
 from poorwill.providers.base import Wish
-from poorwill.remote import bundle, wheels
-from poorwill.remote.shipping import Shipment
-from poorwill.remote.wheels import Target
+from poorwill.remote.install import bundle, wheels
+from poorwill.remote.install.ship import Shipment
+from poorwill.remote.install.wheels import Target
 from poorwill.store.local import LocalStore
 from tests.engines import ThreadHost
 from tests.needy_snapshots import H100, nvidia_smi, reseal

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poorwill.codecs import gpu_layout, nvcomp_form
-from poorwill.codecs.nvcomp_form import ALIGNMENT, Form
+from poorwill.codecs.gpu import layout as gpu_layout
+from poorwill.codecs.gpu import nvcomp_form
+from poorwill.codecs.gpu.nvcomp_form import ALIGNMENT, Form
 from poorwill.codecs.planes import Layout
 from poorwill.errors import Corrupt
 

@@ -20,10 +20,10 @@ from poorwill.errors import Corrupt, StoreRefused, StoreUnavailable, UploadLost,
 from poorwill.store.faulty import Fault, FaultyStore
 from poorwill.store.local import LocalStore
 from poorwill.store.retrying import RetryingStore
-from poorwill.store.s3 import S3Store
-from poorwill.store.s3_bucket import S3Bucket
-from poorwill.store.s3_client import s3_client
-from poorwill.store.s3_uploads import PARALLEL_MAX, PIECE_BYTES, S3Uploads
+from poorwill.store.s3.bucket import S3Bucket
+from poorwill.store.s3.client import s3_client
+from poorwill.store.s3.store import S3Store
+from poorwill.store.s3.uploads import PARALLEL_MAX, PIECE_BYTES, S3Uploads
 from poorwill.store.source_file import SourceFile
 from tests.s3_connection import connect
 

@@ -18,7 +18,7 @@ from poorwill.control.removal.rotation import Share, rotation
 from poorwill.errors import Corrupt, NotFound, Refused, UsageError
 from poorwill.snapshot import documents, keys, limits
 from poorwill.snapshot.retention import Policy
-from poorwill.store.s3 import S3Store
+from poorwill.store.s3.store import S3Store
 from tests.memory_store import Process
 from tests.removal_world import GRACE_S, RemovalWorld
 from tests.runs import MACHINE, take

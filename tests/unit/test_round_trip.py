@@ -9,7 +9,7 @@ import pytest
 
 from poorwill.errors import Corrupt, NotFound, Refused, UsageError, WorkspaceError
 from poorwill.store.local import LocalStore
-from poorwill.store.s3 import S3Store
+from poorwill.store.s3.store import S3Store
 from tests.runs import restore, take, verify
 from tests.trees import differences
 from tests.workspaces import SET_ID, SKIPPED, aged, make_everything, make_large

@@ -13,8 +13,8 @@ from botocore.stub import Stubber
 
 from poorwill.errors import Corrupt, NotFound, StoreRefused, StoreUnavailable
 from poorwill.store.base import Piece
-from poorwill.store.s3 import S3Store
-from poorwill.store.s3_client import s3_client
+from poorwill.store.s3.client import s3_client
+from poorwill.store.s3.store import S3Store
 
 WHEN = datetime(2026, 1, 1, tzinfo=timezone.utc)
 

@@ -20,11 +20,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from poorwill.errors import EngineLost, HostUnfit, PoorwillError
-from poorwill.remote import bundle, wheels
 from poorwill.remote.base import Finished
-from poorwill.remote.shipping import Installed, Shipment, command
-from poorwill.remote.survey import MARK
-from poorwill.remote.wheels import Target
+from poorwill.remote.install import bundle, wheels
+from poorwill.remote.install.probe import MARK
+from poorwill.remote.install.ship import Installed, Shipment, command
+from poorwill.remote.install.wheels import Target
 from tests.small_wheel import make_wheel
 
 ROOT = Path(__file__).parents[2]
@@ -79,14 +79,16 @@ def test_the_same_source_gives_the_same_archive() -> None:
 def test_the_archive_holds_the_engine_and_nothing_of_the_control_side() -> None:
     """The engine and its data files are sent; the command line, the control side and caches are not."""
     names = zipfile.ZipFile(io.BytesIO(bundle.package())).namelist()
-    assert {"poorwill/__init__.py", "poorwill/engine/__main__.py", "poorwill/remote/requirements.txt"} <= set(names)
+    assert {"poorwill/__init__.py", "poorwill/engine/__main__.py", "poorwill/remote/install/requirements.txt"} <= set(
+        names
+    )
     assert not [name for name in names if "__pycache__" in name or name.startswith(tuple(bundle.LEFT_OUT))]
     assert len(bundle.package()) < 1_000_000 and len(bundle.pip()) < 4_000_000
 
 
 def test_what_runs_on_the_machine_imports_nothing_that_stays_here() -> None:
-    """Followed from the engine and the keeper, no import leads to a floor that is not sent, or to remote/shipping."""
-    todo, seen = ["poorwill.engine.__main__", "poorwill.remote.keeper"], set[str]()
+    """Followed from the engine and the keeper, no import leads to a floor that is not sent, nor to install/ship."""
+    todo, seen = ["poorwill.engine.__main__", "poorwill.remote.link.keeper"], set[str]()
     while todo:
         module = todo.pop()
         path = ROOT / (module.replace(".", "/") + ".py")
@@ -105,7 +107,7 @@ def test_what_runs_on_the_machine_imports_nothing_that_stays_here() -> None:
     }
     assert len(seen) > 30
     assert seen <= sent
-    assert "poorwill.remote.shipping" not in seen
+    assert "poorwill.remote.install.ship" not in seen
 
 
 def test_the_digest_covers_package_and_requirements() -> None:
@@ -221,10 +223,10 @@ def test_the_command_of_an_engine() -> None:
     """Paths with spaces and quotes reach the machine whole, and Python is isolated from what lies in its home."""
     home = "/home/it's me/.poorwill"
     installed = Installed(f"{home}/engine/1-a/venv/bin/python", home, "a", True)
-    words = shlex.split(command(installed, "poorwill.remote.keeper", ["7", "--start"]))
+    words = shlex.split(command(installed, "poorwill.remote.link.keeper", ["7", "--start"]))
     assert words == [
         "exec", "env", f"POORWILL_STATE_DIR={home}", "OPENBLAS_NUM_THREADS=1", installed.python,
-        "-I", "-m", "poorwill.remote.keeper", "7", "--start",
+        "-I", "-m", "poorwill.remote.link.keeper", "7", "--start",
     ]  # fmt: skip
 
 

@@ -14,9 +14,9 @@ from poorwill.errors import (
     ProviderUnavailable,
 )
 from poorwill.providers.base import SshEndpoint, Wish
-from poorwill.providers.vast import VastProvider
-from poorwill.providers.vast_answers import address_of
-from poorwill.providers.vast_api import ATTEMPTS_MAX
+from poorwill.providers.vast.answers import address_of
+from poorwill.providers.vast.api import ATTEMPTS_MAX
+from poorwill.providers.vast.provider import VastProvider
 from tests.doubles.vast_account import DELETE, GET, LIST, PUBLIC_KEY, VastAccount
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from poorwill.errors import PoorwillError, ProviderRefused, ProviderUnavailable, UsageError
 from poorwill.providers.base import Wish
-from poorwill.providers.vast import VastProvider
-from poorwill.providers.vast_answers import address_of, instance_of
-from poorwill.providers.vast_api import ANSWER_BYTES_MAX, ATTEMPTS_MAX, RETRY_AFTER_MAX_S
+from poorwill.providers.vast.answers import address_of, instance_of
+from poorwill.providers.vast.api import ANSWER_BYTES_MAX, ATTEMPTS_MAX, RETRY_AFTER_MAX_S
+from poorwill.providers.vast.provider import VastProvider
 from tests.doubles.clock import SleepingClock
 from tests.doubles.vast_account import ATTACH, CREATE, DELETE, GET, LIST, SEARCH, VastAccount
 from tests.doubles.vast_server import VastServer

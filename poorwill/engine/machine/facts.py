@@ -60,7 +60,7 @@ def nvcomp_version() -> str:
 
 def unusable_because() -> str:
     """Why nothing can be coded on a GPU; empty if it can. Takes seconds the first time, and no memory of the GPU."""
-    from poorwill.codecs import gpu
+    from poorwill.codecs.gpu import gpu
 
     try:
         gpu.devices(gpu.load())

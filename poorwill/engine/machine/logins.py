@@ -14,7 +14,7 @@ from pathlib import Path
 from poorwill.engine.machine import processes
 from poorwill.engine.machine.processes import Process
 
-KEEPER = "poorwill.remote.keeper"
+KEEPER = "poorwill.remote.link.keeper"
 _SSHD = ("sshd", "sshd-session", "sshd-auth")  # the latter two since OpenSSH 9.8
 _TITLE = re.compile(r"sshd(?:-session|-auth)?: (?P<about>.*)", re.DOTALL)
 _LISTENER = "[listener]"

@@ -11,7 +11,7 @@ from typing import Any
 import blake3
 import numpy as np
 
-from poorwill.codecs.sampler import Chooser
+from poorwill.codecs.chooser import Chooser
 from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.pack import attributes

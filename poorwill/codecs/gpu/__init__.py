@@ -1,0 +1,1 @@
+"""Codecs that run on NVIDIA GPUs by CuPy and nvCOMP."""

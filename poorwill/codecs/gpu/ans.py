@@ -1,0 +1,189 @@
+"""nvCOMP's rANS on a lane: batches of chunks to the form of nvcomp_form.py and back.
+
+What was coded is decoded again on the device and compared there, before it leaves: a card whose memory flips bits
+(few have ECC on) would otherwise write a snapshot that nobody notices to be unreadable until it is woken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from poorwill.codecs.gpu import layout as gpu_layout
+from poorwill.codecs.gpu import nvcomp_form
+from poorwill.codecs.gpu.lanes import Array, Coded, Lane, stacked
+from poorwill.codecs.gpu.nvcomp_form import Form
+from poorwill.codecs.gpu.queue import Request
+from poorwill.errors import Corrupt, DeviceFailed
+
+STREAM_CHUNK_BYTES = 512 << 10
+"""What nvCOMP codes with one table. Its header names 128 bytes a lane state and sub-chunk, of which there are 8: of
+64 KiB they would be 1.6%, of this they are 0.2%. `make bench-gpu` shows other sizes beside it."""
+STATES = 1
+
+
+@dataclass(slots=True)
+class _Item:
+    """A chunk on the device: its raw bytes, and its planes if it is split."""
+
+    request: Request
+    at: int
+    raw: Array
+    planes: list[Array] = field(default_factory=list)
+    place: list[int] = field(default_factory=list)  # of the planes, in their room
+
+    @property
+    def form(self) -> Form:
+        form: Form = self.request.form
+        return form
+
+
+def ans(lane: Lane, kind: str, chunk_bytes: int = STREAM_CHUNK_BYTES, states: int = STATES, **options: Any) -> Any:
+    """nvCOMP's coder. No checksums of its own: every chunk is hashed before it is decoded, and after."""
+    nvcomp = lane.nvcomp
+    return lane.codec(
+        algorithm="ANS", data_type=kind, uncomp_chunk_size=chunk_bytes, states_per_lane=states,
+        bitstream_kind=nvcomp.BitstreamKind.NVCOMP_NATIVE,
+        checksum_policy=nvcomp.ChecksumPolicy.NO_COMPUTE_NO_VERIFY, **options,
+    )  # fmt: skip
+
+
+def decoder(lane: Lane) -> Any:
+    """What decodes any of them: the stream itself says how it was coded. Of a batch it asks the first alone."""
+    nvcomp = lane.nvcomp
+    return lane.codec(
+        bitstream_kind=nvcomp.BitstreamKind.NVCOMP_NATIVE,
+        checksum_policy=nvcomp.ChecksumPolicy.NO_COMPUTE_NO_VERIFY,
+    )  # fmt: skip
+
+
+def encode(lane: Lane, requests: list[Request]) -> None:
+    """Set the size of each request: what was written to its `out`, or None. DeviceFailed if the device miscodes."""
+    items = loaded(lane, requests)
+    for split in (False, True):
+        for kind in ("|u1", "<f2", "<f4"):
+            group = [item for item in items if (item.form.split, item.form.type) == (split, kind)]
+            if group:
+                _encode_group(lane, group, kind)
+
+
+def loaded(lane: Lane, requests: list[Request]) -> list[_Item]:
+    """The chunks' bodies on the device, split where their form says so."""
+    bodies = [request.form.body(len(request.source)) for request in requests]
+    offsets, end = stacked(bodies)
+    raw = lane.room("raw", end)
+    items = [
+        _Item(request, at, raw[at : at + body]) for request, at, body in zip(requests, offsets, bodies, strict=True)
+    ]
+    for item, body in zip(items, bodies, strict=True):
+        lane.copy_in(item.raw, item.request.source[:body])
+    split = [item for item in items if item.form.split]
+    places, end = stacked([item.raw.size // item.form.width for item in split for _ in range(item.form.width)])
+    room = lane.room("planes", end) if split else raw
+    for item in split:
+        width, size = item.form.width, item.raw.size // item.form.width
+        item.place, places = places[:width], places[width:]
+        item.planes = [room[at : at + size] for at in item.place]
+        gpu_layout.split(lane.cupy, item.raw, width, item.form.rotated, item.planes)
+    return items
+
+
+def _encode_group(lane: Lane, group: list[_Item], kind: str) -> None:
+    split = group[0].form.split
+    area = lane.room("planes" if split else "raw", _end(group, split))
+    places: list[tuple[int, int]] = []
+    for item in group:
+        if split:
+            places += [(item.place[k], item.planes[k].size) for k in range(item.form.width) if item.form.is_coded(k)]
+        else:
+            places.append((item.at, item.raw.size))
+    coded = lane.compress(ans(lane, kind), area, kind, places)
+    first = 0
+    for item in group:
+        count = sum(item.form.is_coded(k) for k in range(item.form.streams))
+        _store(lane, item, [coded.stream(first + n) for n in range(count)])
+        first += count
+    # Copies run while it is checked: what they wrote counts only if nothing is raised here.
+    check(lane, ans(lane, kind), coded, [area[at : at + size] for at, size in places])
+    lane.synchronize()
+
+
+def _end(group: list[_Item], split: bool) -> int:
+    """A whole number of elements: every item begins at a multiple of 256 and has whole ones."""
+    last = group[-1]
+    return int(last.place[-1] + last.planes[-1].size if split else last.at + last.raw.size)
+
+
+def check(lane: Lane, codec: Any, coded: Coded, sources: list[Array]) -> None:
+    """DeviceFailed unless what was coded decodes to `sources`. All that guards a snapshot from a card that miscodes:
+    nvCOMP's Python module does not look at the states of what it coded."""
+    offsets, end = stacked([source.size for source in sources])
+    room = lane.room("check", end)
+    backs = [room[at : at + source.size] for at, source in zip(offsets, sources, strict=True)]
+    lane.decompress(codec, coded.batch, backs)
+    if lane.differ(list(zip(backs, sources, strict=True))):
+        raise DeviceFailed("what the GPU coded does not decode to what it was given: it is not trusted any more")
+
+
+def _store(lane: Lane, item: _Item, coded: list[Array]) -> None:
+    """Begin to copy a coded chunk out, if that is smaller."""
+    request, form, left = item.request, item.form, iter(coded)
+    streams = [next(left) if form.is_coded(k) else item.planes[k] for k in range(form.streams)]
+    sizes = [stream.size for stream in streams]
+    offsets, end = nvcomp_form.placed(form, len(request.source), sizes)
+    if end > len(request.out) or end >= len(request.source):
+        return
+    nvcomp_form.write(form, request.source, sizes, request.out)
+    for offset, stream in zip(offsets, streams, strict=True):
+        lane.copy_out(request.out[offset : offset + stream.size], stream)
+    request.size = end
+
+
+def decode(lane: Lane, requests: list[Request]) -> None:
+    """Fill each request's `out`. Corrupt if one of them, nobody knows which, is damaged."""
+    offsets, end = stacked([len(request.source) for request in requests])
+    stored = lane.room("coded", end)
+    bodies = [request.form.body(len(request.out)) for request in requests]
+    places, end = stacked(bodies)
+    raw = lane.room("raw", end)
+    planes = _plane_rooms(lane, requests, bodies)
+    groups: dict[str, tuple[list[Array], list[Array]]] = {}
+    joins: list[tuple[Request, list[Array], Array]] = []
+    for n, (request, at) in enumerate(zip(requests, offsets, strict=True)):
+        lane.copy_in(stored[at : at + len(request.source)], request.source)
+        whole = raw[places[n] : places[n] + bodies[n]]
+        _, streams, _ = nvcomp_form.read(request.source, len(request.out))
+        views = [stored[at + s.offset : at + s.offset + s.size] for s in streams]
+        own = planes[n] if request.form.split else [whole]
+        sources, targets = groups.setdefault(request.form.type, ([], []))
+        sources += [view for view, s in zip(views, streams, strict=True) if s.coded]
+        targets += [room for room, s in zip(own, streams, strict=True) if s.coded]
+        parts = [room if s.coded else view for room, view, s in zip(own, views, streams, strict=True)]
+        joins.append((request, parts, whole))
+    for kind, (sources, targets) in groups.items():
+        _decompress(lane, kind, sources, targets, alone=len(requests) == 1)
+    for request, parts, whole in joins:
+        if request.form.split:
+            gpu_layout.join(lane.cupy, parts, request.form.rotated, whole)
+        lane.copy_out(request.out[: whole.size], whole)
+        request.out[whole.size :] = request.source[len(request.source) - (len(request.out) - whole.size) :]
+    lane.synchronize()
+
+
+def _decompress(lane: Lane, kind: str, sources: list[Array], targets: list[Array], *, alone: bool) -> None:
+    """With what this version writes; one that is `alone` also as its streams say, which another may have written."""
+    for codec in (ans(lane, kind), decoder(lane)) if alone else (ans(lane, kind),):
+        try:
+            return lane.decompress(codec, lane.batch_of(sources), targets)
+        except (ValueError, RuntimeError) as caught:
+            error = caught
+    raise Corrupt(f"nvcomp-ans/6: {type(error).__name__}: {error}") from error
+
+
+def _plane_rooms(lane: Lane, requests: list[Request], bodies: list[int]) -> list[list[Array]]:
+    sizes = [
+        [body // r.form.width] * r.form.width if r.form.split else [] for r, body in zip(requests, bodies, strict=True)
+    ]
+    offsets, end = stacked([size for each in sizes for size in each])
+    room, at = lane.room("planes", max(end, 1)), iter(offsets)
+    return [[room[start : start + size] for size, start in zip(each, at, strict=False)] for each in sizes]

@@ -1,0 +1,210 @@
+"""One GPU that codes: its lanes, each a thread that takes batches from one queue.
+
+While one lane's batch is coded, the copies of the others run. All lanes share the device's one context.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import os
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+
+from poorwill.codecs.gpu import ans, planes
+from poorwill.codecs.gpu.lanes import Lane, Libraries
+from poorwill.codecs.gpu.queue import BatchQueue, Request
+from poorwill.errors import Corrupt, DeviceFailed, OutOfMemory, PoorwillError, Unsupported
+
+log = logging.getLogger(__name__)
+
+NVCOMP_MAJOR = 6
+CAPABILITY_MIN = (7, 0)
+"""Volta, the oldest that the wheels for CUDA 12 carry code for."""
+LANES = 3
+BATCH_BYTES_MAX, BATCH_BYTES_MIN = 128 << 20, 16 << 20
+ROOMS = 5
+"""What a lane takes of a batch's size: raw, planes, coded, check, and what nvCOMP and CuPy need meanwhile."""
+MEMORY_SHARE = 0.25
+"""Of the memory that is free: the workspace's own programs may be using the GPU."""
+OUT_OF_MEMORY_MAX = 8
+
+_WORK: dict[str, Callable[[Lane, list[Request]], None]] = {
+    "ans": ans.encode, "ans-decode": ans.decode, "planes": planes.encode,
+}  # fmt: skip
+
+
+def check_driver() -> None:
+    """Unsupported where there is none: that is seen at once, and the libraries take a third of a second to load."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise Unsupported(f"there is no driver of NVIDIA: {error}") from None
+
+
+def load() -> Libraries:
+    """CuPy and nvCOMP. Unsupported if one is missing, cannot be loaded, or is of another major version."""
+    # Where CuPy keeps its kernels, which it makes as soon as it is imported: not in a home that may be read-only.
+    state = os.environ.get("POORWILL_STATE_DIR") or os.path.expanduser("~/.poorwill")
+    os.environ.setdefault("CUPY_CACHE_DIR", os.path.join(state, "cupy"))
+    try:
+        libraries = Libraries(importlib.import_module("cupy"), importlib.import_module("nvidia.nvcomp"))
+    except Exception as error:  # a library that is there and does not load raises anything
+        raise Unsupported(f"the GPU's libraries cannot be used: {type(error).__name__}: {error}") from None
+    found = str(libraries.nvcomp.__version__)
+    if found.partition(".")[0] != str(NVCOMP_MAJOR):
+        raise Unsupported(f"nvCOMP {found} is installed, and codec 'nvcomp-ans/{NVCOMP_MAJOR}' needs {NVCOMP_MAJOR}")
+    return libraries
+
+
+def devices(libraries: Libraries) -> list[int]:
+    """The numbers of the GPUs that can code. Unsupported, with the reason, if there is none."""
+    runtime = libraries.cupy.cuda.runtime
+    try:
+        found = range(runtime.getDeviceCount())
+        able = [n for n in found if capability(libraries, n) >= CAPABILITY_MIN]
+    except runtime.CUDARuntimeError as error:
+        raise Unsupported(f"CUDA finds no GPU: {error}") from None
+    if not able:
+        raise Unsupported(f"CUDA finds {len(found)} GPUs, and none of compute capability 7.0 or newer")
+    return able
+
+
+def capability(libraries: Libraries, device: int) -> tuple[int, int]:
+    facts = libraries.cupy.cuda.runtime.getDeviceProperties(device)
+    return int(facts["major"]), int(facts["minor"])
+
+
+class Gpu:
+    """One device. Thread-safe. `lost` says why it is not used any more."""
+
+    def __init__(
+        self,
+        libraries: Libraries,
+        device: int,
+        lanes: int = LANES,
+        batch_bytes: int | None = None,
+        new_lane: Callable[[Libraries, int], Lane] = Lane,
+    ) -> None:
+        """batch_bytes: of a batch; None: as the free memory allows."""
+        self._libraries, self.device, self._new_lane = libraries, device, new_lane
+        self.name = libraries.cupy.cuda.runtime.getDeviceProperties(device)["name"].decode("utf-8", "replace")
+        self.lost = ""
+        self.queue = BatchQueue()
+        self._lanes, self._batch_bytes = lanes, batch_bytes
+        self._short = 0  # of memory, so many times in a row
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"gpu-{device}-{n}", daemon=True) for n in range(lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def run(self, request: Request) -> int | None:
+        """Code one chunk; waits for it. OutOfMemory, DeviceFailed (it is lost then), Corrupt, EngineLost (it hangs)."""
+        self.queue.put(request)
+        return request.wait()
+
+    def close(self) -> None:
+        """End the lanes, each after its batch. Idempotent."""
+        self._lose(DeviceFailed("the GPU is not used any more"))
+        for thread in self._threads:
+            thread.join(10.0)
+
+    def _lose(self, error: PoorwillError) -> None:
+        with self._lock:
+            self.lost = self.lost or error.message
+        self.queue.close(error)
+
+    def _serve(self) -> None:
+        try:
+            lane = self._new_lane(self._libraries, self.device)
+            batch_bytes = self._batch_bytes or self._affordable(lane)
+            lane.room_bytes = batch_bytes * 5 // 4
+        except Exception as error:
+            self._lose(DeviceFailed(f"{self.name} cannot be opened: {type(error).__name__}: {error}"))
+            return
+        while batch := self.queue.take(batch_bytes):
+            self._work(lane, batch)
+        with suppress(Exception):  # a lost device takes nothing back
+            lane.free()
+
+    def _affordable(self, lane: Lane) -> int:
+        free, _ = lane.cupy.cuda.runtime.memGetInfo()
+        size = int(free * MEMORY_SHARE) // (self._lanes * ROOMS)
+        if size < BATCH_BYTES_MIN:
+            raise OutOfMemory(f"{free >> 20} MiB of its memory are free, and that is too little")
+        return min(size, BATCH_BYTES_MAX)
+
+    def _work(self, lane: Lane, batch: list[Request]) -> None:
+        try:
+            with lane:
+                _WORK[batch[0].kind](lane, batch)
+        except Exception as error:
+            self._failed(lane, batch, error)
+        else:
+            self._short = 0
+            for request in batch:
+                request.finish()
+
+    def _failed(self, lane: Lane, batch: list[Request], error: Exception) -> None:
+        """Give each request of a batch its error. One that is damaged does not take the others along."""
+        # First of all: nothing may still be on its way into the callers' buffers when they go on with them.
+        healthy = _healthy(lane)
+        for request in batch:
+            request.size = None
+        if _is_out_of_memory(lane, error):
+            self._out_of_memory(lane, batch, error, healthy=healthy)
+        elif healthy and isinstance(error, Corrupt) and len(batch) > 1:
+            for request in batch:
+                self._work(lane, [request])
+        elif healthy and isinstance(error, Corrupt):
+            batch[0].finish(Corrupt(error.message))
+        elif healthy and batch[0].kind == "planes" and not isinstance(error, DeviceFailed):
+            _finish(batch, Unsupported(f"{self.name} makes no zstd frames: {_said(error)}"))
+        else:
+            lost = DeviceFailed(error.message if isinstance(error, DeviceFailed) else f"{self.name}: {_said(error)}")
+            self._lose(lost)
+            _finish(batch, lost)
+
+    def _out_of_memory(self, lane: Lane, batch: list[Request], error: Exception, *, healthy: bool) -> None:
+        short = OutOfMemory(f"{self.name}: its memory does not suffice: {error}")
+        traceback.clear_frames(error.__traceback__)  # they hold arrays
+        with suppress(Exception):
+            lane.free()
+        self._short += 1
+        if not healthy or self._short >= OUT_OF_MEMORY_MAX:
+            self._lose(DeviceFailed(short.message))
+        _finish(batch, short)
+
+
+def _finish(batch: list[Request], error: PoorwillError) -> None:
+    for request in batch:
+        request.finish(error)
+
+
+def _said(error: Exception) -> str:
+    return error.message if isinstance(error, PoorwillError) else f"{type(error).__name__}: {error}"
+
+
+def _is_out_of_memory(lane: Lane, error: Exception) -> bool:
+    own = isinstance(error, (lane.cupy.cuda.memory.OutOfMemoryError, OutOfMemory, MemoryError))
+    said = str(error).lower().replace(" ", "")
+    return own or any(words in said for words in ("outofmemory", "memoryallocation", "cannotallocate"))
+
+
+def _healthy(lane: Lane) -> bool:
+    """Whether the device still works; waits for what was begun. Most errors of CUDA end a process's use of it."""
+    try:
+        lane.synchronize()
+        return True
+    except Exception:
+        return False
+
+
+def pin(libraries: Libraries, start: int, size: int) -> None:
+    """Pin host memory for all contexts of this process. Raises what CUDA does."""
+    libraries.cupy.cuda.runtime.hostRegister(start, size, 1)  # cudaHostRegisterPortable

@@ -1,0 +1,57 @@
+"""Id 4: nvCOMP's rANS on a GPU. No CPU reads it, nor does nvCOMP of another major version: a snapshot says so.
+
+Here is what belongs to one thread; gpu_ans.py is what happens on the device, nvcomp_form.py the stored form.
+"""
+
+from __future__ import annotations
+
+from poorwill.codecs.gpu import nvcomp_form
+from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.nvcomp_form import Form
+from poorwill.codecs.planes import Layout, Planes
+
+BODY_BYTES_MIN = 1024
+"""Less gains nothing, and a coder that has never seen so little might not take it."""
+
+
+class NvcompAns:
+    """Encodes by `layout`, which the chooser sets; decodes any. Calls wait for the GPU, and hold no lock meanwhile."""
+
+    id = 4
+    name = "nvcomp-ans/6"
+
+    def __init__(self, gpus: Gpus) -> None:
+        self._gpus = gpus
+        self.layout = Layout(2, True, 0b10)
+
+    def encode(self, raw: memoryview, out: memoryview) -> int | None:
+        form = nvcomp_form.form_of(self.layout)
+        return _encode(self._gpus, "ans", raw, out, form)
+
+    def decode(self, stored: memoryview, out: memoryview) -> None:
+        form, _, _ = nvcomp_form.read(stored, len(out))
+        self._gpus.decode(stored, out, form)
+
+
+class PlanesOnGpu:
+    """Id 2, written by a GPU: what any CPU reads. Decodes on the CPU."""
+
+    id = 2
+    name = "planes"
+
+    def __init__(self, gpus: Gpus) -> None:
+        self._gpus = gpus
+        self._reader = Planes()
+        self.layout = Layout(2, True, 0b10)
+
+    def encode(self, raw: memoryview, out: memoryview) -> int | None:
+        return _encode(self._gpus, "planes", raw, out, nvcomp_form.split_of(self.layout))
+
+    def decode(self, stored: memoryview, out: memoryview) -> None:
+        self._reader.decode(stored, out)
+
+
+def _encode(gpus: Gpus, kind: str, raw: memoryview, out: memoryview, form: Form) -> int | None:
+    if not form.coded or form.body(len(raw)) < BODY_BYTES_MIN or not out:
+        return None
+    return gpus.encode(kind, raw, out, form)

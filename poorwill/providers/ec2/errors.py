@@ -1,0 +1,117 @@
+"""What the exceptions of a client of AWS mean, in Poorwill's errors.
+
+Only an error's code goes into a message, never the server's own text: that may repeat an access key or the
+string that was signed. Codes: the EC2 API reference, "Error codes for the Amazon EC2 API".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from botocore import exceptions as boto
+
+from poorwill.aws_errors import FAULTS, NO_ANSWER, NO_CREDENTIALS, code_of, is_transient, is_untrusted, status_of
+from poorwill.errors import NotFound, PoorwillError, ProviderRefused, ProviderUnavailable, UsageError
+
+_CREDENTIALS = "check the access key, the secret key and the session token of the provider"
+_QUOTA = "raise that quota of EC2 in Service Quotas, or destroy what runs already"
+_PERMISSION = "these credentials may not do that: allow the action in their IAM policy"
+_LAUNCH = "check the image, subnet, security groups and key name of the provider"
+REFUSED = {
+    "AuthFailure": f"the credentials are not valid: {_CREDENTIALS}",
+    "InvalidClientTokenId": f"the access key is not known: {_CREDENTIALS}",
+    "UnrecognizedClientException": f"the access key is not known: {_CREDENTIALS}",
+    "InvalidAccessKeyId": f"the access key is not known: {_CREDENTIALS}",
+    "SignatureDoesNotMatch": f"the secret key is wrong: {_CREDENTIALS}",
+    "InvalidSignatureException": f"the secret key is wrong: {_CREDENTIALS}",
+    "ExpiredToken": "the session token has expired: renew the credentials",
+    "ExpiredTokenException": "the session token has expired: renew the credentials",
+    "RequestExpired": "the request is too old: set this machine's clock, or renew the credentials",
+    "UnauthorizedOperation": _PERMISSION,
+    "AccessDenied": _PERMISSION,
+    "AccessDeniedException": _PERMISSION,
+    "OptInRequired": "the account has not enabled this service or region: enable it in the console",
+    "PendingVerification": "AWS is still verifying the account: try again when it has",
+    "Blocked": "the account is blocked: ask AWS Support",
+    "VcpuLimitExceeded": f"the account's limit of vCPUs of this family is reached: {_QUOTA}",
+    "InstanceLimitExceeded": f"the account's limit of instances is reached: {_QUOTA}",
+    "MaxSpotInstanceCountExceeded": f"the account's limit of spot instances is reached: {_QUOTA}",
+    "MaxSpotFleetRequestCountExceeded": f"the account's limit of spot requests is reached: {_QUOTA}",
+    "VolumeLimitExceeded": f"the account's limit of disk storage is reached: {_QUOTA}",
+    "InsufficientFreeAddressesInSubnet": "the subnet has no address left: choose another one",
+    "OperationNotPermitted": "termination protection is on: switch it off for that instance, then destroy it again",
+    "DefaultVpcDoesNotExist": "the account has no default VPC in this region: set a subnet and security groups",
+    "VPCIdNotSpecified": "the account has no default VPC in this region: set a subnet and security groups",
+    "ParameterNotFound": "there is no such parameter in this region: correct image_parameter, or set image_id",
+}
+CAPACITY = {
+    "InsufficientInstanceCapacity",
+    "InsufficientHostCapacity",
+    "InsufficientCapacity",
+    "UnfulfillableCapacity",
+    "Unsupported",  # of an instance type: not in this zone, or not with this image
+    "SpotMaxPriceTooLow",  # the price rose since it was offered
+}
+"""This offer is gone, another one may still be there. Some of them come with status 500."""
+
+_TRANSIENT = {
+    "RequestLimitExceeded",
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "TooManyRequestsException",
+    "EC2ThrottledException",
+    "BandwidthLimitExceeded",
+    "RequestTimeout",
+    "Unavailable",
+    "ServiceUnavailable",
+    "InternalError",
+    "InternalFailure",
+    "ResourceCountExceeded",
+}
+_MISSING = {"InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed", "InvalidInstanceId"}
+
+
+def aws_error(error: BaseException, what: str) -> PoorwillError:
+    """The error to raise for one of FAULTS. `what`: who cannot do what, as in 'EC2 in eu-west-1: cannot list'."""
+    if isinstance(error, boto.ClientError):
+        return _answered(error, what)
+    if isinstance(error, boto.ParamValidationError):
+        return UsageError(f"{what}: a label, number or name is not one that AWS takes")
+    if isinstance(error, NO_CREDENTIALS):
+        return ProviderRefused(f"{what}: no usable credentials ({type(error).__name__}): {_CREDENTIALS}")
+    if is_untrusted(error):
+        return ProviderRefused(f"{what}: its certificate is not trusted: check the endpoint, or set AWS_CA_BUNDLE")
+    if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError):
+        return ProviderUnavailable(f"{what}: it did not answer in time")
+    if isinstance(error, NO_ANSWER):
+        return ProviderUnavailable(f"{what}: no answer ({type(error).__name__}): check the network and the region")
+    return ProviderRefused(f"{what}: {type(error).__name__}")
+
+
+def _answered(error: boto.ClientError, what: str) -> PoorwillError:
+    code, status = code_of(error), status_of(error)
+    if code in REFUSED:
+        return ProviderRefused(f"{what}: {REFUSED[code]} ({code})", code=code)
+    if code in _MISSING:
+        return NotFound(f"{what}: there is no such instance", code=code)
+    if code in _TRANSIENT or is_transient(status):
+        return ProviderUnavailable(f"{what}: it answered {code} ({status})", code=code)
+    hint = f": {_LAUNCH}" if code.startswith(("Invalid", "Missing")) else ""
+    return ProviderRefused(f"{what}: it answered {code} ({status}){hint}", code=code)
+
+
+def paged(client: Any, operation: str, what: str, pages_max: int, **request: Any) -> Iterator[dict[str, Any]]:
+    """Every page of a list. ProviderUnavailable if there are more than `pages_max`: a short list would be wrong."""
+    try:
+        for number, page in enumerate(client.get_paginator(operation).paginate(**request)):
+            if number == pages_max:
+                raise ProviderUnavailable(f"{what}: the list does not end after {pages_max} pages")
+            yield page
+    except boto.PaginationError:
+        raise ProviderUnavailable(f"{what}: the list goes in circles") from None
+    except FAULTS as error:
+        raise aws_error(error, what) from error

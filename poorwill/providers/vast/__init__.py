@@ -1,0 +1,1 @@
+"""Machines rented on vast.ai's market."""

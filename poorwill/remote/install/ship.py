@@ -1,0 +1,234 @@
+"""Brings the engine to a machine: the package `poorwill` and its pinned packages, in a virtual environment.
+
+It lies at ~/.poorwill/engine/<version>-<digest>/ and is used again as long as the digest is the same; the second
+contact is one command. Nothing secret is sent, and nothing but Python is expected: no pip, no python3-venv, and where
+the machine has no way to a package index, this side fetches the packages and sends them.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from poorwill import __version__
+from poorwill.errors import EngineLost, HostUnfit, PermanentError, one_line
+from poorwill.remote.base import Finished, Shell
+from poorwill.remote.install import bundle, wheels
+from poorwill.remote.install.probe import PYTHONS, Found, Ready, Survey, look, marked, path, said
+
+ONLINE_S = 300.0
+OFFLINE_S = 600.0
+GRACE_S = 150.0
+"""How much longer than its own deadline the installation may take to end and tidy up."""
+FREE_BYTES_MIN = 1_000_000_000
+GPU_FREE_BYTES_MIN = 4_000_000_000
+"""An engine with packages for a GPU takes 0.7 GB, and 1 GB while it is installed; the rest is for the workspace."""
+WITHOUT_GPU = "without GPU packages: "
+"""What a line of `Installed.log` begins with that says why the engine cannot use the GPU that is there."""
+PIECE_BYTES = 256 << 10
+PROOF = (
+    "poorwill.engine.operations",
+    "poorwill.engine.transfer.url_sink",
+    "poorwill.engine.transfer.url_source",
+    "poorwill.remote.link.keeper",
+)
+"""What must import on the machine before its engine counts as installed."""
+# Reads the script that follows on stdin, so that no command line is long and none depends on the login's shell.
+_BOOT = "import sys; n = int(sys.stdin.buffer.readline(16)); exec(compile(sys.stdin.buffer.read(n), 'install', 'exec'))"
+
+Files = Sequence[tuple[str, bytes | Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """An engine on a machine. `python` and `home` (its ~/.poorwill) are absolute paths there."""
+
+    python: str
+    home: str
+    digest: str
+    reused: bool
+    log: tuple[str, ...] = ()
+    """What is worth telling: removed versions, GPU packages that could not be installed."""
+
+
+def command(installed: Installed, module: str, args: Sequence[str] = ()) -> str:
+    """The command line that runs a module of the engine, for any shell of POSIX.
+
+    Nothing of the machine's Python settings or its current directory reaches it: a home may hold a folder `poorwill`.
+    """
+    environment = [f"POORWILL_STATE_DIR={installed.home}", "OPENBLAS_NUM_THREADS=1"]
+    return shlex.join(["exec", "env", *environment, installed.python, "-I", "-m", module, *args])
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """What is installed, and how. Stateless: one may serve many machines at once.
+
+    wheels_dir: a folder of wheels to install from, instead of any package index.
+    cache_dir: where wheels fetched for machines without an index are kept; default ~/.cache/poorwill/wheels.
+    requirements, gpu_requirements: exact pins, complete; the latter where `nvidia-smi -L` lists a GPU.
+    """
+
+    requirements: Sequence[str] = field(default_factory=lambda: bundle.requirements("requirements.txt"))
+    gpu_requirements: Sequence[str] = field(default_factory=lambda: bundle.requirements("requirements-gpu.txt"))
+    wheels_dir: Path | None = None
+    cache_dir: Path | None = None
+    python_min: tuple[int, int] = (3, 10)
+    pythons: Sequence[str] = PYTHONS
+    proof: Sequence[str] = PROOF
+    free_bytes_min: int = FREE_BYTES_MIN
+    gpu_free_bytes_min: int = GPU_FREE_BYTES_MIN
+
+    def digest(self, gpu: bool) -> str:
+        return bundle.digest([*self.requirements, *(["gpu:", *self.gpu_requirements] if gpu else [])])
+
+    def name(self, gpu: bool) -> str:
+        """The engine's directory below ~/.poorwill/engine."""
+        return f"{__version__}-{self.digest(gpu)[:12]}"
+
+    def ready(self, shell: Shell) -> Installed | Survey:
+        """The engine if it is there, else what the machine has: one command. Changes nothing."""
+        seen = look(shell, self.name(gpu=True), self.name(gpu=False), self.pythons)
+        if isinstance(seen, Survey):
+            return seen
+        if seen.digest not in (self.digest(gpu=True), self.digest(gpu=False)):
+            raise HostUnfit(f"{shell.describe()}: what it answers is no answer (an engine nobody asked for)")
+        return Installed(seen.python, seen.home, seen.digest, True)
+
+    def ship(
+        self, shell: Shell, on_step: Callable[[str], None] = lambda step: None, *, again: bool = False
+    ) -> Installed:
+        """The engine on that machine, installed if it is not there. Idempotent; many may do so at once.
+
+        again: install it also where it is, which mends one that somebody damaged.
+        HostUnfit names what the machine lacks; EngineLost and DeadlineExceeded are the shell's: try again. Whatever
+        happens, there is a whole engine or none, and the next installation removes what this one left.
+        """
+        on_step(f"looking for the engine on {shell.describe()}")
+        seen = self._look_past(shell) if again else self.ready(shell)
+        if isinstance(seen, Installed):
+            return seen
+        python = seen.python(self.python_min, any_platform=self.wheels_dir is not None)
+        return _Passage(self, shell, seen, python, on_step, again).run()
+
+    def _look_past(self, shell: Shell) -> Survey:
+        """What the machine has to install an engine with, whether or not it has one."""
+        seen = look(shell, "none", "none", self.pythons)
+        if isinstance(seen, Ready):
+            raise HostUnfit(f"{shell.describe()}: what it answers is no answer (an engine that does not exist)")
+        return seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """One installation on one machine."""
+
+    what: Shipment
+    shell: Shell
+    seen: Survey
+    python: Found
+    on_step: Callable[[str], None]
+    again: bool
+
+    def run(self) -> Installed:
+        pins = wheels.resolved(self.what.requirements, self.python.target)
+        gpu = wheels.resolved(self.what.gpu_requirements, self.python.target) if self.seen.gpu else []
+        if self.what.wheels_dir is not None:
+            return self._offline(pins, gpu, None)
+        count = f"{len(pins) + len(gpu)} packages"
+        answer = self._send(pins, gpu, [], ONLINE_S, f"installing {count} from the machine's package index")
+        if answer.get("failed") == "packages":
+            return self._offline(pins, gpu, wheels.last_words(str(answer.get("words"))))
+        return self._installed(answer)
+
+    def _offline(self, pins: list[str], gpu: list[str], online_words: str | None) -> Installed:
+        found, log = self._wheels(pins, online_words), []
+        try:
+            found_gpu = self._wheels(gpu, online_words) if gpu else []
+        except PermanentError as error:
+            gpu, found_gpu = [], []
+            log.append(f"{WITHOUT_GPU}{error}")
+        count = len(found) + len(found_gpu)
+        answer = self._send(pins, gpu, [*found, *found_gpu], OFFLINE_S, f"installing {count} packages from here")
+        return self._installed(answer, log)
+
+    def _wheels(self, pins: list[str], online_words: str | None) -> list[Path]:
+        target = self.python.target
+        if self.what.wheels_dir is not None:
+            return wheels.choose(self.what.wheels_dir, pins, target)
+        self.on_step(f"fetching {len(pins)} packages for a machine without a package index")
+        try:
+            return wheels.download(pins, target, self.what.cache_dir)
+        except HostUnfit as error:
+            raise HostUnfit(
+                f"the engine's packages reach {self.seen.where} neither from its own package index ({online_words}) "
+                f"nor through this side ({error}); give one of them an index, or this side a folder of wheels"
+            ) from None
+
+    def _send(
+        self, pins: list[str], gpu: list[str], sent_wheels: list[Path], deadline_s: float, step: str
+    ) -> dict[str, Any]:
+        files: Files = [
+            ("engine.zip", bundle.package()),
+            ("pip.zip", bundle.pip()),
+            *((wheel.name, wheel) for wheel in sent_wheels),
+        ]
+        order = {
+            "name": self.what.name(self.seen.gpu), "digest": self.what.digest(self.seen.gpu), "version": __version__,
+            "packages": pins, "gpu_packages": gpu, "online": not sent_wheels, "again": self.again,
+            "proof": list(self.what.proof), "deadline_s": deadline_s, "free_bytes_min": self.what.free_bytes_min,
+            "gpu_free_bytes_min": self.what.gpu_free_bytes_min,
+            "files": [(name, _size(content)) for name, content in files],
+        }  # fmt: skip
+        total = sum(_size(content) for _, content in files)
+        self.on_step(f"sending the engine ({total / 1e6:.1f} MB)")
+        done = self.shell.run(
+            shlex.join(["exec", self.python.path, "-I", "-c", _BOOT]),
+            stdin=self._pieces(order, files, step), timeout_s=deadline_s + GRACE_S,
+        )  # fmt: skip
+        return self._answer(done)
+
+    def _pieces(self, order: dict[str, Any], files: Files, step: str) -> Iterator[bytes]:
+        script = bundle.script("installer.py")
+        yield f"{len(script)}\n".encode() + script + json.dumps(order).encode() + b"\n"
+        for _, content in files:
+            if isinstance(content, bytes):
+                yield from (content[at : at + PIECE_BYTES] for at in range(0, len(content), PIECE_BYTES))
+            else:
+                with content.open("rb") as file:
+                    yield from iter(lambda: file.read(PIECE_BYTES), b"")
+        self.on_step(step)
+
+    def _answer(self, done: Finished) -> dict[str, Any]:
+        for key, value in marked(done):
+            if key == "answer":
+                try:
+                    answer = json.loads(value)
+                except (ValueError, RecursionError):
+                    break
+                if isinstance(answer, dict):
+                    return answer
+        raise EngineLost(f"installing the engine on {self.seen.where} was cut off ({said(done)})")
+
+    def _installed(self, answer: dict[str, Any], log: Sequence[str] = ()) -> Installed:
+        if "failed" in answer:
+            words = wheels.last_words(str(answer.get("words")))
+            if answer["failed"] == "transfer":
+                raise EngineLost(f"installing the engine on {self.seen.where}: {words}")
+            raise HostUnfit(f"the engine cannot be installed on {self.seen.where}: {words}")
+        try:
+            told = [one_line(str(line))[:1000] for line in answer["log"][:32]]
+            return Installed(
+                path(answer["python"]), path(answer["home"]), self.what.digest(self.seen.gpu),
+                answer["reused"] is True, (*log, *told),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError):
+            raise HostUnfit(f"{self.seen.where}: what it answers to an installation is no answer") from None
+
+
+def _size(content: bytes | Path) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size

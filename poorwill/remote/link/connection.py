@@ -1,0 +1,107 @@
+"""One connection of a Link: how it begins, with the keeper's marker and both HELLOs, and what is known of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from poorwill.errors import Corrupt, EngineLost, HostUnfit, PoorwillError, Unsupported
+from poorwill.remote.base import Stream
+from poorwill.remote.link import frames
+from poorwill.remote.link.frames import Decoder, Frame, Hello, Kind, No
+
+_READ_BYTES = 64 << 10
+_SHOWN_BYTES = 200
+
+
+class NoKeeper(Exception):
+    """A keeper answered that it has no engine for us."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+    def error(self, describe: str) -> PoorwillError:
+        kind = HostUnfit if self.code == No.UNFIT else EngineLost
+        return kind(f"{describe}: {self.reason}")
+
+
+class Connection:
+    """A stream after its HELLOs; `received` is what the keeper had of our bytes. The Link's lock guards the rest."""
+
+    def __init__(self, stream: Stream, received: int, decoder: Decoder, early: list[Frame], now_s: float) -> None:
+        self.stream, self.received = stream, received
+        self._decoder, self._early = decoder, early
+        self.heard_s = self.ping_s = now_s
+        self.close_told = False
+        self.broken: str | None = None
+        """Why it is of no use any more."""
+
+    def read(self, timeout_s: float) -> list[Frame] | None:
+        """The next frames; None at the end. TimeoutError, OSError, or Corrupt for what is no frame."""
+        if self._early:
+            early, self._early = self._early, []
+            return early
+        data = self.stream.read(_READ_BYTES, max(0.0, timeout_s))
+        return self._decoder.feed(data) if data else None
+
+
+def greet(
+    stream: Stream, hello: Hello, timeout_s: float, describe: str, clock: Callable[[], float] = time.monotonic
+) -> Connection:
+    """Skip what the machine prints first, and exchange HELLOs.
+
+    NoKeeper if there is no engine, EngineLost if the connection ends or nobody answers, HostUnfit if the machine's
+    shell prints too much, Unsupported for another version, Corrupt for what is no answer.
+    """
+    ends_s = clock() + timeout_s
+
+    def read() -> bytes:
+        try:
+            return stream.read(_READ_BYTES, max(0.0, ends_s - clock()))
+        except TimeoutError:
+            raise EngineLost(f"{describe} did not answer within {timeout_s:g} s") from None
+
+    rest = _after_marker(read, describe)
+    with suppress(OSError):
+        # A keeper that says NO hangs up; its answer is there all the same.
+        stream.write(hello.encode(), max(0.0, ends_s - clock()))
+    decoder = Decoder()
+    found = decoder.feed(rest)
+    while not found:
+        data = read()
+        if not data:
+            raise EngineLost(f"{describe}: the connection ended before its keeper said anything")
+        found = decoder.feed(data)
+    answer = _hello(found[0], hello, describe)
+    return Connection(stream, answer.received, decoder, found[1:], clock())
+
+
+def _after_marker(read: Callable[[], bytes], describe: str) -> bytes:
+    seen = b"\n"
+    while frames.MARKER not in seen:
+        if len(seen) > frames.NOISE_BYTES_MAX + len(frames.MARKER):
+            raise HostUnfit(
+                f"{describe} prints more than {frames.NOISE_BYTES_MAX} bytes before it runs a command: "
+                "make its shell's start-up files silent where no terminal is"
+            )
+        data = read()
+        if not data:
+            shown = seen[-_SHOWN_BYTES:].decode("utf-8", "replace").strip()
+            raise EngineLost(f"{describe}: the connection ended before a keeper ran" + (f": {shown}" if shown else ""))
+        seen += data
+    return seen.partition(frames.MARKER)[2]
+
+
+def _hello(frame: Frame, asked: Hello, describe: str) -> Hello:
+    if frame.kind is Kind.NO:
+        raise NoKeeper(*frame.no())
+    if frame.kind is not Kind.HELLO:
+        raise Corrupt(f"keeper protocol: {describe} answered with {frame.kind.name} instead of HELLO")
+    answer = frame.hello()
+    if answer.version != asked.version:
+        raise Unsupported(f"the keeper on {describe} speaks version {answer.version}, this poorwill {asked.version}")
+    if answer.epoch != asked.epoch:
+        raise Corrupt(f"keeper protocol: {describe} answered to connection {answer.epoch}, this is {asked.epoch}")
+    return answer

@@ -1,0 +1,66 @@
+"""A connection to a keeper's daemon: never blocks, cut into frames."""
+
+from __future__ import annotations
+
+import socket
+
+from poorwill.remote.link import frames
+from poorwill.remote.link.frames import Decoder, Frame
+
+QUIET_S = 30.0
+"""A client that has not even pinged for so long is none, when another keeper asks; a guest has to say who it is."""
+_RECEIVE_BYTES = 256 << 10
+
+
+class KeeperPeer:
+    """A guest until it says HELLO, which makes it the client; a sweeper waits for the end of the keeper."""
+
+    def __init__(self, peer: socket.socket, now_s: float) -> None:
+        peer.setblocking(False)
+        self._peer, self._decoder = peer, Decoder()
+        self.fileno = peer.fileno()
+        self.until_s = now_s + QUIET_S
+        self.unsent = bytearray()
+        self.closed = False
+        self.sweeper = False
+        self._farewell = False
+
+    def farewell(self, status: int, words: str) -> bytes:
+        """The frame that tells of the engine's end, once."""
+        self._farewell = True
+        return frames.ended(status, words)
+
+    @property
+    def farewell_due(self) -> bool:
+        return not self._farewell
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has heard all there is."""
+        return self.closed or (self._farewell and not self.unsent)
+
+    def send(self, data: bytes) -> None:
+        """As much as goes now; the rest is `unsent`."""
+        self.unsent += data
+        try:
+            del self.unsent[: self._peer.send(self.unsent)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+
+    def receive(self) -> list[Frame]:
+        """What has arrived. Corrupt if that is no frame. At the end, `closed`."""
+        try:
+            data = self._peer.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+        return self._decoder.feed(data)
+
+    def close(self) -> None:
+        self.closed = True
+        self._peer.close()

@@ -1,0 +1,239 @@
+"""Which engines are kept on this machine: `$POORWILL_STATE_DIR/run`, with a lock and a socket for each.
+
+The lock of an engine is held by its keeper and by itself, so it is free only when both have ended, however they did.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from poorwill.errors import Corrupt
+from poorwill.remote.link import frames
+from poorwill.remote.link.frames import Decoder, Kind, No
+
+STATE_DIR_VARIABLE = "POORWILL_STATE_DIR"
+ANSWER_S = 10.0
+SWEEP_S = 15.0
+START_S = 45.0
+"""How long another keeper may take to start: less than a Link waits."""
+OTHERS_MAX = 256
+_POLL_S = 0.02
+_ADDRESS_BYTES_MAX = 100
+_PEER = struct.Struct("3i")
+
+
+class NotKept(Exception):
+    """There is no engine to talk to; for the client."""
+
+    def __init__(self, code: No, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class Claim:
+    """The right to keep the engine of one name; `fd` is its lock."""
+
+    def __init__(self, directory: RunDirectory, name: str, fd: int) -> None:
+        self._directory, self.name, self.fd = directory, name, fd
+        self._released = False
+
+    def release(self) -> None:
+        """Remove what lies in the directory. Idempotent. The lock stays until its last holder ends."""
+        if not self._released:
+            self._released = True
+            self._directory.remove(self.name)
+
+
+class RunDirectory:
+    """Opens (and makes) the directory, readable for its owner only. NotKept if that cannot be.
+
+    An older keeper has `answer_s` to say whether it has a client, and `sweep_s` to end before it is killed.
+    """
+
+    def __init__(self, path: str, *, answer_s: float = ANSWER_S, sweep_s: float = SWEEP_S) -> None:
+        self.path, self._answer_s, self._sweep_s = path, answer_s, sweep_s
+        try:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            found = os.fstat(self._fd)
+            if found.st_uid != os.geteuid():
+                raise NotKept(No.UNFIT, f"{path} belongs to user {found.st_uid}: remove it")
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                os.fchmod(self._fd, 0o700)
+        except OSError as error:
+            raise NotKept(No.UNFIT, f"{path} cannot be used: {error.strerror}") from None
+
+    @classmethod
+    def of_environment(cls) -> RunDirectory:
+        state_dir = os.environ.get(STATE_DIR_VARIABLE)
+        if not state_dir:
+            raise NotKept(No.UNFIT, f"{STATE_DIR_VARIABLE} is not set")
+        return cls(os.path.join(os.path.abspath(state_dir), "run"))
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """One keeper starts at a time. NotKept if another one does not end that."""
+        if not _lock_within(self._fd, START_S):
+            raise NotKept(No.OCCUPIED, f"another engine has been starting for {START_S:g} s")
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def claim(self, name: str) -> Claim:
+        """NotKept if there is an engine of that name already."""
+        for _ in range(10):
+            fd = os.open(f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+            if not _lock(fd):
+                os.close(fd)
+                break
+            if self._is(name, fd):
+                return Claim(self, name, fd)
+            os.close(fd)  # it was removed between the two calls
+        raise NotKept(No.EXISTS, f"an engine '{name}' exists already")
+
+    def listen(self, name: str) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{name}.sock", dir_fd=self._fd)
+            listener.bind(self._address(name))
+            listener.listen(8)
+        except OSError as error:
+            listener.close()
+            raise NotKept(No.UNFIT, f"no socket can be made in {self.path}: {error.strerror}") from None
+        return listener
+
+    def connect(self, name: str) -> socket.socket | None:
+        """A connection to the keeper of that name, or None if it has ended."""
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            peer.settimeout(self._answer_s)
+            peer.connect(self._address(name))
+        except OSError:
+            peer.close()
+            return None
+        return peer
+
+    def attach(self, name: str) -> socket.socket:
+        """As `connect`. NotKept if it has ended; then what a killed one left is removed."""
+        peer = self.connect(name)
+        if peer is None:
+            self._free(name)
+            raise NotKept(No.GONE, f"no engine '{name}' runs here any more")
+        peer.settimeout(None)
+        return peer
+
+    def sweep(self, keep: str) -> None:
+        """End all engines, except `keep`, whose keeper has no client, and wait until they are gone.
+
+        NotKept if one of them does not end.
+        """
+        names = [name[: -len(".lock")] for name in os.listdir(self._fd) if name.endswith(".lock")]
+        for name in sorted(names)[:OTHERS_MAX]:
+            if name != keep and not self._free(name):
+                self._end(name)
+
+    def remove(self, name: str) -> None:
+        for suffix in ("sock", "lock"):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{name}.{suffix}", dir_fd=self._fd)
+
+    def _end(self, name: str) -> None:
+        peer = self.connect(name)
+        if peer is not None:
+            with peer:
+                if _has_client(peer):
+                    return
+                _wait_or_kill(peer, self._sweep_s)
+        ends_s = time.monotonic() + self._sweep_s
+        while not self._free(name):
+            if time.monotonic() > ends_s:
+                raise NotKept(No.OCCUPIED, f"an older engine, '{name}' in {self.path}, does not end: kill it by hand")
+            time.sleep(_POLL_S)
+
+    def _free(self, name: str) -> bool:
+        """Whether nobody holds that lock; then nothing is left of it."""
+        try:
+            fd = os.open(f"{name}.lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError:
+            return True
+        try:
+            if not _lock(fd):
+                return False
+            if self._is(name, fd):
+                self.remove(name)
+            return True
+        finally:
+            os.close(fd)
+
+    def _is(self, name: str, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(f"{name}.lock", dir_fd=self._fd, follow_symlinks=False), os.fstat(fd))
+        except FileNotFoundError:
+            return False
+
+    def _address(self, name: str) -> str:
+        # The address of a socket holds 107 bytes; through /proc any directory is a short path.
+        path = os.path.join(self.path, f"{name}.sock")
+        return path if len(os.fsencode(path)) <= _ADDRESS_BYTES_MAX else f"/proc/self/fd/{self._fd}/{name}.sock"
+
+
+def _has_client(peer: socket.socket) -> bool:
+    """Whether that keeper has a client. If not, it has begun to end its engine."""
+    decoder = Decoder()
+    try:
+        peer.sendall(frames.encode(Kind.SWEEP))
+        while data := peer.recv(frames.FRAME_BYTES_MAX):
+            for frame in decoder.feed(data):
+                return frame.kind is Kind.BUSY
+    except TimeoutError:
+        raise NotKept(
+            No.OCCUPIED, f"the keeper of an older engine, process {peer_process(peer)}, does not answer"
+        ) from None
+    except (OSError, Corrupt):
+        return False
+    return False
+
+
+def _wait_or_kill(peer: socket.socket, timeout_s: float) -> None:
+    """Until the keeper has ended, which closes the connection."""
+    peer.settimeout(timeout_s)
+    try:
+        while peer.recv(4096):
+            pass
+    except TimeoutError:
+        # The kernel ends the engine with its keeper.
+        os.kill(peer_process(peer), signal.SIGKILL)
+    except OSError:
+        return
+
+
+def peer_process(peer: socket.socket) -> int:
+    """Which process listens where this connection leads."""
+    return int(_PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0])
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_within(fd: int, timeout_s: float) -> bool:
+    ends_s = time.monotonic() + timeout_s
+    while not _lock(fd):
+        if time.monotonic() > ends_s:
+            return False
+        time.sleep(_POLL_S)
+    return True

@@ -1,0 +1,88 @@
+"""One bucket, and a prefix in it, as an S3 client reaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from poorwill.aws_errors import FAULTS, code_of
+from poorwill.errors import Corrupt, NotFound, PoorwillError, StoreRefused, UsageError
+from poorwill.store.base import Grant, ObjectInfo
+from poorwill.store.object_key import checked_key, checked_store_prefix
+from poorwill.store.s3.client import shown_endpoint
+from poorwill.store.s3.errors import s3_error
+
+EXPIRES_S_MAX = 7 * 24 * 3600  # of a signature version 4
+
+
+class S3Bucket:
+    """Asks the bucket, and gives what goes wrong as Poorwill's errors. Thread-safe, as the client is.
+
+    `prefix` is empty or ends in '/'. `place` is for messages: the url, and the endpoint; no secret.
+    """
+
+    def __init__(self, client: Any, name: str, prefix: str) -> None:
+        """`client` is a boto3 S3 client. UsageError for a prefix that no store can have."""
+        prefix = checked_store_prefix(prefix)
+        self.client = client
+        self.name = name
+        self.prefix = prefix + "/" if prefix else ""
+        self.url = f"s3://{name}/{prefix}".rstrip("/")
+        self.place = f"{self.url} at {shown_endpoint(client.meta.endpoint_url)}"
+        self._seen = False
+
+    def full(self, key: str) -> str:
+        """The name in the bucket of a store's key; UsageError for what is no key."""
+        return self.prefix + checked_key(key)
+
+    def ask(self, verb: str, key: str, call: Callable[..., Any], **parameters: Any) -> Any:
+        """The answer to one call of the client; `verb` and `key` are for the message of what it raises instead."""
+        try:
+            answer = call(Bucket=self.name, **parameters)
+        except FAULTS as error:
+            failure = s3_error(error, self.place, verb, key)
+            # A HEAD's answer has no body that would say what is missing, and some servers look for the
+            # upload before the bucket.
+            unclear = isinstance(failure, NotFound) and code_of(error) in ("404", "NoSuchUpload")
+            if unclear and not self._seen:
+                self._check_exists()
+            raise failure from error
+        self._seen = True
+        return answer
+
+    def head(self, key: str) -> ObjectInfo:
+        """Size and time of one object."""
+        answer = self.ask("look at", key, self.client.head_object, Key=self.full(key))
+        return ObjectInfo(key, int(answer["ContentLength"]), answer["LastModified"].timestamp())
+
+    def grant(self, operation: str, key: str, expires_s: int, **parameters: Any) -> Grant:
+        """Leave to do one operation on one object, signed here: nobody is asked.
+
+        UsageError if it is to live longer than EXPIRES_S_MAX. It dies earlier with the credentials that signed
+        it: those of a session live for hours.
+        """
+        if not 1 <= expires_s <= EXPIRES_S_MAX:
+            raise UsageError(f"a grant lives 1 to {EXPIRES_S_MAX} s, not {expires_s}")
+        wanted = {"Bucket": self.name, "Key": self.full(key), **parameters}
+        try:
+            url = self.client.generate_presigned_url(operation, Params=wanted, ExpiresIn=expires_s)
+        except FAULTS as error:
+            raise s3_error(error, self.place, "sign a grant for", key) from error
+        return Grant(url=str(url))
+
+    def check_size(self, key: str, found: int, expected: int) -> None:
+        """Corrupt if an object does not hold what was written."""
+        if found != expected:
+            raise Corrupt(f"{self.place}: {key} holds {found} bytes, expected {expected}", key=key)
+
+    def _check_exists(self) -> None:
+        try:
+            self.client.head_bucket(Bucket=self.name)
+        except FAULTS as error:
+            failure: PoorwillError = s3_error(error, self.place, "look at", "the bucket")
+            if isinstance(failure, NotFound):
+                failure = StoreRefused(
+                    f"{self.place}: there is no such bucket: create it, or correct the store's address"
+                )
+            raise failure from error
+        self._seen = True

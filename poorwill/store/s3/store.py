@@ -1,0 +1,198 @@
+"""A store in a bucket of Amazon S3, or of anything that speaks its protocol.
+
+Depends on what all of them have: signature version 4, multipart uploads, ranged reads, listings in key
+order. Not on conditional writes, nor on an ETag being an MD5, nor on status 206 for a range.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from poorwill.aws_errors import FAULTS, code_of
+from poorwill.errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
+from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
+from poorwill.store.object_key import checked_prefix
+from poorwill.store.s3.bucket import S3Bucket
+from poorwill.store.s3.client import s3_client
+from poorwill.store.s3.errors import s3_error, was_retried
+from poorwill.store.s3.uploads import PIECE_BYTES, S3Uploads
+from poorwill.store.source_file import SourceFile
+
+
+class S3Store:
+    """Store over a bucket and a prefix in it.
+
+    Unfinished uploads and their pieces are what the server's listings say; a server that keeps them in
+    memory (`rclone serve s3`) forgets them when it restarts, and one without those listings
+    (it answers 405 or 501) has none as far as `list_uploads` and `list_pieces` tell.
+    """
+
+    piece_bytes_min = S3Uploads.piece_bytes_min
+    pieces_max = S3Uploads.pieces_max
+
+    def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
+        """`client` is a boto3 S3 client, closed with the store; see `connect` for one that fits."""
+        self._client = client
+        self._bucket = S3Bucket(client, bucket, prefix)
+        self._uploads = S3Uploads(self._bucket)
+        self._place = self._bucket.place
+        self.url = self._bucket.url
+        self._conditional = True
+
+    @classmethod
+    def connect(cls, bucket: str, prefix: str = "", **connection: Any) -> S3Store:
+        """A store with a client of its own; `connection` is what `s3_client` takes."""
+        return cls(s3_client(bucket, **connection), bucket, prefix)
+
+    def describe(self) -> str:
+        return self._place
+
+    def put(self, key: str, data: bytes) -> None:
+        self._bucket.ask("write", key, self._client.put_object, Key=self._bucket.full(key), Body=data)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        try:
+            self.head(key)
+            return False
+        except NotFound:
+            pass
+        if not self._conditional:
+            self.put(key, data)
+            return True
+        try:
+            self._client.put_object(Bucket=self._bucket.name, Key=self._bucket.full(key), Body=data, IfNoneMatch="*")
+            return True
+        except FAULTS as error:
+            code = code_of(error)
+            if code in ("PreconditionFailed", "412"):
+                # The answer to an earlier try of this same request may have been lost.
+                return was_retried(getattr(error, "response", {})) and self._holds(key, data)
+            if code in ("NotImplemented", "501"):
+                self._conditional = False
+                return self.put_new(key, data)
+            raise s3_error(error, self._place, "write", key) from error
+
+    def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
+        """See Store. Up to PIECE_BYTES by one request, and more in pieces, a few at a time."""
+        full = self._bucket.full(key)
+        with SourceFile(path) as source:
+            if source.size > PIECE_BYTES:
+                self._uploads.write(key, source, content_type)
+                return
+            data = b"".join(source.blocks(PIECE_BYTES))
+        self._bucket.ask("write", key, self._client.put_object, Key=full, Body=data, ContentType=content_type)
+        self._bucket.check_size(key, self.head(key).size, len(data))
+
+    def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
+        answer = self._bucket.ask("read", key, self._client.get_object, Key=self._bucket.full(key))
+        data = self._body(answer, key, bytes_max)
+        if data is None:
+            raise Corrupt(f"{self._place}: {key} is larger than the {bytes_max} bytes expected at most", key=key)
+        return data
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        if start < 0 or length < 0:
+            raise UsageError(f"not a range: {length} bytes from {start}")
+        if length == 0:
+            self._check_reaches(key, self.head(key).size, start, 0)
+            return b""
+        wanted = f"bytes={start}-{start + length - 1}"
+        answer = self._bucket.ask("read", key, self._client.get_object, Key=self._bucket.full(key), Range=wanted)
+        span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", str(answer.get("ContentRange", "")))
+        if span is None or int(span[1]) != start:
+            answer["Body"].close()
+            raise StoreRefused(f"{self._place}: it did not answer the range {wanted} of {key}", key=key)
+        data = self._body(answer, key, length)
+        if data is None:
+            raise Corrupt(f"{self._place}: {key} gave more than the {length} bytes asked for", key=key)
+        self._check_reaches(key, start + len(data), start, length)
+        return data
+
+    def head(self, key: str) -> ObjectInfo:
+        return self._bucket.head(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        full, before = self._bucket.prefix + checked_prefix(prefix), ""
+        token: str | None = None
+        while True:
+            more: dict[str, str] = {"ContinuationToken": token} if token else {}
+            page = self._bucket.ask("list", prefix, self._client.list_objects_v2, Prefix=full, **more)
+            for item in page.get("Contents", []):
+                name = str(item["Key"])
+                # Also what ends a listing that goes in circles.
+                if not name.startswith(full) or name <= before:
+                    raise Corrupt(f"{self._place}: its listing of {prefix} is not in key order at {name!a}")
+                before = name
+                # A key that ends in '/' is a folder drawn by some other tool.
+                if not name.endswith("/"):
+                    yield ObjectInfo(
+                        name[len(self._bucket.prefix) :], int(item["Size"]), item["LastModified"].timestamp()
+                    )
+            following = page.get("NextContinuationToken") if page.get("IsTruncated") else None
+            if following is None:
+                return
+            if following == token:
+                raise StoreUnavailable(f"{self._place}: its listing of {prefix} does not go on")
+            token = following
+
+    def delete(self, key: str) -> None:
+        try:
+            self._bucket.ask("delete", key, self._client.delete_object, Key=self._bucket.full(key))
+        except NotFound:
+            return
+
+    def create_upload(self, key: str) -> str:
+        return self._uploads.create(key)
+
+    def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
+        return self._uploads.grant_piece(key, upload_id, number, expires_s)
+
+    def grant_read(self, key: str, *, expires_s: int) -> Grant:
+        return self._bucket.grant("get_object", key, expires_s)
+
+    def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
+        self._uploads.complete(key, upload_id, pieces, size)
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        self._uploads.abort(key, upload_id)
+
+    def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
+        return self._uploads.list(prefix)
+
+    def list_pieces(self, key: str, upload_id: str) -> Pieces:
+        return self._uploads.pieces(key, upload_id)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _body(self, answer: Any, key: str, bytes_max: int) -> bytes | None:
+        """All of an answer's body, or None if it is larger than `bytes_max`."""
+        body, claimed = answer["Body"], answer.get("ContentLength")
+        data = bytearray()
+        try:
+            if claimed is not None and claimed > bytes_max:
+                return None
+            while len(data) <= bytes_max and (more := body.read(bytes_max + 1 - len(data))):
+                data += more
+        except FAULTS as error:
+            raise s3_error(error, self._place, "read", key) from error
+        finally:
+            body.close()
+        if len(data) > bytes_max:
+            return None
+        if claimed is not None and len(data) != claimed:
+            raise StoreUnavailable(f"{self._place}: {key} broke off at byte {len(data)} of {claimed}", key=key)
+        return bytes(data)
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        try:
+            return self.get_range(key, 0, len(data)) == data and self.head(key).size == len(data)
+        except (NotFound, Corrupt):
+            return False
+
+    def _check_reaches(self, key: str, end: int, start: int, length: int) -> None:
+        if end < start + length:
+            raise Corrupt(f"{self._place}: {key} ends at byte {end}, expected {length} bytes from {start}", key=key)

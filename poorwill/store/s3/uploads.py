@@ -1,0 +1,170 @@
+"""Multipart uploads into a bucket: those whose pieces others write, and those that write a local file themselves."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any
+
+from poorwill.errors import NotFound, PoorwillError, StoreRefused, StoreUnavailable, UploadLost, UsageError
+from poorwill.store.base import Grant, Piece, Pieces
+from poorwill.store.object_key import checked_prefix
+from poorwill.store.s3.bucket import S3Bucket
+from poorwill.store.source_file import SourceFile
+
+PIECE_BYTES = 8 << 20  # of a local file, unless that makes more than `pieces_max`
+IN_FLIGHT_BYTES_MAX = 64 << 20
+PARALLEL_MAX = 4
+
+
+class S3Uploads:
+    """The unfinished uploads of a bucket. What is said of their methods in Store holds here."""
+
+    piece_bytes_min = 5 << 20
+    pieces_max = 10_000
+
+    def __init__(self, bucket: S3Bucket) -> None:
+        self._bucket = bucket
+        self._client = bucket.client
+
+    def create(self, key: str, **recorded: str) -> str:
+        """The id of a new upload; `recorded` is what the client's call takes, such as ContentType."""
+        begin = self._client.create_multipart_upload
+        answer = self._bucket.ask("begin an upload of", key, begin, Key=self._bucket.full(key), **recorded)
+        return str(answer["UploadId"])
+
+    def grant_piece(self, key: str, upload_id: str, number: int, expires_s: int) -> Grant:
+        if not 1 <= number <= self.pieces_max:
+            raise UsageError(f"not a piece number: {number}; they go from 1 to {self.pieces_max}")
+        return self._bucket.grant("upload_part", key, expires_s, UploadId=upload_id, PartNumber=number)
+
+    def complete(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
+        """See Store. An upload whose pieces all name their sizes is checked before it becomes an object;
+        one of another size that the store alone could see is left for its owner to judge."""
+        ordered = sorted(pieces, key=lambda piece: piece.number)
+        if not ordered or len({piece.number for piece in ordered}) < len(ordered):
+            raise UsageError(f"{self._bucket.place}: an upload of {key} needs pieces, each number once", key=key)
+        if all(piece.size for piece in ordered):
+            self._bucket.check_size(key, sum(piece.size for piece in ordered), size)
+        gone: NotFound | None = None
+        try:
+            self._join(key, upload_id, ordered)
+        except NotFound as error:
+            gone = error
+        try:
+            found = self._bucket.head(key).size
+        except NotFound as error:
+            raise (gone or error) from None
+        self._bucket.check_size(key, found, size)
+
+    def abort(self, key: str, upload_id: str) -> None:
+        abort = self._client.abort_multipart_upload
+        try:
+            self._bucket.ask("abort an upload of", key, abort, Key=self._bucket.full(key), UploadId=upload_id)
+        except NotFound:
+            return
+
+    def list(self, prefix: str) -> Iterator[tuple[str, str]]:
+        full = self._bucket.prefix + checked_prefix(prefix)
+        listing = self._client.list_multipart_uploads
+        markers: dict[str, str] = {}
+        while True:
+            try:
+                page = self._bucket.ask("list uploads of", prefix, listing, Prefix=full, **markers)
+            except StoreRefused as error:
+                if not _has_no_listing(error):
+                    raise
+                return
+            except NotFound:
+                return  # rclone's answer where nothing was ever uploaded; a missing bucket is StoreRefused
+            for item in page.get("Uploads", []):
+                name = str(item["Key"])
+                if name.startswith(full):
+                    yield name[len(self._bucket.prefix) :], str(item["UploadId"])
+            following = {
+                "KeyMarker": str(page.get("NextKeyMarker", "")),
+                "UploadIdMarker": str(page.get("NextUploadIdMarker", "")),
+            }
+            if not page.get("IsTruncated"):
+                return
+            if following == markers or not following["KeyMarker"]:
+                raise StoreUnavailable(f"{self._bucket.place}: its listing of uploads does not go on")
+            markers = following
+
+    def pieces(self, key: str, upload_id: str) -> Pieces:
+        pieces: Pieces = []
+        wanted = {"Key": self._bucket.full(key), "UploadId": upload_id}
+        marker = 0
+        while True:
+            try:
+                page = self._bucket.ask(
+                    "list the pieces of", key, self._client.list_parts, **wanted, PartNumberMarker=marker
+                )
+            except StoreRefused as error:
+                if not _has_no_listing(error):
+                    raise
+                return []
+            for item in page.get("Parts", []):
+                pieces.append(Piece(int(item["PartNumber"]), str(item["ETag"]), int(item["Size"])))
+            following = int(page.get("NextPartNumberMarker") or 0)
+            if not page.get("IsTruncated") or following <= marker:
+                return pieces
+            marker = following
+
+    def write(self, key: str, source: SourceFile, content_type: str) -> None:
+        """A whole file as an object: see Store.put_file. UploadLost if the store forgot the upload meanwhile.
+
+        Takes at most IN_FLIGHT_BYTES_MAX of memory, or one piece where that is more: from 625 GiB on.
+        """
+        upload_id = self.create(key, ContentType=content_type)
+        try:
+            pieces = self._write_pieces(key, upload_id, source)
+            source.check()
+            # Not `complete`: to that, an older object of the same size looks like this upload's own success.
+            self._join(key, upload_id, pieces)
+        except BaseException as error:
+            # One that the store keeps all the same is in `list`; what led here says more than why it does.
+            with contextlib.suppress(PoorwillError):
+                self.abort(key, upload_id)
+            if isinstance(error, NotFound):
+                raise UploadLost(f"{self._bucket.place}: it forgot its unfinished upload of {key}", key=key) from error
+            raise
+        self._bucket.check_size(key, self._bucket.head(key).size, source.size)
+
+    def _write_pieces(self, key: str, upload_id: str, source: SourceFile) -> Pieces:
+        """In order. After a fault those under way have ended, and the others are not begun."""
+        piece_bytes = max(PIECE_BYTES, -(-source.size // self.pieces_max))
+        target = {"Key": self._bucket.full(key), "UploadId": upload_id}
+
+        def write(number: int, start: int) -> Piece:
+            data = source.read(start, min(piece_bytes, source.size - start))
+            answer = self._bucket.ask(
+                "write a piece of", key, self._client.upload_part, **target, PartNumber=number, Body=data
+            )
+            return Piece(number, str(answer["ETag"]), len(data))
+
+        starts = range(0, source.size, piece_bytes)
+        with ThreadPoolExecutor(max(1, min(PARALLEL_MAX, IN_FLIGHT_BYTES_MAX // piece_bytes))) as pool:
+            writing = [pool.submit(write, number, start) for number, start in enumerate(starts, 1)]
+            try:
+                wait(writing, return_when=FIRST_EXCEPTION)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+            return [piece.result() for piece in writing]
+
+    def _join(self, key: str, upload_id: str, ordered: Pieces) -> None:
+        """Make the object appear. NotFound if there is no such upload, also because it is complete already."""
+        parts: dict[str, Any] = {"Parts": [{"PartNumber": piece.number, "ETag": piece.tag} for piece in ordered]}
+        self._bucket.ask(
+            "complete",
+            key,
+            self._client.complete_multipart_upload,
+            Key=self._bucket.full(key),
+            UploadId=upload_id,
+            MultipartUpload=parts,
+        )
+
+
+def _has_no_listing(error: StoreRefused) -> bool:
+    return error.facts.get("status") in (405, 501)
