@@ -24,7 +24,7 @@ DRAIN_S = 10
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"request": {"()": "api.edge.RequestIdFilter"}},
+    "filters": {"request": {"()": "api.http.middleware.RequestIdFilter"}},
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}},
     "handlers": {
         "stderr": {
@@ -62,14 +62,14 @@ def main() -> int:
         return EXIT_USAGE
     logging.captureWarnings(True)
     if given.quiet:
-        LOGGING["loggers"]["api.edge"] = {"level": "WARNING"}
+        LOGGING["loggers"]["api.http.middleware"] = {"level": "WARNING"}
     uvicorn.run(
         "api.app:app",
         host=given.host,
         port=given.port,
         workers=given.workers,
         log_config=LOGGING,
-        access_log=False,  # api.edge logs requests, without their query
+        access_log=False,  # api.http.middleware logs requests, without their query
         server_header=False,
         limit_concurrency=CONCURRENT_MAX + settings.streams_max,
         timeout_graceful_shutdown=DRAIN_S,

@@ -14,10 +14,11 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from api import metrics, problems
-from api.edge import REQUEST_ID, Edge
 from api.gateway import gateway, guard_of
-from api.limits import BodyLimit
+from api.http import problems
+from api.http.limits import BodyLimit
+from api.http.middleware import REQUEST_ID, Edge
+from api.routes import metrics
 from api.settings import Settings
 
 ROUTERS = ("generation", "streams", "snapshots", "instances", "health", "metrics")

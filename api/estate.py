@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from api.addresses import Reach
-from api.admission import Admission
-from api.board import Board
-from api.catalog import Catalog
-from api.machines import Entry, Machines
-from api.orders import Orders, Parameters
-from api.prices import PriceList, Prices
-from api.problems import Problem
-from api.run_view import RunView
-from api.runs import Runs
-from api.server import Server
+from api.gauges.cache import Board
+from api.gauges.sources import MachinesByStatus, Queues, RunsByFlow, Snapshots, Stages
+from api.http.problems import Problem
+from api.machines.addresses import Reach
+from api.machines.blocks import Entry, Machines
+from api.machines.prices import PriceList, Prices
+from api.machines.register import Admission
+from api.runs.client import Server
+from api.runs.orders import Orders, Parameters
+from api.runs.run_view import RunView
+from api.runs.runs import Runs
 from api.settings import Settings
-from api.sources import MachinesByStatus, Queues, RunsByFlow, Snapshots, Stages
-from api.threads import Threads
+from api.store.snapshots import Catalog
+from api.store.threads import Threads
 from blocks.lookup import store_block
 from poorwill.errors import PoorwillError
 

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from api.estate import Estate
-from api.limits import TokenBuckets
+from api.http.auth import Guard, Tokens
+from api.http.limits import TokenBuckets
 from api.readiness import Readiness
-from api.runs import Runs
-from api.security import Guard, Tokens
-from api.server import Server, open_client
+from api.runs.client import Server, open_client
+from api.runs.runs import Runs
+from api.runs.watching import Watches
 from api.settings import Settings
-from api.watching import Watches
 
 
 @dataclass(slots=True)

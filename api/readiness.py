@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 import httpx
 from pydantic import BaseModel, Field
 
-from api.problems import Problem
-from api.server import Server
+from api.http.problems import Problem
+from api.runs.client import Server
 from api.settings import Settings
-from api.threads import Threads
+from api.store.threads import Threads
 from blocks.lookup import media_block, store_block
 from poorwill.errors import NotFound, PoorwillError
 from poorwill.snapshot import keys

@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from api.app import create_app
-from api.edge import RequestIdFilter
-from api.limits import TokenBuckets
-from api.security import Caller, Tokens
+from api.http.auth import Caller, Tokens
+from api.http.limits import TokenBuckets
+from api.http.middleware import RequestIdFilter
 from api.settings import Settings
 from poorwill.errors import UsageError
 from tests.api_gateway import ASKED, TOKEN, kind_of
@@ -114,7 +114,7 @@ def test_tokens_change_without_a_restart(tmp_path: Path) -> None:
     assert tokens.caller(TWO) is None
     write(f"alice:{ONE}\nalice:{TWO}  # the new one\n")
     assert tokens.caller(ONE) == tokens.caller(TWO) == Caller("alice")
-    with logged("api.security") as records:
+    with logged("api.http.auth") as records:
         write("alice\n")
         assert tokens.caller(TWO) == Caller("alice")
         file.unlink()
@@ -207,7 +207,7 @@ def test_what_every_answer_carries() -> None:
     queries nor tokens."""
 
     async def called(client: httpx.AsyncClient) -> None:
-        with logged("api.edge") as records:
+        with logged("api.http.middleware") as records:
             mine = {"X-Request-ID": "mine-1", **bearer(TOKEN)}
             answer = await client.post("/run?secret=hunter2", json=ASKED | {"seed": -1}, headers=mine)
             assert answer.headers["x-request-id"] == answer.json()["request_id"] == "mine-1"

@@ -18,11 +18,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from api.batching import BatchReader
-from api.problems import Problem
-from api.run_view import RunView, Status
-from api.watching import Follower, Watches
-from api.write_gate import WriteGate
+from api.http.problems import Problem
+from api.runs.batching import BatchReader
+from api.runs.run_view import RunView, Status
+from api.runs.watching import Follower, Watches
+from api.runs.write_gate import WriteGate
 from deployments.prefect_server import PrefectServer
 from tests.api_gateway import ASKED, AUTHORIZED, TOKEN, Stage, calling, kind_of, served, until
 

@@ -12,7 +12,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 import blocks
-from api.machines import block_name
+from api.machines.blocks import block_name
 from deployments.gpu_pool import create_pool, deploy
 from deployments.prefect_server import PrefectServer
 from flows.hibernate import hibernate

@@ -12,12 +12,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from api.addresses import Reach, checked_host
-from api.board import Board, Sample, exposition
-from api.machines import block_name
-from api.problems import Problem
-from api.sources import TASK_RUNS, stage_seconds
-from api.threads import Threads
+from api.gauges.cache import Board, Sample, exposition
+from api.gauges.sources import TASK_RUNS, stage_seconds
+from api.http.problems import Problem
+from api.machines.addresses import Reach, checked_host
+from api.machines.blocks import block_name
+from api.store.threads import Threads
 from poorwill.snapshot.ids import is_machine_name
 from tests.doubles.clock import SleepingClock
 from tests.ssh_machines import KeyPair

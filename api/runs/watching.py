@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from api.problems import Problem
-from api.run_view import RunView
-from api.runs import Runs
+from api.http.problems import Problem
+from api.runs.run_view import RunView
+from api.runs.runs import Runs
 
 log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.5

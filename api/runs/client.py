@@ -13,8 +13,8 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from api.problems import Problem, unavailable
-from api.transport import PatientTransport
+from api.http.problems import Problem, unavailable
+from api.runs.transport import PatientTransport
 from poorwill.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def open_client(timeout_s: float) -> PrefectClient:
 class Server:
     """The Prefect server behind `client`, asked with a limit of `timeout_s` for each call.
 
-    Within it, requests are sent again (see api.transport), so that a busy moment or a short restart is not noticed.
+    Within it, requests are sent again (`transport.py`), so that a busy moment or a short restart is not noticed.
     """
 
     def __init__(self, client: PrefectClient, timeout_s: float) -> None:

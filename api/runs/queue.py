@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from api.batching import BatchReader
-from api.run_view import Run
-from api.server import Server
+from api.runs.batching import BatchReader
+from api.runs.client import Server
+from api.runs.run_view import Run
 
 DEPTH_KEPT_S = 1.0
 POSITION_KEPT_S, POSITION_KEPT_S_MAX, PLACES_A_SECOND = 1.0, 30.0, 10.0

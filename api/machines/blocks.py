@@ -14,8 +14,8 @@ from uuid import UUID
 
 from blake3 import blake3
 
-from api.problems import Problem
-from api.server import Server
+from api.http.problems import Problem
+from api.runs.client import Server
 from blocks.lookup import block_name_of
 from blocks.machines import Machine
 from blocks.providers import OwnMachines

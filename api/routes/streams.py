@@ -12,11 +12,11 @@ from fastapi import APIRouter, Depends, Header, Path, Response, WebSocket, WebSo
 from starlette.types import Receive, Scope, Send
 
 from api.gateway import Gateway
-from api.generation import RUN_ID, Opened
-from api.problems import Problem, documented, problem_of
-from api.run_view import RunView
-from api.security import caller
-from api.watching import Follower, Watches
+from api.http.auth import caller
+from api.http.problems import Problem, documented, problem_of
+from api.routes.generation import RUN_ID, Opened
+from api.runs.run_view import RunView
+from api.runs.watching import Follower, Watches
 from poorwill.errors import PoorwillError
 
 router = APIRouter(tags=["streams"])

@@ -14,8 +14,8 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.limits import TokenBuckets
-from api.problems import Problem
+from api.http.limits import TokenBuckets
+from api.http.problems import Problem
 from api.settings import TOKENS_BYTES_MAX, parse_tokens
 from poorwill.errors import UsageError
 

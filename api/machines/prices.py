@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 
-from api.catalog import Catalog
-from api.machines import Entry
-from api.threads import Threads
+from api.machines.blocks import Entry
+from api.store.snapshots import Catalog
+from api.store.threads import Threads
 from blocks.providers import LocalProvider, OwnMachines
 from poorwill.control.records import intents
 

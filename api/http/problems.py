@@ -164,7 +164,7 @@ def documented(*statuses: int, everywhere: tuple[int, ...] = EVERYWHERE) -> dict
 
 
 def install(app: FastAPI) -> None:
-    """Every error becomes a problem; what nobody expected, in `api.edge`."""
+    """Every error becomes a problem; what nobody expected, in `api.http.middleware`."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(PoorwillError, _on_poorwill_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

@@ -15,11 +15,11 @@ from weakref import WeakValueDictionary
 
 from prefect.client.schemas.actions import BlockDocumentUpdate
 
-from api.addresses import Reach
-from api.machines import Entry, Machines, block_name
-from api.problems import Problem, unavailable
-from api.server import Server
-from api.threads import Threads
+from api.http.problems import Problem, unavailable
+from api.machines.addresses import Reach
+from api.machines.blocks import Entry, Machines, block_name
+from api.runs.client import Server
+from api.store.threads import Threads
 from blocks.lookup import provider_block
 from blocks.machines import Machine
 from blocks.providers import AnyProvider, LocalProvider, OwnMachines

@@ -9,11 +9,11 @@ from uuid import UUID
 from fastapi import Query, Response
 from pydantic import BaseModel, Field
 
-from api.machines import Entry
-from api.problems import Problem
-from api.run_view import RunError, RunView, Status
-from api.runs import DEPLOYMENT, Runs
-from api.server import Server
+from api.http.problems import Problem
+from api.machines.blocks import Entry
+from api.runs.client import Server
+from api.runs.run_view import RunError, RunView, Status
+from api.runs.runs import DEPLOYMENT, Runs
 
 Parameters = Mapping[str, Any]
 Wait = Annotated[

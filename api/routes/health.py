@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from api.generation import Opened
-from api.problems import documented, unavailable
+from api.http.problems import documented, unavailable
 from api.readiness import Ready
+from api.routes.generation import Opened
 
 router = APIRouter(tags=["health"])
 

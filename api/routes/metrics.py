@@ -10,10 +10,10 @@ from fastapi.security import HTTPAuthorizationCredentials
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.board import Requests, exposition
-from api.generation import Opened
-from api.problems import documented
-from api.security import bearer
+from api.gauges.cache import Requests, exposition
+from api.http.auth import bearer
+from api.http.problems import documented
+from api.routes.generation import Opened
 
 router = APIRouter(tags=["operation"])
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")

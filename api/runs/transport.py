@@ -17,7 +17,7 @@ import certifi
 import httpx
 from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_TLS_INSECURE_SKIP_VERIFY
 
-from api.write_gate import WriteGate
+from api.runs.write_gate import WriteGate
 
 CONNECTIONS_MAX = 16
 KEEPALIVE_S = 4.0

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.addresses import InstanceId, Reach, SnapshotId
-from api.generation import Opened
-from api.machines import MACHINES_MAX, Entry
-from api.orders import HostKey, Ordered, Parameters, Wait, answered
-from api.prices import Prices, price_per_hour
-from api.problems import Problem, documented
-from api.security import IdempotencyKey, caller
+from api.http.auth import IdempotencyKey, caller
+from api.http.problems import Problem, documented
+from api.machines.addresses import InstanceId, Reach, SnapshotId
+from api.machines.blocks import MACHINES_MAX, Entry
+from api.machines.prices import Prices, price_per_hour
+from api.routes.generation import Opened
+from api.runs.orders import HostKey, Ordered, Parameters, Wait, answered
 from poorwill.errors import NotFound
 from poorwill.snapshot.ids import new_snapshot_id
 

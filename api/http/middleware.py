@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import Problem
+from api.http.problems import Problem
 
 log = logging.getLogger(__name__)
 REQUEST_ID = "X-Request-ID"

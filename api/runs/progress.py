@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from api.batching import BatchReader
-from api.server import Server
+from api.runs.batching import BatchReader
+from api.runs.client import Server
 
 KEEP_S = 1.0
 BATCH_MAX = 40

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from api.addresses import InstanceId, Reach, SnapshotId
-from api.catalog import Row
-from api.generation import Opened
-from api.orders import Ordered, Parameters, Wait, answered
-from api.problems import documented
-from api.security import IdempotencyKey, caller
+from api.http.auth import IdempotencyKey, caller
+from api.http.problems import documented
+from api.machines.addresses import InstanceId, Reach, SnapshotId
+from api.routes.generation import Opened
+from api.runs.orders import Ordered, Parameters, Wait, answered
+from api.store.snapshots import Row
 from poorwill.errors import UsageError
 from poorwill.snapshot import labels
 from poorwill.snapshot.ids import new_snapshot_id

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from api.threads import Threads
+from api.store.threads import Threads
 from blocks.lookup import media_block
 from poorwill.media import delivery
 from poorwill.store.base import Store

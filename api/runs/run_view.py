@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from api.problems import kind_of
+from api.http.problems import kind_of
 from poorwill.errors import masked, one_line
 
 MESSAGE_CHARACTERS_MAX = 2000

@@ -12,12 +12,12 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
-from api.board import Sample
-from api.catalog import Catalog, Name, Row
-from api.machines import Machines
-from api.prices import PriceList, price_per_hour
-from api.server import Server
-from api.threads import Threads
+from api.gauges.cache import Sample
+from api.machines.blocks import Machines
+from api.machines.prices import PriceList, price_per_hour
+from api.runs.client import Server
+from api.store.snapshots import Catalog, Name, Row
+from api.store.threads import Threads
 
 FLOWS = ("generate", "hibernate", "wake", "snapshot", "replicate", "retention", "verify", "reap", "autosleep", "delete",
          "deliver", "wake-on-demand")  # fmt: skip

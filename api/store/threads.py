@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import httpx
 
-from api.problems import unavailable
+from api.http.problems import unavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -22,14 +22,14 @@ import httpx
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
-from api.batching import BatchReader
-from api.problems import Problem, unavailable
-from api.progress import Progress
-from api.queue import Queue
-from api.run_view import ACTIVE, REQUEST_LABEL, Run, RunView, Status
-from api.server import Server, not_found
+from api.http.problems import Problem, unavailable
+from api.runs.batching import BatchReader
+from api.runs.client import Server, not_found
+from api.runs.progress import Progress
+from api.runs.queue import Queue
+from api.runs.run_view import ACTIVE, REQUEST_LABEL, Run, RunView, Status
 from api.settings import Settings
-from api.videos import Videos
+from api.store.videos import Videos
 from poorwill.errors import PoorwillError
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Runs:
     ) -> RunView:
         """A new run, or the one that was created with the same key and the same parameters.
 
-        `idempotency_key` is the caller's own (`api.security.idempotency_key`); it is good within one flow. Parameters
+        `idempotency_key` is the caller's own (`api.http.auth.idempotency_key`); it is good within one flow. Parameters
         that are None are left to the deployment. Problems: invalid-request for parameters that the flow does not take,
         conflict for a key that was used with others, queue-full.
         """

@@ -1,0 +1,1 @@
+"""What every request passes: ids, tokens, limits, and problems as answers."""

@@ -1,0 +1,1 @@
+"""Machines as clients name them: their blocks, their addresses, and what they cost."""

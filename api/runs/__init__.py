@@ -1,0 +1,1 @@
+"""Runs of Poorwill's flows over Prefect's API: created, shown, awaited and cancelled."""
