@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from bench.measure import CommandFailed
-from deployments import child_process
+from deployments.servers import child_process
 
 ANSWER_TIMEOUT_S = 300.0
 """Also for importing torch and loading, on a busy machine."""

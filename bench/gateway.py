@@ -27,8 +27,8 @@ from bench.gateway_history import PARAMETERS, fill
 from bench.gateway_load import Ask, Sample, spaced
 from bench.gateway_process import gateway_process
 from bench.measure import CommandFailed, rss_bytes
-from deployments.gpu_pool import create_pool, deploy
-from deployments.prefect_server import PrefectServer, PrefectServerError
+from deployments.registration.gpu_pool import create_pool, deploy
+from deployments.servers.prefect_server import PrefectServer, PrefectServerError
 from flows.generate import generate
 
 STATUS_PER_S, RUN_PER_S = 50.0, 10.0

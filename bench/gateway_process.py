@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.measure import CommandFailed
-from deployments import child_process
+from deployments.servers import child_process
 
 START_TIMEOUT_S = 90.0
 

@@ -18,11 +18,11 @@ from bench.bare_process import BareProcess
 from bench.generation_figures import Growth, Inference, Start, Starts
 from bench.measure import CommandFailed, rss_bytes
 from bench.studio import PROMPT, Studio, studio
-from deployments import child_process
-from deployments.picture_server import dusk
-from deployments.prefect_server import PrefectServerError
-from deployments.s3server import S3ServerError
-from deployments.worker_process import WorkerProcessError
+from deployments.servers import child_process
+from deployments.servers.picture_server import dusk
+from deployments.servers.prefect_server import PrefectServerError
+from deployments.servers.s3_server import S3ServerError
+from deployments.servers.worker_process import WorkerProcessError
 
 LONG: dict[str, Any] = {"num_frames": 65, "height": 128, "width": 128, "steps": 80, "guidance": 6.0, "seed": 1}
 """Seconds of inference, beside which milliseconds of anything else show."""

@@ -21,7 +21,7 @@ from bench.arena import Arena, Made, say
 from bench.measure import Command, CommandFailed, Usage, alternate
 from bench.relay import Relay
 from bench.tree import tree_digest
-from deployments.s3server import S3Server
+from deployments.servers.s3_server import S3Server
 from tests.ssh_machines import KeyPair, SshMachine
 from tests.sshd_software import choose, installer
 

@@ -13,7 +13,7 @@ from typing import Any
 from bench.arena import Arena, say
 from bench.measure import Command, CommandFailed, Spread, run
 from bench.report import Finding, Report, Timing
-from deployments.s3server import S3Server, S3ServerError
+from deployments.servers.s3_server import S3Server, S3ServerError
 from poorwill.snapshot import documents, keys, limits
 from poorwill.snapshot.documents import Document
 

@@ -25,11 +25,11 @@ from pydantic import SecretStr
 
 import blocks
 from bench.measure import Command, CommandFailed, run
-from deployments.gpu_pool import create_pool, deploy
-from deployments.picture_server import PictureServer
-from deployments.prefect_server import PrefectServer
-from deployments.s3server import S3Server
-from deployments.worker_process import GpuWorkerProcess
+from deployments.registration.gpu_pool import create_pool, deploy
+from deployments.servers.picture_server import PictureServer
+from deployments.servers.prefect_server import PrefectServer
+from deployments.servers.s3_server import S3Server
+from deployments.servers.worker_process import GpuWorkerProcess
 from flows.generate import generate
 from poorwill.media import delivery
 from poorwill.store.base import Store
@@ -136,7 +136,7 @@ def _has_gpu() -> bool:
 
 
 def _make_model(folder: Path) -> Path:
-    run(Command([sys.executable, "-m", "deployments.tiny_models", "skyreels", str(folder)]))
+    run(Command([sys.executable, "-m", "deployments.demo.tiny_models", "skyreels", str(folder)]))
     return folder
 
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 import blocks
 from api.app import create_app
 from api.settings import Settings
-from deployments.s3server import S3Server
+from deployments.servers.s3_server import S3Server
 from tests.ssh_machines import KeyPair
 
 TOKEN = "a-token-of-the-tests-0123456789"

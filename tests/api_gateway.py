@@ -21,7 +21,7 @@ from prefect.states import Completed, Failed, Running, State
 import blocks
 from api.app import create_app
 from api.settings import Settings
-from deployments.gpu_pool import create_pool, deploy
+from deployments.registration.gpu_pool import create_pool, deploy
 from flows.generate import generate
 
 TOKEN, OTHER_TOKEN = "a-token-of-these-tests", "another-caller's-token".replace("'", "-")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from deployments.prefect_server import PrefectServer
-from deployments.s3server import S3Server
+from deployments.servers.prefect_server import PrefectServer
+from deployments.servers.s3_server import S3Server
 from poorwill.store.local import LocalStore
 from poorwill.store.s3.store import S3Store
 from tests.engine_homes import EngineHome, ship_once

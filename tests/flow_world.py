@@ -12,7 +12,7 @@ from prefect.exceptions import ObjectNotFound
 
 import blocks
 from blocks.lookup import save_machine
-from deployments.prefect_server import PrefectServer
+from deployments.servers.prefect_server import PrefectServer
 from flows.slots import slot_name
 from poorwill.providers.base import Wish
 from poorwill.providers.local import LocalProvider

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployments.s3server import S3Server
+from deployments.servers.s3_server import S3Server
 from poorwill.store.s3.store import S3Store
 
 

@@ -23,7 +23,7 @@ import psutil
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from deployments import child_process
+from deployments.servers import child_process
 from tests.sshd_software import Software
 
 START_ATTEMPTS_MAX = 5

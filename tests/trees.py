@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from deployments.tree_listing import differences as listing_differences
-from deployments.tree_listing import list_tree
+from deployments.demo.tree_listing import differences as listing_differences
+from deployments.demo.tree_listing import list_tree
 
 
 def differences(left: Path, right: Path, *, without: Iterable[str | bytes] = ()) -> list[str]:

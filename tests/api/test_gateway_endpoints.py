@@ -12,7 +12,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed, Pending
 
-from deployments.prefect_server import PrefectServer
+from deployments.servers.prefect_server import PrefectServer
 from tests.api_gateway import ASKED, OTHER_TOKEN, Stage, calling, kind_of, served, until
 
 NOBODY = uuid4()

@@ -12,8 +12,8 @@ from prefect.client.orchestration import get_client
 from schemathesis import checks
 from schemathesis.specs.openapi import checks as openapi_checks
 
-from deployments.gpu_pool import deploy
-from deployments.prefect_server import PrefectServer
+from deployments.registration.gpu_pool import deploy
+from deployments.servers.prefect_server import PrefectServer
 from flows.hibernate import hibernate
 from flows.snapshot import snapshot
 from flows.wake import wake

@@ -23,7 +23,7 @@ from api.runs.batching import BatchReader
 from api.runs.run_view import RunView, Status
 from api.runs.watching import Follower, Watches
 from api.runs.write_gate import WriteGate
-from deployments.prefect_server import PrefectServer
+from deployments.servers.prefect_server import PrefectServer
 from tests.api_gateway import ASKED, AUTHORIZED, TOKEN, Stage, calling, kind_of, served, until
 
 

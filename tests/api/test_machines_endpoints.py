@@ -13,8 +13,8 @@ from prefect.client.orchestration import get_client
 
 import blocks
 from api.machines.blocks import block_name
-from deployments.gpu_pool import create_pool, deploy
-from deployments.prefect_server import PrefectServer
+from deployments.registration.gpu_pool import create_pool, deploy
+from deployments.servers.prefect_server import PrefectServer
 from flows.hibernate import hibernate
 from flows.snapshot import snapshot
 from flows.wake import wake

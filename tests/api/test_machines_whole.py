@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.prefect_server import PrefectServer
-from deployments.s3server import S3Server
-from deployments.tree_listing import differences, list_tree
+from deployments.demo.tree_listing import differences, list_tree
+from deployments.servers.prefect_server import PrefectServer
+from deployments.servers.s3_server import S3Server
 from flows.delete import delete
 from flows.hibernate import hibernate
 from flows.snapshot import snapshot

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.s3server import S3Server
+from deployments.servers.s3_server import S3Server
 from poorwill.snapshot import keys
 from poorwill.store.local import LocalStore
 from tests.program import Ran, poorwill, start

@@ -19,7 +19,7 @@ from prefect import Flow, flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 
-from deployments.prefect_server import PrefectServer
+from deployments.servers.prefect_server import PrefectServer
 from flows.generate import generate
 from flows.hibernate import hibernate
 from flows.replicate import replicate

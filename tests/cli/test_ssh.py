@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.s3server import S3Server
-from deployments.tree_listing import differences, list_tree
+from deployments.demo.tree_listing import differences, list_tree
+from deployments.servers.s3_server import S3Server
 from poorwill.cli.hosts import parse
 from poorwill.cli.known_hosts import KnownHosts
 from poorwill.errors import UsageError

@@ -17,11 +17,11 @@ from prefect.events import emit_event
 from prefect.events.schemas.automations import AutomationCore
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from deployments.automation_files import read
-from deployments.automations import FOLDER, Change, apply
-from deployments.gpu_pool import create_pool, deploy
-from deployments.notification_blocks import described
-from deployments.prefect_server import PrefectServer
+from deployments.automations.apply import FOLDER, Change, apply
+from deployments.automations.files import read
+from deployments.automations.notification_blocks import described
+from deployments.registration.gpu_pool import create_pool, deploy
+from deployments.servers.prefect_server import PrefectServer
 from flows.deliver import Notice, deliver
 from flows.generate import generate
 from poorwill.errors import UsageError

@@ -15,8 +15,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from deployments.demo import compared
-from deployments.tree_listing import list_tree
+from deployments.demo.run import compared
+from deployments.demo.tree_listing import list_tree
 from poorwill.media import video
 
 DEMO = [sys.executable, "-u", "-m", "deployments.demo"]

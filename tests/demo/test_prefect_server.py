@@ -9,7 +9,7 @@ import psutil
 import pytest
 from prefect.client.orchestration import get_client
 
-from deployments.prefect_server import PrefectServer, PrefectServerError
+from deployments.servers.prefect_server import PrefectServer, PrefectServerError
 
 
 def test_it_comes_back_after_a_crash(prefect_server: PrefectServer) -> None:

@@ -28,8 +28,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from deployments import catalogue, child_process, prefect_yaml
-from deployments.daemon import Daemon, start_time
+from deployments import catalogue, prefect_yaml
+from deployments.servers import child_process
+from deployments.servers.daemon import Daemon, start_time
 from tests.worker.rig import until
 
 REPOSITORY = Path(__file__).parents[2]

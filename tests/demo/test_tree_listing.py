@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments import demo_workspace
-from deployments.tree_listing import differences, list_tree, tree_bytes
+from deployments.demo import workspace as demo_workspace
+from deployments.demo.tree_listing import differences, list_tree, tree_bytes
 
 
 def _rewrite_keeping_time(path: Path, data: bytes) -> None:

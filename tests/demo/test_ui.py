@@ -14,9 +14,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 
-from deployments.gpu_pool import create_pool, deploy
-from deployments.prefect_server import PrefectServer
-from deployments.worker_process import GpuWorkerProcess
+from deployments.registration.gpu_pool import create_pool, deploy
+from deployments.servers.prefect_server import PrefectServer
+from deployments.servers.worker_process import GpuWorkerProcess
 from flows.hibernate import hibernate
 from poorwill.snapshot import limits
 from tests import browser

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.tree_listing import Listing, list_tree
+from deployments.demo.tree_listing import Listing, list_tree
 from poorwill.control.records import catalog
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.verify_run import VerifyRun

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.tree_listing import differences, list_tree
+from deployments.demo.tree_listing import differences, list_tree
 from poorwill.errors import WorkspaceError
 from poorwill.remote.local import LocalHost
 from poorwill.store.local import LocalStore

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.s3server import S3Server
+from deployments.servers.s3_server import S3Server
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.errors import EngineLost, PoorwillError, Refused, StoreUnavailable

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from deployments.s3server import S3Server
+from deployments.servers.s3_server import S3Server
 from poorwill.errors import GrantExpired, NotFound, PoorwillError, StoreRefused, StoreUnavailable
 from poorwill.store.base import Piece, Store
 from poorwill.store.grant_errors import grant_error

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments.s3server import S3Server, S3ServerError, rclone_path
+from deployments.servers.s3_server import S3Server, S3ServerError, rclone_path
 from tests.s3_connection import connect
 
 OWNER = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.relay import Relay
-from deployments.tree_listing import differences, list_tree
+from deployments.demo.tree_listing import differences, list_tree
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, HostRefused
 from poorwill.remote.host_key import PinnedKey

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.prefect_server import PrefectServer
+from deployments.servers.prefect_server import PrefectServer
 from tests.flow_world import World
 
 _numbers = itertools.count()

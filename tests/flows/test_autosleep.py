@@ -19,8 +19,8 @@ from prefect.variables import Variable
 import blocks
 from blocks import inventory
 from blocks.lookup import save_machine
-from deployments.gpu_pool import create_pool, deploy
-from deployments.prefect_server import PrefectServer
+from deployments.registration.gpu_pool import create_pool, deploy
+from deployments.servers.prefect_server import PrefectServer
 from flows import own_runs
 from flows.autosleep import autosleep
 from flows.hibernate import hibernate

@@ -17,7 +17,7 @@ from prefect.states import Running
 from pydantic import SecretStr
 
 import blocks
-from deployments.prefect_server import PrefectServer
+from deployments.servers.prefect_server import PrefectServer
 from flows.deliver import Notice, deliver
 from flows.generate import generate
 from flows.stages import ended, failed

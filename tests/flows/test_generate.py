@@ -20,10 +20,10 @@ from prefect_aws import AwsCredentials
 from pydantic import SecretStr
 
 import blocks
-from deployments import tiny_models
-from deployments.picture_server import PictureServer, dusk
-from deployments.prefect_server import PrefectServer
-from deployments.s3server import S3Server
+from deployments.demo import tiny_models
+from deployments.servers.picture_server import PictureServer, dusk
+from deployments.servers.prefect_server import PrefectServer
+from deployments.servers.s3_server import S3Server
 from flows.generate import generate
 from poorwill.errors import DeadlineExceeded, NotFound, Refused, UsageError
 from poorwill.media import delivery, video

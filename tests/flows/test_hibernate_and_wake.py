@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 import blocks
 from blocks.lookup import save_machine
-from deployments.s3server import S3Server
-from deployments.tree_listing import differences, list_tree
+from deployments.demo.tree_listing import differences, list_tree
+from deployments.servers.s3_server import S3Server
 from flows.hibernate import hibernate
 from flows.replicate import replicate
 from flows.slots import machine_slot

@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 import blocks
-from deployments.s3server import S3Server
-from deployments.tree_listing import differences, list_tree
+from deployments.demo.tree_listing import differences, list_tree
+from deployments.servers.s3_server import S3Server
 from flows.hibernate import hibernate
 from flows.snapshot import snapshot
 from flows.wake import wake

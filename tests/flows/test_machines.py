@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 
 import blocks
 from blocks import inventory
-from deployments.tree_listing import differences, list_tree
+from deployments.demo.tree_listing import differences, list_tree
 from flows.hibernate import hibernate
 from flows.reap import reap
 from flows.replicate import replicate

@@ -12,8 +12,8 @@ from prefect_aws import MinIOCredentials
 from pydantic import SecretStr
 
 import blocks
-from deployments.s3server import S3Server
-from deployments.tree_listing import differences, list_tree
+from deployments.demo.tree_listing import differences, list_tree
+from deployments.servers.s3_server import S3Server
 from flows.hibernate import hibernate
 from flows.wake import wake
 from poorwill.errors import HostRefused, HostUnfit, Refused, Unsupported

@@ -18,10 +18,10 @@ from prefect.states import Failed, Running
 
 import blocks
 from blocks.lookup import save_machine
-from deployments import automations
-from deployments.automation_files import read
-from deployments.gpu_pool import create_pool, deploy
-from deployments.prefect_server import PrefectServer
+from deployments.automations.apply import FOLDER
+from deployments.automations.files import read
+from deployments.registration.gpu_pool import create_pool, deploy
+from deployments.servers.prefect_server import PrefectServer
 from flows.demand import WORKER_LABEL, obstacle
 from flows.wake import wake
 from flows.wake_on_demand import wake_on_demand
@@ -197,7 +197,7 @@ def late(flow: str, deployment: str = "poorwill", event: str = "prefect.flow-run
 
 def test_the_automation() -> None:
     """It is skipped without its variables, off at first, and fires for late runs of generate alone."""
-    path = automations.FOLDER / "wake-on-demand.yaml"
+    path = FOLDER / "wake-on-demand.yaml"
     assert [each.core for each in read(path, lambda what: None)] == [None]
     known = {"POORWILL_WAKE_MACHINE": "trainer", "POORWILL_WAKE_STORE": "weights"}
     deployment = str(uuid4())

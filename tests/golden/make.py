@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from deployments.tree_listing import Entry, Listing, list_tree
+from deployments.demo.tree_listing import Entry, Listing, list_tree
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import Order, SnapshotRun
 from poorwill.remote.local import LocalHost

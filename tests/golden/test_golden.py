@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.tree_listing import list_tree
+from deployments.demo.tree_listing import list_tree
 from poorwill.control.records import catalog
 from poorwill.snapshot import manifest
 from poorwill.store.local import LocalStore

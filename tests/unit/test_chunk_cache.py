@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from deployments.tree_listing import differences, list_tree
+from deployments.demo.tree_listing import differences, list_tree
 from poorwill.engine.restore.chunk_cache import UNFINISHED_S_MAX, ChunkCache
 from poorwill.errors import Refused, UsageError
 from poorwill.store.local import LocalStore

@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from botocore.stub import Stubber
 
-from deployments.s3server import S3Server
+from deployments.servers.s3_server import S3Server
 from poorwill.errors import Corrupt, StoreRefused, StoreUnavailable, UploadLost, WorkspaceError
 from poorwill.store.faulty import Fault, FaultyStore
 from poorwill.store.local import LocalStore

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from deployments.tree_listing import Listing, list_tree
-from deployments.tree_listing import differences as listing_differences
+from deployments.demo.tree_listing import Listing, list_tree
+from deployments.demo.tree_listing import differences as listing_differences
 from poorwill.control.records import catalog
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession

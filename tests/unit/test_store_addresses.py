@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.s3server import S3Server
+from deployments.servers.s3_server import S3Server
 from poorwill.errors import StoreRefused, UsageError
 from poorwill.store.address import open_store
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.prefect_server import PrefectServer
+from deployments.servers.prefect_server import PrefectServer
 from tests.worker.rig import Rig
 
 _numbers = itertools.count()

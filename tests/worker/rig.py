@@ -14,9 +14,9 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
-from deployments.gpu_pool import create_pool, deploy
-from deployments.prefect_server import PrefectServer
-from deployments.worker_process import GpuWorkerProcess
+from deployments.registration.gpu_pool import create_pool, deploy
+from deployments.servers.prefect_server import PrefectServer
+from deployments.servers.worker_process import GpuWorkerProcess
 
 T = TypeVar("T")
 PATIENCE_S = 60.0

@@ -7,7 +7,7 @@ import json
 import pytest
 from prefect.client.schemas.filters import FlowRunFilter
 
-from deployments.automations import FOLDER, apply
+from deployments.automations.apply import FOLDER, apply
 from flows.deliver import deliver
 from flows.generate import generate
 from tests.web.receiver import MessageReceiver

@@ -14,8 +14,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from pydantic import SecretStr
 
 import blocks
-from deployments.picture_server import PictureServer
-from deployments.s3server import S3Server
+from deployments.servers.picture_server import PictureServer
+from deployments.servers.s3_server import S3Server
 from flows.generate import generate
 from poorwill.media import delivery, video
 from tests.worker.rig import Rig, until
@@ -28,7 +28,7 @@ class Deployed:
     """The flow, deployed to the rig's pool with blocks of a tiny model and of a bucket."""
 
     def __init__(self, rig: Rig, s3: S3Server, pictures: PictureServer, folder: Path) -> None:
-        build = [sys.executable, "-m", "deployments.tiny_models", "skyreels", str(folder / "model")]
+        build = [sys.executable, "-m", "deployments.demo.tiny_models", "skyreels", str(folder / "model")]
         subprocess.run(build, check=True, timeout=100, capture_output=True)
         keys = blocks.stores.AwsCredentials(
             aws_access_key_id=s3.access_key, aws_secret_access_key=SecretStr(s3.secret_key)

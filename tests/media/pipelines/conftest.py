@@ -41,7 +41,7 @@ def calm() -> None:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a tiny pipeline by its name; not to be changed."""
-    from deployments import tiny_models
+    from deployments.demo import tiny_models
 
     root, made = tmp_path_factory.mktemp("tiny"), dict[str, Path]()
 

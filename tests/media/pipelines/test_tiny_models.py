@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from deployments import tiny_models
+from deployments.demo import tiny_models
 
 BYTES_MAX = 1_000_000
 

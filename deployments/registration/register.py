@@ -27,9 +27,10 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 
-from deployments import automations, default_blocks
+from deployments.automations.apply import FOLDER, apply
 from deployments.catalogue import DEPLOYMENT, POOL, Deployment, Schedule, installed, schedule_slugs
-from deployments.gpu_pool import create_pool
+from deployments.registration import default_blocks
+from deployments.registration.gpu_pool import create_pool
 from poorwill import __version__
 from poorwill.errors import DeadlineExceeded, PoorwillError, UsageError
 
@@ -45,7 +46,7 @@ def register(environment: Mapping[str, str], say: Say) -> None:
     """All of it, on the server that this process's Prefect settings name; `say` is told each thing that changed, and,
     after '! ', what somebody has to look at.
 
-    environment: see deployments.default_blocks, and POORWILL_SCHEDULES. PoorwillError, and what Prefect's client
+    environment: see default_blocks.py, and POORWILL_SCHEDULES. PoorwillError, and what Prefect's client
     raises.
     """
     wanted = wanted_schedules(environment)
@@ -184,7 +185,7 @@ def _switch_schedules(client: SyncPrefectClient, wanted: frozenset[str], say: Sa
 def _automate(environment: Mapping[str, str], say: Say) -> None:
     """What is started by events: the files of POORWILL_AUTOMATIONS, else those of Poorwill."""
     own = environment.get("POORWILL_AUTOMATIONS", "").strip()
-    for change in automations.apply(Path(own).expanduser() if own else automations.FOLDER, environment):
+    for change in apply(Path(own).expanduser() if own else FOLDER, environment):
         if change.what in ("created", "updated"):
             say(f"{change.kind} {change.name}" + (", as it is described now" if change.what == "updated" else ""))
 
@@ -231,7 +232,3 @@ def main(argv: list[str] | None = None) -> int:
     if not options.lines:
         print(f"{len(said)} things were made or changed" if said else "everything is there: nothing was changed")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

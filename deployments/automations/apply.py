@@ -20,11 +20,11 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
-from deployments import notification_blocks
-from deployments.automation_files import read
+from deployments.automations import notification_blocks
+from deployments.automations.files import read
 from poorwill.errors import UsageError
 
-FOLDER = Path(__file__).with_name("automations")
+FOLDER = Path(__file__).parent
 _COMPARED = ("name", "description", "tags", "trigger", "actions", "actions_on_trigger", "actions_on_resolve")
 
 
@@ -133,7 +133,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

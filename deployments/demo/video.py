@@ -16,8 +16,8 @@ from uuid import UUID
 from rich.console import Console
 from rich.markup import escape
 
-from deployments import child_process
-from deployments.demo_stack import NAME, DemoError, Stack
+from deployments.demo.stack import NAME, DemoError, Stack
+from deployments.servers import child_process
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -43,8 +43,8 @@ def make_video(stack: Stack, console: Console, keep_in: Path) -> Shown:
 
     DemoError if the run does not complete.
     """
-    from deployments.picture_server import PictureServer
-    from deployments.worker_process import GpuWorkerProcess
+    from deployments.servers.picture_server import PictureServer
+    from deployments.servers.worker_process import GpuWorkerProcess
 
     environment = {**stack.prefect.env(), "POORWILL_GPUS": "none", "POORWILL_CPU_SLOTS": "1"}
     with ExitStack() as running:
@@ -62,7 +62,7 @@ def make_video(stack: Stack, console: Console, keep_in: Path) -> Shown:
 
 def _build(folder: Path) -> subprocess.Popen[bytes]:
     """In a process of its own: importing torch takes seconds, and much memory."""
-    command = [sys.executable, "-m", "deployments.tiny_models", "skyreels", str(folder)]
+    command = [sys.executable, "-m", "deployments.demo.tiny_models", "skyreels", str(folder)]
     log_path = folder.with_suffix(".log")
     return child_process.start(command, environment=os.environ, log_path=log_path, name="build")
 
@@ -79,7 +79,7 @@ def _built(building: subprocess.Popen[bytes]) -> None:
 
 def _deploy(stack: Stack, allowed: str) -> UUID:
     from blocks import Media, S3Store, VideoModel
-    from deployments.gpu_pool import create_pool, deploy
+    from deployments.registration.gpu_pool import create_pool, deploy
     from flows.generate import generate
 
     Media(store=S3Store.load(NAME), allow=[allowed]).save("media")

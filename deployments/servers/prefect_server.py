@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from deployments import child_process
+from deployments.servers import child_process
 
 START_ATTEMPTS_MAX = 3
 START_TIMEOUT_S = 120.0

@@ -27,18 +27,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from deployments import demo_workspace
-from deployments.demo_stack import NAME, WORKSPACE, DemoError, Stack
-from deployments.prefect_server import PrefectServerError
-from deployments.s3server import S3ServerError
-from deployments.tree_listing import Listing, differences, list_tree, tree_bytes
+from deployments.demo import workspace
+from deployments.demo.stack import NAME, WORKSPACE, DemoError, Stack
+from deployments.demo.tree_listing import Listing, differences, list_tree, tree_bytes
+from deployments.servers.prefect_server import PrefectServerError
+from deployments.servers.s3_server import S3ServerError
 from poorwill.cli.output import human
 from poorwill.errors import PoorwillError
 
 if TYPE_CHECKING:
     from prefect import Flow
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 LOG_NAME = "demo.log"
 SHOWN_MAX = 20
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -85,7 +85,7 @@ def _explained(error: BaseException, directory: Path) -> tuple[int, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="demo", description="Hibernate and wake a workspace on this machine.")
     parser.add_argument("--keep", action="store_true", help="leave the servers up until Ctrl-C, to look at the runs")
-    parser.add_argument("--megabytes", type=_megabytes, default=demo_workspace.MEGABYTES, help="size of the workspace")
+    parser.add_argument("--megabytes", type=_megabytes, default=workspace.MEGABYTES, help="size of the workspace")
     parser.add_argument("--port", type=int, help="port of the Prefect server and its UI; default: a free one")
     parser.add_argument(
         "--directory", default=CHECKOUT / ".poorwill", help="where everything is kept; default: .poorwill"
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _megabytes(text: str) -> int:
-    least = demo_workspace.MEGABYTES_MIN
+    least = workspace.MEGABYTES_MIN
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text}: expected a whole number, at least {least}")
     return int(text)
@@ -177,7 +177,7 @@ def _prepare(stack: Stack, console: Console) -> Listing:
 
 def _there_and_back(stack: Stack, console: Console, before: Listing) -> int:
     from blocks.lookup import store_block
-    from deployments import demo_report
+    from deployments.demo import report
     from flows.hibernate import hibernate
     from flows.wake import wake
     from poorwill.control.records import catalog
@@ -191,12 +191,12 @@ def _there_and_back(stack: Stack, console: Console, before: Listing) -> int:
     _done(console, f"machine {woke['instance']} is awake")
     with closing(store_block(NAME).open()) as store:
         metadata = catalog.read(store, NAME, snapshot_id)
-    demo_report.print_report(console, metadata, slept, woke)
+    report.print_report(console, metadata, slept, woke)
     return compared(console, before, list_tree(stack.workspace_of(woke["instance"])))
 
 
 def _video(stack: Stack, console: Console, keep_in: Path) -> int:
-    from deployments.demo_video import make_video
+    from deployments.demo.video import make_video
 
     shown = make_video(stack, console, keep_in)
     console.print(f"\nvideo         {escape(str(shown.video))}")
@@ -210,7 +210,7 @@ def _flow(console: Console, flow: Flow[..., dict[str, Any]], run: str, **paramet
 
     run: the id under which the flow keeps its connection.
     """
-    from deployments.demo_progress import ProgressView
+    from deployments.demo.progress import ProgressView
     from tasks import sessions
 
     began = time.monotonic()
@@ -262,11 +262,7 @@ def _since(began: float) -> str:
     return f"{time.monotonic() - began:.1f} s"
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
     sys.stdout.flush()
     # Prefect's threads are gone or do not matter: leaving them to be joined only takes time.
     os._exit(code)
-
-
-if __name__ == "__main__":
-    _leave(main())

@@ -4,7 +4,7 @@ Made from code alone, in seconds, without a network, and the same each time. Eve
 writes, so that the ordinary code loads it; the rules for sizes and frames are those of the real pipelines, because the
 autoencoders compress as the real ones do. What they show is noise.
 
-    python -m deployments.tiny_models skyreels|ltx|wan FOLDER
+    python -m deployments.demo.tiny_models skyreels|ltx|wan FOLDER
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from deployments import child_process
 from deployments.catalogue import POOL
+from deployments.servers import child_process
 
 READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0

@@ -8,9 +8,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from deployments import stack_parts
-from deployments.daemon import Daemon
-from deployments.stack_settings import DRAIN_TIMEOUT_S
+from deployments.servers.daemon import Daemon
+from deployments.stack import parts
+from deployments.stack.settings import DRAIN_TIMEOUT_S
 from poorwill.errors import Refused
 
 STOP_TIMEOUT_S = 15.0
@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 def down(folder: Path, *, now: bool, say: Say) -> None:
     """SIGTERM, a wait, SIGKILL. A worker first lets its runs end, unless `now`. Idempotent. PoorwillError."""
-    running = {part.name: part for part in stack_parts.left_running(folder)}
+    running = {part.name: part for part in parts.left_running(folder)}
     (folder / "stack.json").unlink(missing_ok=True)
     for name in ORDER:
         part = running.get(name)

@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from deployments import stack_down, stack_parts, stack_up
-from deployments.stack_settings import StackSettings, stack_folder
+from deployments.stack import down as stack_down
+from deployments.stack import parts
+from deployments.stack import up as stack_up
+from deployments.stack.settings import StackSettings, stack_folder
 from poorwill.errors import PoorwillError, Refused
 
 INTERRUPTED = 130
@@ -88,15 +90,15 @@ def _status(settings: StackSettings, as_json: bool) -> int:
 def rows(settings: StackSettings) -> list[dict[str, str | int | None]]:
     """Every part of the configuration, and what else runs of the folder, with its address, pid and health."""
     found = []
-    wanted = {part.name: part for part in stack_parts.parts(settings)}
-    running = {part.name: part for part in stack_parts.left_running(settings.folder)}
-    for name in stack_parts.NAMES:
+    wanted = {part.name: part for part in parts.parts(settings)}
+    running = {part.name: part for part in parts.left_running(settings.folder)}
+    for name in parts.NAMES:
         part = wanted.get(name) or running.get(name)
         if part is None:
             continue
         process = part.running()
         address = process.address if process else part.address
-        health = stack_parts.health(name, address) if process else "not running"
+        health = parts.health(name, address) if process else "not running"
         if process and name in wanted and wanted[name].is_outdated():
             health += "; started with other settings"
         found.append({"name": name, "address": address, "pid": process.pid if process else None, "health": health})
@@ -154,13 +156,9 @@ def _say(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _main() -> NoReturn:
+def main() -> NoReturn:
     commands = {"up": up, "down": down, "status": status}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print("usage: python -m deployments.stack up|down|status [--help]", file=sys.stderr)
         sys.exit(2)
     sys.exit(commands[sys.argv[1]](sys.argv[2:]))
-
-
-if __name__ == "__main__":
-    _main()

@@ -8,10 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deployments import demo_workspace
-from deployments.prefect_server import PrefectServer
-from deployments.s3server import S3Server
-from deployments.tree_listing import Listing, list_tree
+from deployments.demo import workspace as demo_workspace
+from deployments.demo.tree_listing import Listing, list_tree
+from deployments.servers.prefect_server import PrefectServer
+from deployments.servers.s3_server import S3Server
 
 NAME = "demo"
 """The name of every block, of the machine and of the prefix in the bucket."""

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deployments import child_process, stack_parts
 from deployments.catalogue import installed
-from deployments.daemon import Daemon
-from deployments.stack_settings import StackSettings
+from deployments.servers import child_process
+from deployments.servers.daemon import Daemon
+from deployments.stack import parts as stack_parts
+from deployments.stack.settings import StackSettings
 from poorwill.errors import DeadlineExceeded, PoorwillError, Refused
 
 START_TIMEOUT_S = 180.0
@@ -160,7 +161,7 @@ class _StandIn:
             return
         (self.folder.parent / "logs").mkdir(exist_ok=True, mode=0o700)
         self._draft = Path(tempfile.mkdtemp(prefix=".model-", dir=self.folder.parent))
-        command = [sys.executable, "-m", "deployments.tiny_models", "skyreels", str(self._draft)]
+        command = [sys.executable, "-m", "deployments.demo.tiny_models", "skyreels", str(self._draft)]
         self._building = child_process.start(
             command, environment=os.environ, log_path=self.folder.parent / "logs" / "model.log", name="model"
         )

@@ -11,10 +11,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from deployments import prefect_server, s3server
-from deployments.daemon import Daemon
-from deployments.stack_settings import BUCKET, StackSettings
-from deployments.worker_process import worker_command
+from deployments.servers import prefect_server, s3_server
+from deployments.servers.daemon import Daemon
+from deployments.servers.worker_process import worker_command
+from deployments.stack.settings import BUCKET, StackSettings
 from poorwill.errors import PoorwillError
 
 NAMES = ("s3", "prefect", "worker", "api")
@@ -90,10 +90,10 @@ def bucket_folder(settings: StackSettings) -> Path:
 def _s3(settings: StackSettings) -> Daemon:
     address = settings.address("s3")
     try:
-        command = s3server.serve_command(bucket_folder(settings).parent, address)
-    except s3server.S3ServerError as error:
+        command = s3_server.serve_command(bucket_folder(settings).parent, address)
+    except s3_server.S3ServerError as error:
         raise PoorwillError(f"{error}; or set POORWILL_STORE to a bucket of yours") from None
-    return Daemon(settings.folder, "s3", command, s3server.serve_environment(*settings.s3_keys()), address)
+    return Daemon(settings.folder, "s3", command, s3_server.serve_environment(*settings.s3_keys()), address)
 
 
 def _prefect(settings: StackSettings) -> Daemon:

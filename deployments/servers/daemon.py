@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.child_process import last_line
+from deployments.servers.child_process import last_line
 from poorwill.errors import PoorwillError
 
 LOG_BYTES_MAX = 20_000_000
@@ -87,7 +87,7 @@ class Daemon:
         told = [str(self._file), self.address, self._digest()]
         with open(os.open(self.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "deployments.daemon", *told, *self._command],
+                [sys.executable, "-m", "deployments.servers.daemon", *told, *self._command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

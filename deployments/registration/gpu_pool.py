@@ -15,7 +15,7 @@ from prefect.flows import EntrypointType
 from prefect.workers.base import BaseWorker
 
 from deployments.catalogue import CONTROL, DEPLOYMENT, GENERATE, POOL
-from deployments.worker_process import WorkerProcessError
+from deployments.servers.worker_process import WorkerProcessError
 
 
 def create_pool(name: str = POOL) -> WorkPool:

@@ -22,7 +22,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from deployments import child_process
+from deployments.servers import child_process
 
 START_ATTEMPTS_MAX = 5
 _POLL_S = 0.02

@@ -1,0 +1,1 @@
+"""Automations on a Prefect server, as the files of this folder describe them."""

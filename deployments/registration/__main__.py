@@ -1,0 +1,5 @@
+"""`python -m deployments.registration`."""
+
+from deployments.registration.register import main
+
+raise SystemExit(main())

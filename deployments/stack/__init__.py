@@ -1,0 +1,1 @@
+"""The local stack: everything on this host, in the background, by one command."""
