@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.idling import AT_ONCE_MAX, Request, look_after
+from flows.autosleep_run import AT_ONCE_MAX, Request, look_after
 from flows.stages import failed
 from poorwill.control.machine.idleness import Limits
 from poorwill.errors import PoorwillError

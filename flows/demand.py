@@ -29,7 +29,7 @@ from blocks.lookup import bare, machine_block, store_block
 from blocks.machines import Machine
 from flows import own_runs
 from flows.slots import held_machines
-from flows.waking import latest_of
+from flows.wake_run import latest_of
 from poorwill.errors import NotFound, Refused
 
 WAKE = "wake/poorwill"

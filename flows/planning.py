@@ -7,9 +7,9 @@ from typing import Any
 
 from prefect.artifacts import create_table_artifact
 
-from flows.waking import Request, Target
+from flows.wake_run import Request, Target
 from poorwill.control.snapshot import needs
-from tasks.machine_report import publish_offers
+from tasks.reports.machine_report import publish_offers
 
 
 def plan(request: Request, target: Target, count: int = 1) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from poorwill.control.machine.reaping import Finding
 from poorwill.errors import PoorwillError, Refused, from_wire
 from poorwill.snapshot import durations
 from tasks.events import STILL_BILLING, tell
-from tasks.machine_report import publish_findings
 from tasks.reap import destroy_orphan, survey_machines
+from tasks.reports.machine_report import publish_findings
 
 SLOT_WAIT_S = 5.0
 """A machine that a run works on is no orphan: it is not waited for."""

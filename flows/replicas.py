@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flows.waking import Request, Target
+from flows.wake_run import Request, Target
 from poorwill.control.machine.costs import summed
 from poorwill.errors import PoorwillError, from_wire
-from tasks.machine_report import publish_replicas
 from tasks.provision import still_billing
+from tasks.reports.machine_report import publish_replicas
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from blocks.lookup import block_name_of, machine_if_any, store_block
 from flows.planning import plan
 from flows.replicas import Replica, summary
 from flows.stages import failed
-from flows.waking import Request, Target, check_host, resolve_as, snapshot_id_of, wake_target
+from flows.wake_run import Request, Target, check_host, resolve_as, snapshot_id_of, wake_target
 from poorwill.control.records import catalog
 from poorwill.errors import EngineFailed, PoorwillError
 from poorwill.providers.base import Wish, checked_path
@@ -145,7 +145,7 @@ def wake_replica(name: str, machine: str, snapshot_id: str, request: dict[str, A
         name: of the machine's block.
         machine: the name its snapshots are kept under.
         snapshot_id: what it is woken from.
-        request: the fields of flows.waking.Request.
+        request: the fields of flows.wake_run.Request.
     """
     try:
         asked = Request(**{**request, "wish": Wish(**request["wish"]), "include": tuple(request["include"])})

@@ -22,7 +22,7 @@ from poorwill.errors import PoorwillError, Refused
 from poorwill.snapshot import durations
 from poorwill.snapshot.retention import COUNT_MAX, Owner, Policy
 from tasks.removal import Planned, apply_retention, plan_retention
-from tasks.removal_report import publish_retention
+from tasks.reports.removal_report import publish_retention
 
 LISTED_MAX = 1000
 Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]

@@ -9,8 +9,8 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows.snapshot_run import Request, own_snapshot_id, take
 from flows.stages import failed
-from flows.taking import Request, own_snapshot_id, take
 from poorwill.errors import PoorwillError
 from poorwill.snapshot import limits
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from blocks.lookup import store_block
 from flows.planning import plan
 from flows.stages import failed
-from flows.waking import Request, resolve, wake_target
+from flows.wake_run import Request, resolve, wake_target
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import Wish, checked_path
 from poorwill.snapshot import limits

@@ -23,8 +23,8 @@ from deployments.registration.gpu_pool import create_pool, deploy
 from deployments.servers.prefect_server import PrefectServer
 from flows import own_runs
 from flows.autosleep import autosleep
+from flows.autosleep_run import Request, left_alone
 from flows.hibernate import hibernate
-from flows.idling import Request, left_alone
 from flows.slots import machine_slot
 from poorwill.control.machine.idleness import Limits, Watch
 from poorwill.control.removal import deletion

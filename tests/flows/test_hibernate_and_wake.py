@@ -25,7 +25,7 @@ from flows.replicate import replicate
 from flows.slots import machine_slot
 from flows.snapshot import snapshot
 from flows.wake import wake
-from flows.waking import snapshot_id_of
+from flows.wake_run import snapshot_id_of
 from poorwill.control.machine import provisioning
 from poorwill.control.machine.provisioning import Clock
 from poorwill.control.records import intents

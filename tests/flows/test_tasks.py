@@ -32,9 +32,10 @@ from poorwill.errors import (
     UsageError,
 )
 from poorwill.snapshot import keys
-from tasks import charts, retries, sessions
+from tasks import retries, sessions
 from tasks.destroy_instance import destroy_instance
 from tasks.progress import Progress, generating, packing, restoring
+from tasks.reports import charts
 from tests.flow_world import SNAPSHOT_ID, World
 from tests.runs import take, verify
 from tests.workspaces import aged

@@ -26,7 +26,7 @@ from poorwill.snapshot import durations
 from tasks import idle_watch
 from tasks.ask_activity import ask_activity
 from tasks.events import MACHINE_IDLE, tell
-from tasks.machine_report import publish_idleness
+from tasks.reports.machine_report import publish_idleness
 
 AT_ONCE_MAX = 8
 HIBERNATE = "hibernate/poorwill"

@@ -25,12 +25,13 @@ from poorwill.errors import EngineLost, NotFound, PoorwillError, Refused, UsageE
 from poorwill.providers.base import checked_path
 from poorwill.snapshot import ids, keys
 from poorwill.snapshot.documents import Document
-from tasks import report, sessions
+from tasks import sessions
 from tasks.destroy_instance import destroy_instance
 from tasks.events import STILL_BILLING, tell
 from tasks.open_machine import open_machine
 from tasks.pack_part import pack_part
 from tasks.progress import Progress, packing
+from tasks.reports import run_report
 from tasks.run_command import run_command
 from tasks.scan_workspace import scan_workspace
 from tasks.settle import settle
@@ -124,7 +125,7 @@ def _take(request: Request, block: Machine) -> dict[str, Any]:
     assert metadata is not None
     cost = _cost(request, metadata, price_per_hour)
     sentence = cost.sentence(request.destroy) if cost is not None else "Cost: the provider did not tell the price."
-    report.publish_snapshot(request.store, request.snapshot_id, packed, samples, stages.timings_ms, sentence)
+    run_report.publish_snapshot(request.store, request.snapshot_id, packed, samples, stages.timings_ms, sentence)
     return {
         **_result(request, block, metadata, instance),
         "cost": cost.to_result() if cost is not None else None,

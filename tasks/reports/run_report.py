@@ -18,7 +18,7 @@ from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.errors import one_line
 from poorwill.snapshot.documents import Document
 from poorwill.snapshot.tables import Kind, Manifest
-from tasks import charts
+from tasks.reports import charts
 from tasks.sessions import Sample
 
 log = logging.getLogger(__name__)

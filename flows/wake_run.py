@@ -24,12 +24,13 @@ from poorwill.providers.base import Wish
 from poorwill.snapshot import ids
 from poorwill.snapshot.documents import Document
 from poorwill.store.base import Store
-from tasks import report, sessions
+from tasks import sessions
 from tasks.events import STILL_BILLING, tell
 from tasks.finish_restore import finish_restore
 from tasks.open_machine import open_machine
 from tasks.progress import Progress, restoring
 from tasks.provision import discard, note_awake, provision, source_of
+from tasks.reports import run_report
 from tasks.restore_part import open_restore, restore_part
 from tasks.run_command import run_command
 
@@ -163,7 +164,7 @@ def wake_target(request: Request, target: Target) -> dict[str, Any]:
             live = sessions.peek(run)
             done = {"snapshot_id": target.snapshot_id, "machine": target.name, **result}
             done.update(provisioned=not target.instance, timings_ms=stages.timings_ms)
-            report.publish_wake(done, live.samples if live is not None else [])
+            run_report.publish_wake(done, live.samples if live is not None else [])
             return done
         finally:
             sessions.close(run)

@@ -1,0 +1,1 @@
+"""What runs show in Prefect's UI: tables, summaries and pictures."""
