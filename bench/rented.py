@@ -22,8 +22,8 @@ from bench.measure import Command, CommandFailed, Usage, alternate
 from bench.relay import Relay
 from bench.tree import tree_digest
 from deployments.servers.s3_server import S3Server
-from tests.ssh_machines import KeyPair, SshMachine
-from tests.sshd_software import choose, installer
+from tests.support.ssh_machines import KeyPair, SshMachine
+from tests.support.sshd_software import choose, installer
 
 PAIRS = 5
 LINK_BYTES_PER_S = 40e6

@@ -16,10 +16,10 @@ from deployments.servers.prefect_server import PrefectServer
 from deployments.servers.s3_server import S3Server
 from poorwill.store.local import LocalStore
 from poorwill.store.s3.store import S3Store
-from tests.engine_homes import EngineHome, ship_once
-from tests.s3_connection import connect
-from tests.ssh_machines import KeyPair, SshMachine
-from tests.sshd_software import Software, choose, installer, preview
+from tests.support.engine_homes import EngineHome, ship_once
+from tests.support.s3_connection import connect
+from tests.support.ssh_machines import KeyPair, SshMachine
+from tests.support.sshd_software import Software, choose, installer, preview
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs with Ctrl-C ignored, and so would every program be that a test starts.
@@ -83,7 +83,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
-        from tests import workers
+        from tests.support import workers
 
         workers.sort(items)
 
@@ -91,7 +91,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """Called by pytest-xdist alone, which need not be there."""
-    from tests.workers import ByFile
+    from tests.support.workers import ByFile
 
     return ByFile(config, log)
 

@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed, Pending
 
 from deployments.servers.prefect_server import PrefectServer
-from tests.api_gateway import ASKED, OTHER_TOKEN, Stage, calling, kind_of, served, until
+from tests.support.api_gateway import ASKED, OTHER_TOKEN, Stage, calling, kind_of, served, until
 
 NOBODY = uuid4()
 

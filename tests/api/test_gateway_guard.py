@@ -20,7 +20,7 @@ from api.http.limits import TokenBuckets
 from api.http.middleware import RequestIdFilter
 from api.settings import Settings
 from poorwill.errors import UsageError
-from tests.api_gateway import ASKED, TOKEN, kind_of
+from tests.support.api_gateway import ASKED, TOKEN, kind_of
 
 ONE, TWO = "first-token-0123456789", "second-token-0123456789"
 NOWHERE = "http://127.0.0.1:9/api"

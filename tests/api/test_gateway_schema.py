@@ -17,7 +17,7 @@ from deployments.servers.prefect_server import PrefectServer
 from flows.hibernate import hibernate
 from flows.snapshot import snapshot
 from flows.wake import wake
-from tests.api_gateway import AUTHORIZED, Stage, served
+from tests.support.api_gateway import AUTHORIZED, Stage, served
 
 EXAMPLES_MAX = 8
 CHECKS = [

@@ -24,7 +24,7 @@ from api.runs.run_view import RunView, Status
 from api.runs.watching import Follower, Watches
 from api.runs.write_gate import WriteGate
 from deployments.servers.prefect_server import PrefectServer
-from tests.api_gateway import ASKED, AUTHORIZED, TOKEN, Stage, calling, kind_of, served, until
+from tests.support.api_gateway import ASKED, AUTHORIZED, TOKEN, Stage, calling, kind_of, served, until
 
 
 @pytest.fixture(scope="module")

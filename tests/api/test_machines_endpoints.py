@@ -21,10 +21,10 @@ from flows.wake import wake
 from poorwill.providers.base import Wish
 from poorwill.providers.local import LocalProvider
 from poorwill.remote.host_key import fingerprint
-from tests import runs
-from tests.api_estate import Estate
-from tests.ssh_machines import KeyPair
-from tests.workspaces import noise
+from tests.support import runs
+from tests.support.api_estate import Estate
+from tests.support.ssh_machines import KeyPair
+from tests.support.workspaces import noise
 
 NOWHERE = "20250101T000000Z-00000000"
 

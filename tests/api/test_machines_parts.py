@@ -19,8 +19,8 @@ from api.machines.addresses import Reach, checked_host
 from api.machines.blocks import block_name
 from api.store.threads import Threads
 from poorwill.snapshot.ids import is_machine_name
-from tests.doubles.clock import SleepingClock
-from tests.ssh_machines import KeyPair
+from tests.support.doubles.clock import SleepingClock
+from tests.support.ssh_machines import KeyPair
 
 
 def test_block_names() -> None:

@@ -17,10 +17,10 @@ from flows.hibernate import hibernate
 from flows.snapshot import snapshot
 from flows.wake import wake
 from poorwill.remote.host_key import fingerprint
-from tests.api_estate import Estate
-from tests.engine_homes import EngineHome
 from tests.flows.test_hibernate_and_wake import everything
-from tests.ssh_machines import KeyPair, SshMachine
+from tests.support.api_estate import Estate
+from tests.support.engine_homes import EngineHome
+from tests.support.ssh_machines import KeyPair, SshMachine
 from tests.worker.rig import Rig
 
 PATIENCE_S = 60

@@ -15,10 +15,10 @@ import pytest
 from deployments.servers.s3_server import S3Server
 from poorwill.snapshot import keys
 from poorwill.store.local import LocalStore
-from tests.program import Ran, poorwill, start
-from tests.runs import MACHINE, take
-from tests.trees import differences
-from tests.workspaces import SET_ID, SKIPPED, aged, make_everything, make_large
+from tests.support.program import Ran, poorwill, start
+from tests.support.runs import MACHINE, take
+from tests.support.trees import differences
+from tests.support.workspaces import SET_ID, SKIPPED, aged, make_everything, make_large
 
 ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 NO_SNAPSHOT = "20990101T000000Z-00000000"

@@ -28,7 +28,7 @@ from poorwill.errors import (
     ServerUnavailable,
     UsageError,
 )
-from tests.program import poorwill
+from tests.support.program import poorwill
 
 SECRET = "admin:hunter2"
 RUN = "00000000-0000-4000-8000-000000000001"

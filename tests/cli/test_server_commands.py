@@ -25,8 +25,8 @@ from flows.hibernate import hibernate
 from flows.replicate import replicate
 from flows.wake import wake
 from poorwill.cli.flow_parameters import FLOWS
-from tests.flow_world import World
-from tests.program import PROGRAM, Ran, environment, poorwill, start
+from tests.support.flow_world import World
+from tests.support.program import PROGRAM, Ran, environment, poorwill, start
 from tests.worker.rig import Rig, until
 
 _numbers = itertools.count()

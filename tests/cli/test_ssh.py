@@ -13,10 +13,10 @@ from poorwill.cli.hosts import parse
 from poorwill.cli.known_hosts import KnownHosts
 from poorwill.errors import UsageError
 from poorwill.providers.base import SshEndpoint
-from tests.engine_homes import EngineHome
-from tests.program import poorwill
-from tests.ssh_machines import KeyPair, SshMachine
-from tests.workspaces import make_large
+from tests.support.engine_homes import EngineHome
+from tests.support.program import poorwill
+from tests.support.ssh_machines import KeyPair, SshMachine
+from tests.support.workspaces import make_large
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from poorwill.codecs.toolset import Toolset
 from poorwill.control.records import catalog
 from poorwill.errors import HostUnfit, Unsupported
 from poorwill.store.local import LocalStore
-from tests.doubles.fake_cuda import FakeCuda
-from tests.engines import ThreadHost
-from tests.runs import MACHINE, Taken, restore, take, verify
-from tests.trees import differences
+from tests.support.doubles.fake_cuda import FakeCuda
+from tests.support.engines import ThreadHost
+from tests.support.runs import MACHINE, Taken, restore, take, verify
+from tests.support.trees import differences
 
 READER = Path(__file__).parents[1] / "golden" / "reader.py"
 GPU_FACTS = {"gpu": ["Fake 0"], "gpu_driver": "570.1", "nvcomp": "6.0.0.12", "gpu_usable": True}

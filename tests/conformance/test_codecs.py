@@ -24,8 +24,8 @@ from poorwill.codecs.zstd import Zstd  # noqa: E402
 from poorwill.codecs.zstd_ffi import open_door  # noqa: E402
 from poorwill.errors import Corrupt  # noqa: E402
 from tests.conformance.codec_suite import CodecSuite, decoded, encoded  # noqa: E402
-from tests.doubles.fake_cuda import FakeCuda  # noqa: E402
 from tests.golden.reader import joined_planes  # noqa: E402
+from tests.support.doubles.fake_cuda import FakeCuda  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "codecs.md"
 LAYOUTS = [Layout(w, r, coded) for w, r in ((1, False), (2, True), (2, False), (4, True), (4, False))

@@ -10,7 +10,7 @@ pytest.register_assert_rewrite("tests.conformance.provider_suite")
 
 from poorwill.providers.base import Provider  # noqa: E402
 from tests.conformance.provider_suite import ProviderSuite  # noqa: E402
-from tests.ec2_server import Ec2Server  # noqa: E402
+from tests.support.ec2_server import Ec2Server  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The vast.ai provider passes the suite, against a double of its API: tests/doubles/vast_server.py."""
+"""The vast.ai provider passes the suite, against a double of its API: tests/support/doubles/vast_server.py."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ pytest.register_assert_rewrite("tests.conformance.provider_suite")
 
 from poorwill.providers.base import Provider  # noqa: E402
 from tests.conformance.provider_suite import ProviderSuite  # noqa: E402
-from tests.doubles.clock import SleepingClock  # noqa: E402
-from tests.doubles.vast_account import VastAccount  # noqa: E402
-from tests.doubles.vast_server import VastServer  # noqa: E402
+from tests.support.doubles.clock import SleepingClock  # noqa: E402
+from tests.support.doubles.vast_account import VastAccount  # noqa: E402
+from tests.support.doubles.vast_server import VastServer  # noqa: E402
 
 
 class TestVastProvider(ProviderSuite):

@@ -26,7 +26,7 @@ from flows.deliver import Notice, deliver
 from flows.generate import generate
 from poorwill.errors import UsageError
 from tasks.events import STILL_BILLING, VERIFICATION_FAILED, WEBHOOK_UNDELIVERED, tell
-from tests.web.receiver import MessageReceiver
+from tests.unit.web.receiver import MessageReceiver
 from tests.worker.rig import until
 
 POOL, SECRET = "automated", "whsec-0123456789abcdef"

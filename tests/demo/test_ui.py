@@ -19,8 +19,8 @@ from deployments.servers.prefect_server import PrefectServer
 from deployments.servers.worker_process import GpuWorkerProcess
 from flows.hibernate import hibernate
 from poorwill.snapshot import limits
-from tests import browser
-from tests.flow_world import World
+from tests.support import browser
+from tests.support.flow_world import World
 from tests.worker.rig import until
 
 POOL = "ui"

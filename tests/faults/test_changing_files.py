@@ -16,10 +16,10 @@ import pytest
 from poorwill.engine.protocol import Message
 from poorwill.errors import WorkspaceError
 from poorwill.store.local import LocalStore
-from tests.engines import Hook, ThreadHost
-from tests.runs import restore, take
-from tests.trees import differences
-from tests.workspaces import CHUNK_BYTES, aged, make_large, noise
+from tests.support.engines import Hook, ThreadHost
+from tests.support.runs import restore, take
+from tests.support.trees import differences
+from tests.support.workspaces import CHUNK_BYTES, aged, make_large, noise
 
 
 def once(action: Callable[[], object]) -> Hook:

@@ -23,8 +23,8 @@ from poorwill.errors import Corrupt, NotFound, PoorwillError, Refused, Unsupport
 from poorwill.snapshot import keys, part_index
 from poorwill.snapshot.part_index import TRAILER_BYTES
 from poorwill.store.local import LocalStore
-from tests.runs import MACHINE, take
-from tests.workspaces import aged, noise, safetensors
+from tests.support.runs import MACHINE, take
+from tests.support.workspaces import aged, noise, safetensors
 
 HEAD_BYTES = 32
 SAMPLED_OFFSETS = 24

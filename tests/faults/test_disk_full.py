@@ -12,8 +12,8 @@ from deployments.demo.tree_listing import differences, list_tree
 from poorwill.errors import WorkspaceError
 from poorwill.remote.local import LocalHost
 from poorwill.store.local import LocalStore
-from tests.runs import restore, take
-from tests.workspaces import noise
+from tests.support.runs import restore, take
+from tests.support.workspaces import noise
 
 
 def mount(*arguments: str) -> None:

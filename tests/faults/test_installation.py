@@ -21,8 +21,8 @@ from poorwill.remote.base import Finished
 from poorwill.remote.install import wheels
 from poorwill.remote.install.ship import PROOF, Installed, Shipment, command
 from poorwill.remote.local import LocalChannel
-from tests.local_shell import LocalShell, place
-from tests.small_wheel import bare_python, make_wheel
+from tests.support.local_shell import LocalShell, place
+from tests.support.small_wheel import bare_python, make_wheel
 
 TINY = ["poorwill-tiny==1.0"]
 TOOLS = ("sh", "grep", "timeout", "env", "uname")

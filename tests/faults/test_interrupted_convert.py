@@ -21,12 +21,12 @@ from poorwill.snapshot.retention import Policy
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore
 from poorwill.store.s3.store import S3Store
-from tests.engines import ThreadHost
-from tests.hooked_store import hooked
-from tests.needing_codec import NeedingToolset
-from tests.runs import MACHINE, Converted, Taken, convert, part_objects, restore, take
-from tests.trees import differences
-from tests.workspaces import aged, safetensors
+from tests.support.engines import ThreadHost
+from tests.support.hooked_store import hooked
+from tests.support.needing_codec import NeedingToolset
+from tests.support.runs import MACHINE, Converted, Taken, convert, part_objects, restore, take
+from tests.support.trees import differences
+from tests.support.workspaces import aged, safetensors
 
 FILES = 5
 OLD = "20260101T000000Z-00000001"

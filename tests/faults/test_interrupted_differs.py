@@ -24,10 +24,10 @@ from poorwill.engine.transfer.fetch import PathSource, Reader
 from poorwill.errors import Cancelled, Refused
 from poorwill.remote.base import Host
 from poorwill.store.local import LocalStore
-from tests.engines import ThreadHost, WatchedHost
-from tests.runs import Restored, Taken, restore, take
-from tests.trees import differences
-from tests.workspaces import CHUNK_BYTES, aged, noise
+from tests.support.engines import ThreadHost, WatchedHost
+from tests.support.runs import Restored, Taken, restore, take
+from tests.support.trees import differences
+from tests.support.workspaces import CHUNK_BYTES, aged, noise
 
 JOURNAL = ".poorwill-restore"
 SMALL = 200_000

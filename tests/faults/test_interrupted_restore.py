@@ -22,11 +22,11 @@ from poorwill.engine.transfer.buffers import BufferPool
 from poorwill.engine.transfer.fetch import Reader
 from poorwill.errors import EngineLost, Refused, WorkspaceError
 from poorwill.store.local import LocalStore
-from tests.engines import ThreadHost, WatchedHost
-from tests.program import poorwill, start
-from tests.runs import restore, take
-from tests.trees import differences
-from tests.workspaces import CHUNK_BYTES, SKIPPED, aged, make_everything, make_large
+from tests.support.engines import ThreadHost, WatchedHost
+from tests.support.program import poorwill, start
+from tests.support.runs import restore, take
+from tests.support.trees import differences
+from tests.support.workspaces import CHUNK_BYTES, SKIPPED, aged, make_everything, make_large
 
 JOURNAL = ".poorwill-restore"
 HEADER_BYTES = 40

@@ -17,13 +17,13 @@ from poorwill.snapshot import documents, ids, keys
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore
 from poorwill.store.s3.store import S3Store
-from tests.engines import ThreadHost, WatchedHost
-from tests.hooked_store import hooked
-from tests.program import poorwill
-from tests.runs import MACHINE, order, part_objects, restore, take
-from tests.s3_connection import connect
-from tests.trees import differences
-from tests.workspaces import CHUNK_BYTES, aged, make_large
+from tests.support.engines import ThreadHost, WatchedHost
+from tests.support.hooked_store import hooked
+from tests.support.program import poorwill
+from tests.support.runs import MACHINE, order, part_objects, restore, take
+from tests.support.s3_connection import connect
+from tests.support.trees import differences
+from tests.support.workspaces import CHUNK_BYTES, aged, make_large
 
 CHUNKS = 3
 INDEX_BYTES_MAX = 1000

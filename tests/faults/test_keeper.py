@@ -24,7 +24,7 @@ from poorwill.remote.link.connection import NoKeeper, greet
 from poorwill.remote.link.frames import Hello, No
 from poorwill.remote.link.link import Link
 from poorwill.remote.link.run_directory import NotKept, RunDirectory, peer_process
-from tests.streams import ProcessStream
+from tests.support.streams import ProcessStream
 
 SOON_S = 20.0
 ECHO = ["cat"]

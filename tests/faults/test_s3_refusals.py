@@ -14,7 +14,7 @@ from poorwill.errors import GrantExpired, NotFound, PoorwillError, StoreRefused,
 from poorwill.store.base import Piece, Store
 from poorwill.store.grant_errors import grant_error
 from poorwill.store.s3.store import S3Store
-from tests.s3_connection import connect
+from tests.support.s3_connection import connect
 
 HTTP = urllib3.PoolManager(timeout=urllib3.Timeout(connect=10, read=60), retries=False)
 WRONG = "w" * 64

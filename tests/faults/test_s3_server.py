@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from deployments.servers.s3_server import S3Server, S3ServerError, rclone_path
-from tests.s3_connection import connect
+from tests.support.s3_connection import connect
 
 OWNER = """
 import sys, threading

@@ -20,11 +20,11 @@ from poorwill.remote.link.link import Link
 from poorwill.remote.ssh import SshHost
 from poorwill.remote.ssh_connection import SshConnection
 from poorwill.store.s3.store import S3Store
-from tests.engine_homes import EngineHome, endpoint, ssh_host
-from tests.hooked_store import hooked
-from tests.runs import Taken, restore, take
-from tests.ssh_machines import KeyPair, SshMachine
-from tests.workspaces import make_large
+from tests.support.engine_homes import EngineHome, endpoint, ssh_host
+from tests.support.hooked_store import hooked
+from tests.support.runs import Taken, restore, take
+from tests.support.ssh_machines import KeyPair, SshMachine
+from tests.support.workspaces import make_large
 
 DEAD_AFTER_S = 1.0
 WAIT_S = 30.0

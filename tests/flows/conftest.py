@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployments.servers.prefect_server import PrefectServer
-from tests.flow_world import World
+from tests.support.flow_world import World
 
 _numbers = itertools.count()
 

@@ -31,9 +31,9 @@ from poorwill.control.removal import deletion
 from poorwill.errors import NotFound, Refused
 from poorwill.providers.base import Wish
 from tasks import idle_watch
-from tests.flow_world import World
 from tests.flows.test_machines import newest
-from tests.runs import take
+from tests.support.flow_world import World
+from tests.support.runs import take
 
 ALL, NONE = 10**6, 0
 WIDE = {

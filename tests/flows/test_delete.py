@@ -9,10 +9,10 @@ import pytest
 from flows.delete import delete
 from poorwill.errors import NotFound, Refused, UsageError
 from poorwill.snapshot import ids
-from tests.flow_world import World
 from tests.flows.test_retention import asleep_in
-from tests.runs import take
-from tests.workspaces import make_large
+from tests.support.flow_world import World
+from tests.support.runs import take
+from tests.support.workspaces import make_large
 
 
 def test_not_what_a_machine_is_asleep_in(world: World, tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ from poorwill.media.delivery import Files
 from poorwill.media.delivery import deliver as upload
 from poorwill.store.local import LocalStore
 from tasks.events import STILL_BILLING, WEBHOOK_UNDELIVERED
-from tests.told_events import told
-from tests.web.receiver import MessageReceiver
-from tests.web.test_webhook import documented
+from tests.support.told_events import told
+from tests.unit.web.receiver import MessageReceiver
+from tests.unit.web.test_webhook import documented
 
 SECRET = "whsec-0123456789abcdef"
 _numbers = itertools.count()

@@ -30,11 +30,11 @@ from poorwill.control.machine import provisioning
 from poorwill.control.machine.provisioning import Clock
 from poorwill.control.records import intents
 from poorwill.errors import Corrupt, EngineFailed, HostUnfit, NotFound, PoorwillError, Refused, UsageError
-from tests.flow_world import SNAPSHOT_ID, World
-from tests.needy_snapshots import nvidia_smi, reseal
-from tests.runs import take
+from tests.support.flow_world import SNAPSHOT_ID, World
+from tests.support.needy_snapshots import nvidia_smi, reseal
+from tests.support.runs import take
+from tests.support.workspaces import SET_ID, SKIPPED, aged, make_everything, noise, safetensors
 from tests.worker.rig import until
-from tests.workspaces import SET_ID, SKIPPED, aged, make_everything, noise, safetensors
 
 MIB = 1 << 20
 

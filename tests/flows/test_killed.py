@@ -20,9 +20,9 @@ from poorwill.store.base import Pieces
 from poorwill.store.local import LocalStore
 from poorwill.store.retrying import RetryingStore
 from tasks.events import STILL_BILLING
-from tests.flow_world import SNAPSHOT_ID, World
-from tests.runs import restore
-from tests.told_events import told
+from tests.support.flow_world import SNAPSHOT_ID, World
+from tests.support.runs import restore
+from tests.support.told_events import told
 
 PARTS = 4
 

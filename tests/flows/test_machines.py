@@ -23,9 +23,9 @@ from poorwill.control.records import intents
 from poorwill.errors import Refused
 from poorwill.providers.base import Wish
 from tasks.events import STILL_BILLING
-from tests import told_events
-from tests.flow_world import SNAPSHOT_ID, World
 from tests.flows.test_hibernate_and_wake import artifacts, small
+from tests.support import told_events
+from tests.support.flow_world import SNAPSHOT_ID, World
 
 PARTS = 2
 

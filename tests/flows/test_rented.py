@@ -18,15 +18,15 @@ from flows.hibernate import hibernate
 from flows.wake import wake
 from poorwill.errors import HostRefused, HostUnfit, Refused, Unsupported
 from poorwill.providers.base import Wish
-from tests.doubles.vast_server import VastServer
-from tests.engine_homes import EngineHome
-from tests.flow_world import World
 from tests.flows.test_hibernate_and_wake import everything
-from tests.needy_snapshots import reseal
-from tests.rented_rack import Rack, Spy
-from tests.runs import take
-from tests.ssh_machines import KeyPair, SshMachine
-from tests.workspaces import noise
+from tests.support.doubles.vast_server import VastServer
+from tests.support.engine_homes import EngineHome
+from tests.support.flow_world import World
+from tests.support.needy_snapshots import reseal
+from tests.support.rented_rack import Rack, Spy
+from tests.support.runs import take
+from tests.support.ssh_machines import KeyPair, SshMachine
+from tests.support.workspaces import noise
 
 LINES, REPEATED = 50_000, 345
 STORE, SOURCE = "{}-s3", "{}-vast"

@@ -16,10 +16,10 @@ from flows.slots import store_slot
 from flows.snapshot import snapshot
 from poorwill.control.records import catalog, trash
 from poorwill.errors import Refused, UsageError
-from tests.flow_world import SNAPSHOT_ID, World
 from tests.flows.test_hibernate_and_wake import artifacts, small
-from tests.runs import take, verify
-from tests.workspaces import aged, noise
+from tests.support.flow_world import SNAPSHOT_ID, World
+from tests.support.runs import take, verify
+from tests.support.workspaces import aged, noise
 
 
 def taken(world: World, tmp_path: Path) -> list[str]:

@@ -36,9 +36,9 @@ from tasks import retries, sessions
 from tasks.destroy_instance import destroy_instance
 from tasks.progress import Progress, generating, packing, restoring
 from tasks.reports import charts
-from tests.flow_world import SNAPSHOT_ID, World
-from tests.runs import take, verify
-from tests.workspaces import aged
+from tests.support.flow_world import SNAPSHOT_ID, World
+from tests.support.runs import take, verify
+from tests.support.workspaces import aged
 
 
 def one_file(workspace: Path) -> None:

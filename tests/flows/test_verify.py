@@ -12,11 +12,11 @@ from poorwill.control.records import trash
 from poorwill.control.snapshot.verify_run import read_record
 from poorwill.errors import Corrupt, UsageError
 from tasks.events import VERIFICATION_FAILED
-from tests.flow_world import World
 from tests.flows.test_hibernate_and_wake import artifacts
-from tests.runs import take
-from tests.told_events import told
-from tests.workspaces import aged, make_large, noise
+from tests.support.flow_world import World
+from tests.support.runs import take
+from tests.support.told_events import told
+from tests.support.workspaces import aged, make_large, noise
 
 OLD, CHILD, OTHER = (f"2026010{day}T120000Z-0000000{day}" for day in (1, 2, 3))
 

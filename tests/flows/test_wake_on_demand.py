@@ -26,8 +26,8 @@ from flows.demand import WORKER_LABEL, obstacle
 from flows.wake import wake
 from flows.wake_on_demand import wake_on_demand
 from poorwill.errors import NotFound, Refused
-from tests.flow_world import World
-from tests.runs import take
+from tests.support.flow_world import World
+from tests.support.runs import take
 from tests.worker.jobs import at_once
 
 POOL, QUEUE = "demand-pool", "generate"

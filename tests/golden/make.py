@@ -20,7 +20,7 @@ from poorwill.control.snapshot.snapshot_run import Order, SnapshotRun
 from poorwill.remote.local import LocalHost
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore
-from tests.workspaces import aged, noise, safetensors
+from tests.support.workspaces import aged, noise, safetensors
 
 HERE = Path(__file__).parent
 STORE = HERE / "store"

@@ -15,7 +15,7 @@ from poorwill.control.records import catalog
 from poorwill.snapshot import manifest
 from poorwill.store.local import LocalStore
 from tests.golden import make, reader
-from tests.runs import restore, verify
+from tests.support.runs import restore, verify
 
 SNAPSHOTS = (make.EVERYTHING, make.WEIGHTS, make.TEXT, make.BORROWING)
 

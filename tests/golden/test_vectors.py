@@ -10,7 +10,7 @@ from poorwill.snapshot.part_index import IndexRows
 from poorwill.snapshot.tables import Manifest
 from tests.golden import reader
 from tests.golden.vectors import PAGE, codec_vector, hex_blocks, raw_pages
-from tests.small_manifest import MACHINE, SNAPSHOT_ID, small_manifest, table
+from tests.support.small_manifest import MACHINE, SNAPSHOT_ID, small_manifest, table
 
 HELLO = {
     "stored": 5,

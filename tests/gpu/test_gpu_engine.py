@@ -14,11 +14,11 @@ from poorwill.control.snapshot.needs import of as needs_of
 from poorwill.errors import HostUnfit
 from poorwill.remote.local import LocalHost
 from poorwill.store.local import LocalStore
-from tests import runs
-from tests.engines import ThreadHost
 from tests.gpu.device import gpus, needed
-from tests.trees import differences
-from tests.workspaces import noise, safetensors
+from tests.support import runs
+from tests.support.engines import ThreadHost
+from tests.support.trees import differences
+from tests.support.workspaces import noise, safetensors
 
 needed()
 

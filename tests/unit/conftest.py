@@ -8,9 +8,9 @@ import pytest
 from hypothesis import settings
 
 from poorwill.providers.vast.provider import VastProvider
-from tests.doubles.clock import SleepingClock
-from tests.doubles.vast_account import VastAccount
-from tests.doubles.vast_server import VastServer
+from tests.support.doubles.clock import SleepingClock
+from tests.support.doubles.vast_account import VastAccount
+from tests.support.doubles.vast_server import VastServer
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -10,8 +10,8 @@ from prefect.client.schemas.filters import FlowRunFilter
 from deployments.automations.apply import FOLDER, apply
 from flows.deliver import deliver
 from flows.generate import generate
-from tests.web.receiver import MessageReceiver
-from tests.web.test_webhook import documented
+from tests.unit.web.receiver import MessageReceiver
+from tests.unit.web.test_webhook import documented
 from tests.worker.rig import Rig
 
 SECRET = "whsec-0123456789abcdef"

@@ -1,0 +1,84 @@
+"""The pages that specify format and protocol list what the code has, no more and no less."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from poorwill.codecs import registry
+from poorwill.engine.meter import COUNTERS
+from poorwill.engine.operations import Operations
+from poorwill.snapshot import schema
+from poorwill.snapshot.part_index import IndexRows
+from poorwill.snapshot.tables import Chunks, Entries, Parts, Segments, Targets, XattrSets
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def section(page: str, title: str) -> str:
+    """The text under a heading, up to the next heading of any level."""
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert found, f"{page} has no section {title}"
+    return found[1]
+
+
+def names(text: str) -> set[str]:
+    """What stands in the first cell of each row of the tables in `text`."""
+    cells = re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_every_request() -> None:
+    """Of the engine."""
+    operations = {name.removeprefix("op_") for name in dir(Operations) if name.startswith("op_")}
+    assert names(section("engine-protocol.md", "Requests")) == operations
+
+
+def test_every_counter() -> None:
+    """Of the engine's progress."""
+    text = section("engine-protocol.md", "From engine to control")
+    assert all(f"`{counter}`" in text for counter in COUNTERS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"),
+    [
+        ("snapshot", "`poorwill-snapshot/1`: metadata"),
+        ("pending", "`poorwill-pending/1`"),
+        ("verified", "`poorwill-verified/1`"),
+    ],
+)
+def test_every_field(kind: str, title: str) -> None:
+    """Of every sealed document, and which of them it need not have."""
+    text = section("snapshot-format.md", title)
+    assert names(text) == schema.fields_of(kind) | schema.optional_fields_of(kind)
+    optional = "\n".join(line for line in text.splitlines() if ", optional |" in line)
+    assert names(optional) == schema.optional_fields_of(kind)
+
+
+@pytest.mark.parametrize(
+    ("table", "title"),
+    [(Parts, "`parts`"), (Chunks, "`chunks`"), (Entries, "`entries`"), (Segments, "`segments`")],
+)
+def test_every_column(table: type, title: str) -> None:
+    """Of every table, in its order."""
+    text = section("snapshot-format.md", title)
+    cells = [cell for cell in re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE) if "`" in cell]
+    assert [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)] == [c.name for c in table.SCHEMA]
+
+
+def test_the_other_columns() -> None:
+    """Of the tables that are described together, and of a part's index."""
+    text = section("snapshot-format.md", "`targets` and `xattr_sets`")
+    assert {c.name for t in (Targets, XattrSets) for c in t.SCHEMA} <= set(re.findall(r"`([^`]+)`", text))
+    listed = re.findall(r"^\| (`source`|`offset`.*?) \|", section("snapshot-format.md", "Parts"), re.MULTILINE)
+    assert re.findall(r"`([^`]+)`", " ".join(listed)) == [c.name for c in IndexRows.SCHEMA]
+
+
+def test_every_codec() -> None:
+    """Has its id and name in the page on codecs."""
+    text = (DOCS / "codecs.md").read_text()
+    for name, number in registry.ID_BY_NAME.items():
+        assert re.search(rf"\b{number}\b[^\n]*{re.escape(name)}", text), name
