@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
-import importlib.util
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,10 +16,10 @@ from api.gateway import gateway, guard_of
 from api.http import problems
 from api.http.limits import BodyLimit
 from api.http.middleware import REQUEST_ID, Edge
-from api.routes import metrics
+from api.routes import generation, health, instances, metrics, snapshots, streams
 from api.settings import Settings
 
-ROUTERS = ("generation", "streams", "snapshots", "instances", "health", "metrics")
+ROUTES = (generation, streams, snapshots, instances, health, metrics)
 DESCRIPTION = """Generates videos from images, puts machines to sleep and wakes them.
 
 Every endpoint starts or shows a run of a Prefect flow. Errors are `application/problem+json` (RFC 9457); their `type`
@@ -62,11 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
     metrics.install(app)
     app.add_middleware(Edge)
-    for name in ROUTERS:
-        if importlib.util.find_spec(f"api.{name}") is not None:
-            module = importlib.import_module(f"api.{name}")
-            if hasattr(module, "router"):
-                app.include_router(module.router)
+    for module in ROUTES:
+        app.include_router(module.router)
     return app
 
 
