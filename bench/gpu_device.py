@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from bench.measure import Spread
 from poorwill.codecs.gpu import gpu
 from poorwill.codecs.gpu.lanes import Lane, Libraries
-from poorwill.engine.machine import facts
+from poorwill.engine.machine import nvidia_smi
 
 T = TypeVar("T")
 MEMORY_SHARE = 0.8
@@ -93,7 +93,7 @@ def describe(libraries: Libraries, device: int) -> dict[str, Any]:
     name = runtime.getDeviceProperties(device)["name"].decode("utf-8", "replace")
     libraries.cupy.cuda.Device(device).use()
     free, total = runtime.memGetInfo()
-    names, driver = facts.nvidia_gpus()
+    names, driver = nvidia_smi.gpus_and_driver()
     return {
         "name": name,
         "compute_capability": ".".join(map(str, gpu.capability(libraries, device))),

@@ -18,7 +18,7 @@ from poorwill.control.machine.provisioning import IMAGE_GB, MAY_BILL, disk_gb_fo
 from poorwill.control.records import catalog
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.restore_run import check_needs
-from poorwill.engine.machine.facts import nvidia_gpus
+from poorwill.engine.machine.nvidia_smi import gpus_and_driver
 from poorwill.errors import EngineLost, NotFound, PoorwillError, Refused, UsageError, from_wire
 from poorwill.providers.base import Wish
 from poorwill.snapshot import ids
@@ -106,7 +106,7 @@ def check_host(targets: Iterable[Target]) -> None:
         wanted = needs.of(target.metadata) if isinstance(target.source, LocalProvider) else ()
         if not wanted:
             continue
-        gpus, driver = nvidia_gpus()
+        gpus, driver = gpus_and_driver()
         lack = next(filter(None, (need.lacking_gpu(gpus, driver) for need in wanted)), "")
         if lack:
             raise UsageError(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from poorwill.engine.machine import nvidia_smi
 from poorwill.errors import UsageError
 
-NVIDIA_SMI_TIMEOUT_S = 20.0
 SLOTS_MAX = 64
 
 
@@ -72,9 +71,4 @@ def _find_gpus() -> tuple[str, ...]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(part.strip() for part in visible.split(",") if part.strip() not in ("", "-1"))
-    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return tuple(line.strip() for line in found.stdout.splitlines() if line.startswith("GPU-"))
+    return nvidia_smi.gpu_uuids()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -15,12 +13,12 @@ from deployments.servers import prefect_server, s3_server
 from deployments.servers.daemon import Daemon
 from deployments.servers.worker_process import worker_command
 from deployments.stack.settings import BUCKET, StackSettings
+from poorwill.engine.machine import nvidia_smi
 from poorwill.errors import PoorwillError
 
 NAMES = ("s3", "prefect", "worker", "api")
 """In the order in which they are started, which is not that in which they are ended."""
 ANSWER_TIMEOUT_S = 5.0
-NVIDIA_SMI_TIMEOUT_S = 20.0
 _HEALTH = {"s3": "/", "prefect": "/api/health", "worker": "/health", "api": "/health"}
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -132,7 +130,7 @@ def _worker(settings: StackSettings) -> Daemon:
         "POORWILL_SCRATCH_DIR": given.get("POORWILL_SCRATCH_DIR") or str(settings.folder / "scratch"),
     }
     if not (given.get("POORWILL_GPUS") or given.get("POORWILL_CPU_SLOTS")):
-        if not _has_gpu():
+        if not nvidia_smi.gpu_uuids():
             told["POORWILL_CPU_SLOTS"] = "1"  # slow, and enough to try it
         elif not given.get("POORWILL_PRELOAD"):
             told["POORWILL_PRELOAD"] = "poorwill.media.loading,poorwill.media.inference"
@@ -154,16 +152,6 @@ def _given(settings: StackSettings, *prefixes: str) -> Settings:
     """What a part is told by the environment: named, so that a change is noticed."""
     own = {settings.port_variable(part) for part in NAMES}
     return {k: v for k, v in settings.environment.items() if k.startswith(prefixes) and k not in own}
-
-
-def _has_gpu() -> bool:
-    if shutil.which("nvidia-smi") is None:
-        return False
-    try:
-        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=NVIDIA_SMI_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return found.returncode == 0 and found.stdout.startswith(b"GPU")
 
 
 def _worker_health(body: bytes) -> str:

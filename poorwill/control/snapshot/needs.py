@@ -54,7 +54,7 @@ class Need:
     def lacking_gpu(self, gpus: object, driver: object) -> str:
         """What is not as it must be, in words that follow the machine's name; "" if nothing.
 
-        gpus, driver: as `nvidia_gpus` of the engine tells them; from elsewhere they may be anything.
+        gpus, driver: as `engine.machine.nvidia_smi.gpus_and_driver` tells them; from elsewhere they may be anything.
         """
         if not isinstance(gpus, list) or not gpus:
             return "has no NVIDIA GPU (nvidia-smi lists none)"

@@ -17,8 +17,9 @@ from typing import Any
 
 from poorwill.engine.context import Context
 from poorwill.engine.machine import logins, processes
-from poorwill.engine.machine.gpu_load import GpuLoad, Nvidia, Unasked, busiest
-from poorwill.engine.machine.processes import Hidden, read_text
+from poorwill.engine.machine.gpu_load import GpuLoad, busiest, gpu_loads
+from poorwill.engine.machine.processes import read_text
+from poorwill.errors import HostUnfit
 
 WINDOW_S_MAX = 10.0
 LISTED_MAX = 100
@@ -44,8 +45,7 @@ class Activity:
         clock: Callable[[], float] = time.monotonic,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        self._root, self._environment = root, environment
-        self._nvidia = Nvidia(root, path)
+        self._root, self._path, self._environment = root, path, environment
         self._pid = os.getpid() if pid is None else pid
         self._clock, self._now_s = clock, now_s
         self._unreadable: list[str] = []
@@ -85,15 +85,15 @@ class Activity:
 
     def _gpus(self) -> dict[str, GpuLoad] | None:
         try:
-            return self._nvidia.loads()
-        except Unasked as error:
+            return gpu_loads(self._root, self._path)
+        except HostUnfit as error:
             self._cannot("GPU", error)
             return None
 
     def _processes(self) -> dict[int, processes.Process] | None:
         try:
             return processes.read_processes(self._root)
-        except Hidden as error:
+        except HostUnfit as error:
             self._cannot("logins", error)
             return None
 

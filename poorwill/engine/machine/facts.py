@@ -6,18 +6,14 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 from importlib import metadata
 from typing import Any
 
 from poorwill import __version__
 from poorwill.engine import protocol
+from poorwill.engine.machine import nvidia_smi
 from poorwill.engine.pack.packer import threads_of_this_machine
 from poorwill.errors import Unsupported
-
-GPUS_MAX = 64
-NVIDIA_SMI_TIMEOUT_S = 20.0
-"""Without its persistence daemon the driver takes seconds to answer."""
 
 
 def machine_facts(workspace: str) -> dict[str, Any]:
@@ -27,7 +23,7 @@ def machine_facts(workspace: str) -> dict[str, Any]:
         total, free = disk.total, disk.free
     except OSError:
         total = free = 0
-    gpus, driver = nvidia_gpus()
+    gpus, driver = nvidia_smi.gpus_and_driver()
     unusable = unusable_because() if gpus else "there is none"
     return {
         "host": socket.gethostname(),
@@ -67,22 +63,3 @@ def unusable_because() -> str:
         return ""
     except Unsupported as error:
         return error.message
-
-
-def nvidia_gpus(path: str | None = None) -> tuple[list[str], str]:
-    """The GPUs as "name, memory", and the driver's version; nothing where nvidia-smi is missing or fails.
-
-    path: where to look for nvidia-smi; None: $PATH.
-    """
-    program = shutil.which("nvidia-smi", path=path)
-    if program is None:
-        return [], ""
-    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(
-            [program, *query], stdin=subprocess.DEVNULL, capture_output=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return [], ""
-    rows = [line.rsplit(", ", 1) for line in said.decode("utf-8", "replace").splitlines()[:GPUS_MAX] if ", " in line]
-    return [row[0][:100] for row in rows], rows[0][1][:40] if rows else ""

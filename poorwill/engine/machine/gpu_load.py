@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from poorwill.engine.machine.facts import GPUS_MAX, NVIDIA_SMI_TIMEOUT_S
+from poorwill.engine.machine import nvidia_smi
+from poorwill.errors import HostUnfit
 
 _GPU_DEVICES = ("dev/nvidia0", "dev/nvidiactl", "dev/dxg", "dev/kfd")
 _GPU_QUERY = "--query-gpu=uuid,utilization.gpu,memory.used,memory.total"
 _PROCESS_QUERY = "--query-compute-apps=gpu_uuid,pid"
-_FORMAT = "--format=csv,noheader,nounits"
-
-
-class Unasked(Exception):
-    """There is a GPU, and what it does is not known. One line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,47 +24,23 @@ class GpuLoad:
     processes: int
 
 
-class Nvidia:
-    """Asks the nvidia-smi found in `path` (None: $PATH). Each question has a timeout."""
+def gpu_loads(root: Path, path: str | None = None) -> dict[str, GpuLoad]:
+    """By the GPU's uuid; empty where there is no GPU. HostUnfit if there is one and nvidia-smi does not tell its load.
 
-    def __init__(self, root: Path, path: str | None = None) -> None:
-        self._root = root
-        self._program = shutil.which("nvidia-smi", path=path)
-
-    def loads(self) -> dict[str, GpuLoad]:
-        """By the GPU's uuid; empty where there is no GPU. Unasked if it cannot be told."""
-        try:
-            return self._loads()
-        except Unasked:
-            if any((self._root / device).exists() for device in _GPU_DEVICES):
-                raise
-            return {}  # an image may have nvidia-smi where there is no GPU
-
-    def _loads(self) -> dict[str, GpuLoad]:
-        if self._program is None:
-            raise Unasked("there is a GPU's device, and no nvidia-smi to ask what it does")
-        held = [row[0] for row in self._ask(_PROCESS_QUERY) if len(row) == 2 and row[1] != str(os.getpid())]
-        rows = [row for row in self._ask(_GPU_QUERY) if len(row) == 4][:GPUS_MAX]
-        return {
-            uuid[:80]: GpuLoad(_number(utilisation), _number(used), _number(total), held.count(uuid))
-            for uuid, utilisation, used, total in rows
-        }
-
-    def _ask(self, query: str) -> list[list[str]]:
-        assert self._program is not None
-        try:
-            said = subprocess.run(
-                [self._program, query, _FORMAT],
-                stdin=subprocess.DEVNULL, capture_output=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True,
-            ).stdout  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise Unasked(f"nvidia-smi did not answer within {NVIDIA_SMI_TIMEOUT_S:.0f} s") from None
-        except subprocess.CalledProcessError as error:
-            words = bytes(error.stdout or error.stderr or b"").decode("utf-8", "replace").split("\n")[0]
-            raise Unasked(f"nvidia-smi ended with status {error.returncode}: {words[:120]}") from None
-        except OSError as error:
-            raise Unasked(f"nvidia-smi cannot be run: {error.strerror}") from None
-        return [[cell.strip() for cell in line.split(",")] for line in said.decode("utf-8", "replace").splitlines()]
+    root: below it are the machine's devices. path: where nvidia-smi is looked for; None: $PATH.
+    """
+    try:
+        processes = nvidia_smi.query(_PROCESS_QUERY, units=False, path=path)
+        gpus = nvidia_smi.query(_GPU_QUERY, units=False, path=path)
+    except HostUnfit:
+        if any((root / device).exists() for device in _GPU_DEVICES):
+            raise
+        return {}  # an image may have nvidia-smi where there is no GPU
+    held = [row[0] for row in processes if len(row) == 2 and row[1] != str(os.getpid())]
+    return {
+        uuid[:80]: GpuLoad(_number(utilisation), _number(used), _number(total), held.count(uuid))
+        for uuid, utilisation, used, total in [row for row in gpus if len(row) == 4][: nvidia_smi.GPUS_MAX]
+    }
 
 
 def busiest(before: dict[str, GpuLoad], after: dict[str, GpuLoad]) -> list[GpuLoad]:

@@ -6,13 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from poorwill.errors import HostUnfit
+
 PROCESSES_MAX = 100_000
 FILE_BYTES_MAX = 64 << 10
 _PTS_MAJORS = range(136, 144)
-
-
-class Hidden(Exception):
-    """Processes of others cannot be seen here. One line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +30,15 @@ def read_text(path: Path, bytes_max: int = FILE_BYTES_MAX) -> str:
 
 
 def read_processes(root: Path) -> dict[int, Process]:
-    """All of them by pid, without those that have ended. Hidden where /proc shows only our own (`hidepid`)."""
+    """All of them by pid, without those that have ended. HostUnfit where /proc shows only our own (`hidepid`)."""
     proc = root / "proc"
     try:
         read_text(proc / "1/stat")
         names = [name for name in os.listdir(proc) if name.isdecimal()]
     except OSError as error:
-        raise Hidden(f"processes of others cannot be seen: {proc}: {error.strerror}") from None
+        raise HostUnfit(f"processes of others cannot be seen: {proc}: {error.strerror}") from None
     if len(names) > PROCESSES_MAX:
-        raise Hidden(f"{proc} lists {len(names)} processes, at most {PROCESSES_MAX} are read")
+        raise HostUnfit(f"{proc} lists {len(names)} processes, at most {PROCESSES_MAX} are read")
     found = (_process(proc / name) for name in names)
     return {process.pid: process for process in found if process is not None}
 

@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from poorwill.codecs import registry
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.restore_run import check_needs
-from poorwill.engine.machine.facts import nvidia_gpus
+from poorwill.engine.machine.nvidia_smi import gpus_and_driver
 from poorwill.errors import HostUnfit, Unsupported
 from poorwill.providers.base import Wish
 from poorwill.remote.install import bundle, wheels
@@ -185,7 +185,7 @@ def test_a_restore_is_refused_before_anything_is_written(tmp_path: Path, monkeyp
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for gpus, found in ((0, "no NVIDIA GPU"), (1, "nvCOMP 6")):
         monkeypatch.setenv("PATH", nvidia_smi(tmp_path / "bin", gpus))
-        assert nvidia_gpus() == (([H100], "570.124.06") if gpus else ([], ""))
+        assert gpus_and_driver() == (([H100], "570.124.06") if gpus else ([], ""))
         with pytest.raises(HostUnfit, match=found):
             restore(store, taken.id, back)
         assert not back.exists()

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.machine.facts import nvidia_gpus
+from poorwill.engine.machine.nvidia_smi import gpu_uuids, gpus_and_driver
 from poorwill.errors import DeadlineExceeded, EngineFailed, UsageError
 from poorwill.remote.local import LocalHost
 
@@ -63,12 +63,15 @@ def test_its_output_is_bounded(session: EngineSession, tmp_path: Path) -> None:
 
 def test_gpus_and_their_driver_are_read(tmp_path: Path) -> None:
     """Names and memory as nvidia-smi prints them; a machine without it, or with a broken one, has no GPUs."""
-    assert nvidia_gpus(str(tmp_path)) == ([], "")
+    assert gpus_and_driver(str(tmp_path)) == ([], "")
     program = tmp_path / "nvidia-smi"
     program.write_text(
         "#!/bin/sh\necho 'NVIDIA H200, 143771 MiB, 570.124.06'\necho 'NVIDIA H200, 143771 MiB, 570.124.06'\n"
     )
     program.chmod(0o755)
-    assert nvidia_gpus(str(tmp_path)) == (["NVIDIA H200, 143771 MiB"] * 2, "570.124.06")
+    assert gpus_and_driver(str(tmp_path)) == (["NVIDIA H200, 143771 MiB"] * 2, "570.124.06")
     program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
-    assert nvidia_gpus(str(tmp_path)) == ([], "")
+    assert gpus_and_driver(str(tmp_path)) == ([], "")
+    assert gpu_uuids(str(tmp_path)) == ()
+    program.write_text("#!/bin/sh\necho GPU-1; echo; echo 'No devices were found'; echo GPU-2\n")
+    assert gpu_uuids(str(tmp_path)) == ("GPU-1", "GPU-2")
