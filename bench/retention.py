@@ -14,7 +14,7 @@ from bench.arena import Arena, say
 from bench.measure import Command, CommandFailed, Spread, run
 from bench.report import Finding, Report, Timing
 from deployments.servers.s3_server import S3Server, S3ServerError
-from poorwill.snapshot import documents, keys, limits
+from poorwill.snapshot import documents, keys, limits, versions
 from poorwill.snapshot.documents import Document
 
 SNAPSHOTS, SNAPSHOTS_QUICK = 10_000, 500
@@ -152,7 +152,7 @@ def _metadata(lineage: Lineage, snapshot_id: str, parts: list[dict[str, Any]], m
         "sent_raw_bytes",
     )
     return {
-        "format": f"poorwill-snapshot/{limits.FORMAT_VERSION}",
+        "format": versions.written_format("snapshot"),
         "machine": lineage.machine, "snapshot_id": snapshot_id, "created_at": "2025-01-01T00:00:00Z",
         "workspace": "/workspace", "instance": f"i-{lineage.machine}", "parent": None,
         "tool": {"name": "poorwill", "version": "0"}, "codec": "auto", "portable": False, "needs": [],
@@ -165,7 +165,7 @@ def _metadata(lineage: Lineage, snapshot_id: str, parts: list[dict[str, Any]], m
 
 def _record(lineage: Lineage, snapshot_id: str, parts: list[dict[str, Any]], manifest: dict[str, Any]) -> Document:
     return {
-        "format": f"poorwill-verified/{limits.FORMAT_VERSION}",
+        "format": versions.written_format("verified"),
         "machine": lineage.machine, "snapshot_id": snapshot_id, "instance": f"i-{lineage.machine}",
         "manifest": manifest, "mode": "stored", "verified_at_s": 1_735_689_600,
         "by": {"name": "poorwill", "version": "0", "engine": lineage.machine}, "bytes_read": 1, "chunks_sampled": 8,

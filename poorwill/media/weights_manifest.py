@@ -17,11 +17,11 @@ from typing import Any
 
 import blake3
 
-from poorwill.errors import Corrupt, Unsupported
+from poorwill.errors import Corrupt
+from poorwill.snapshot import versions
 from poorwill.store.object_key import key_fault
 
 NAME = "weights.json"
-FORMAT = "poorwill-weights/1"
 BYTES_MAX = 8 << 20
 FILES_MAX = 10_000
 FILE_BYTES_MAX = 1 << 40
@@ -45,7 +45,7 @@ class WeightsManifest:
 
     def encode(self) -> bytes:
         """The document; the same bytes for the same files."""
-        document = {"format": FORMAT, "files": [asdict(file) for file in self.files]}
+        document = {"format": versions.written_format("weights"), "files": [asdict(file) for file in self.files]}
         return json.dumps(document, indent=1).encode() + b"\n"
 
     @classmethod
@@ -58,12 +58,12 @@ class WeightsManifest:
             document = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise Corrupt(f"{what}: not a JSON document: {error}") from None
-        found = document.get("format") if isinstance(document, dict) else None
-        if isinstance(found, str) and found != FORMAT and found.startswith(FORMAT.partition("/")[0] + "/"):
-            raise Unsupported(f"{what}: its format is {found[:60]!r}, this reader knows {FORMAT}: use a newer poorwill")
-        entries = document.get("files") if found == FORMAT else None
+        if not isinstance(document, dict):
+            raise Corrupt(f"{what}: not a JSON object")
+        versions.check_format(document.get("format"), "weights", what)
+        entries = document.get("files")
         if not isinstance(entries, list) or not 0 < len(entries) <= FILES_MAX:
-            raise Corrupt(f"{what}: expected {FORMAT} with 1 to {FILES_MAX} files")
+            raise Corrupt(f"{what}: field 'files' is not a list of 1 to {FILES_MAX} files")
         files = tuple(_file(entry, what) for entry in entries)
         for fault in _place_faults([file.path for file in files]):
             raise Corrupt(f"{what}: {fault}")

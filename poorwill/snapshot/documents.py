@@ -11,8 +11,8 @@ from typing import Any
 
 import blake3
 
-from poorwill.errors import Corrupt, Unsupported
-from poorwill.snapshot import limits, schema
+from poorwill.errors import Corrupt
+from poorwill.snapshot import limits, schema, versions
 
 Document = dict[str, Any]
 
@@ -44,7 +44,7 @@ def unseal(data: bytes, kind: str, what: str) -> Document:
     """The document in `data`, which must be of `kind` (its "format" is "poorwill-<kind>/<version>").
 
     Corrupt if it is not JSON, of another kind, without the fields of its kind, or its checksum differs;
-    Unsupported for a later version.
+    Unsupported for a version that is not read.
     """
     if len(data) > limits.DOCUMENT_BYTES_MAX:
         raise Corrupt(f"{what}: {len(data)} bytes, expected at most {limits.DOCUMENT_BYTES_MAX}")
@@ -58,12 +58,6 @@ def unseal(data: bytes, kind: str, what: str) -> Document:
         raise Corrupt(f"{what}: not a JSON document: {error}") from None
     if found != expected:
         raise Corrupt(f"{what}: its checksum is {found}, expected {expected!r}")
-    name, _, version = str(document.get("format")).partition("/")
-    if name != f"poorwill-{kind}":
-        raise Corrupt(f"{what}: a document of format {document.get('format')!r}, expected poorwill-{kind}")
-    if version != str(limits.FORMAT_VERSION):
-        raise Unsupported(
-            f"{what}: format version {version}, this reader knows {limits.FORMAT_VERSION}: use a newer poorwill"
-        )
+    versions.check_format(document.get("format"), kind, what)
     schema.check(document, kind, what)
     return document

@@ -1,6 +1,4 @@
-"""Bounds of format version 1. A reader refuses what lies beyond them before it allocates anything."""
-
-FORMAT_VERSION = 1
+"""Bounds of the format. A reader refuses what lies beyond them before it allocates anything."""
 
 CHUNK_BYTES = 8 << 20
 """What this writer cuts large files into."""

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import zstandard
 
-from poorwill.errors import Corrupt, Unsupported
-from poorwill.snapshot import limits
+from poorwill.errors import Corrupt
+from poorwill.snapshot import limits, versions
 from poorwill.snapshot.columns import Table
 from poorwill.snapshot.invariants import check
 from poorwill.snapshot.tables import Chunks, Entries, Manifest, Parts, Segments, Targets, XattrSets
@@ -37,7 +37,7 @@ def encode(manifest: Manifest) -> Iterator[bytes]:
     """The manifest's bytes, a page at a time. Deterministic for one zstd version."""
     compressor = zstandard.ZstdCompressor(level=1, write_checksum=True, write_content_size=True)
     header = {
-        "format": limits.FORMAT_VERSION,
+        "format": versions.BY_KIND["manifest"].written,
         "machine": manifest.machine,
         "snapshot_id": manifest.snapshot_id,
         "scanned_at_ns": manifest.scanned_at_ns,
@@ -68,7 +68,7 @@ def decode(data: bytes, what: str) -> Manifest:
     """The manifest in `data`, with every invariant of the format checked.
 
     `what` names the object in errors. Corrupt when the bytes are not a valid manifest, Unsupported when
-    they are one of a later format. Allocates in proportion to bounded, declared sizes only.
+    its version is not read. Allocates in proportion to bounded, declared sizes only.
     """
     if data[: len(MAGIC)] != MAGIC:
         raise Corrupt(f"{what}: not a manifest: begins with {data[:8]!r}, expected {MAGIC!r}")
@@ -103,22 +103,21 @@ def _header(pages: Iterator[tuple[bytes, int, bytes]], what: str) -> dict[str, A
         raise Corrupt(f"{what}: the first page is not a header")
     try:
         header = json.loads(raw)
-        version = header["format"]
-        well_formed = (
-            isinstance(header["rows"], dict)
-            and isinstance(header["machine"], str)
-            and isinstance(header["snapshot_id"], str)
-            and type(header["scanned_at_ns"]) is int
-            and 0 <= header["scanned_at_ns"] < 1 << 63
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt(f"{what}: its header page cannot be read: {error!r}") from None
-    if version != limits.FORMAT_VERSION:
-        raise Unsupported(
-            f"{what}: format version {version!r}, this reader knows {limits.FORMAT_VERSION}: use a newer poorwill"
-        )
+    if not isinstance(header, dict):
+        raise Corrupt(f"{what}: its header page is not a JSON object")
+    versions.check(header.get("format"), "manifest", what)
+    scanned_at_ns = header.get("scanned_at_ns")
+    well_formed = (
+        isinstance(header.get("rows"), dict)
+        and isinstance(header.get("machine"), str)
+        and isinstance(header.get("snapshot_id"), str)
+        and type(scanned_at_ns) is int
+        and 0 <= scanned_at_ns < 1 << 63
+    )
     if not well_formed:
-        raise Corrupt(f"{what}: its header page has fields of the wrong type")
+        raise Corrupt(f"{what}: its header page lacks a field, or one is of the wrong type")
     return dict(header)
 
 

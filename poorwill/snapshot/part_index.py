@@ -14,11 +14,12 @@ import numpy as np
 import zstandard
 
 from poorwill.errors import Corrupt
-from poorwill.snapshot import ids, limits
+from poorwill.snapshot import ids, limits, versions
 from poorwill.snapshot.columns import Array, Column, Table, digest, ints
 
-MAGIC = b"PWPARTv1"
-_TRAILER = struct.Struct("<25sBxxIII16x32s8s")  # id, number, rows, raw bytes, stored bytes, BLAKE3, magic
+MAGIC = b"PWPARTv"
+"""Behind it stands the version of the index, one digit: the last byte of a part."""
+_TRAILER = struct.Struct("<25sBxxIII16x32s7sc")  # id, number, rows, raw bytes, stored bytes, BLAKE3, magic, version
 TRAILER_BYTES = _TRAILER.size
 
 
@@ -49,8 +50,9 @@ def encode(snapshot_id: str, number: int, rows: IndexRows) -> bytes:
     """Index and trailer, to be written right behind the last chunk."""
     raw = rows.pack(0, len(rows))
     stored = zstandard.ZstdCompressor(level=1, write_content_size=True).compress(raw)
-    head = _TRAILER.pack(snapshot_id.encode(), number, len(rows), len(raw), len(stored), bytes(32), MAGIC)
-    return stored + head[:-40] + blake3.blake3(stored + head[:-40]).digest() + MAGIC
+    version = str(versions.BY_KIND["part index"].written).encode()
+    head = _TRAILER.pack(snapshot_id.encode(), number, len(rows), len(raw), len(stored), bytes(32), MAGIC, version)
+    return stored + head[:-40] + blake3.blake3(stored + head[:-40]).digest() + MAGIC + version
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,14 @@ class Trailer:
 
 
 def read_trailer(tail: bytes, what: str) -> Trailer:
-    """The trailer in the last `TRAILER_BYTES` of `tail`. Corrupt if it is none, or declares absurd sizes."""
-    if len(tail) < TRAILER_BYTES or not tail.endswith(MAGIC):
+    """The trailer in the last `TRAILER_BYTES` of `tail`.
+
+    Corrupt if there is no trailer, or it declares impossible sizes; Unsupported for a version that is not read.
+    """
+    if len(tail) < TRAILER_BYTES or tail[-8:-1] != MAGIC or not tail[-1:].isdigit():
         raise Corrupt(f"{what}: does not end in a part's trailer: it is truncated or not a part")
-    name, number, rows, raw, stored, digest_, _ = _TRAILER.unpack(tail[-TRAILER_BYTES:])
+    versions.check(int(tail[-1:]), "part index", what)
+    name, number, rows, raw, stored, digest_, _, _ = _TRAILER.unpack(tail[-TRAILER_BYTES:])
     snapshot_id = name.decode("ascii", "replace")
     if (
         rows > limits.CHUNKS_MAX
@@ -87,7 +93,10 @@ def read_trailer(tail: bytes, what: str) -> Trailer:
 
 
 def decode(tail: bytes, part_bytes: int, what: str) -> tuple[Trailer, IndexRows]:
-    """The index in the last bytes of a part of `part_bytes`. Corrupt unless its hash and layout fit."""
+    """The index in the last bytes of a part of `part_bytes`.
+
+    Corrupt unless its hash and layout fit; Unsupported for a version that is not read.
+    """
     trailer = read_trailer(tail, what)
     if trailer.tail_bytes > min(len(tail), part_bytes):
         raise Corrupt(f"{what}: its index has {trailer.tail_bytes} bytes, found {min(len(tail), part_bytes)}")

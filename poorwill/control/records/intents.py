@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from poorwill.errors import Corrupt, NotFound
 from poorwill.providers.base import Wish, checked_label
-from poorwill.snapshot import documents, ids, keys, limits
+from poorwill.snapshot import documents, ids, keys, versions
 from poorwill.snapshot.documents import Document
 from poorwill.store.base import Store
 
@@ -96,7 +96,7 @@ def write(store: Store, intent: Intent) -> None:
     """Atomic, durable when it returns; repeating it changes nothing."""
     price = intent.price_per_hour
     body: Document = {
-        "format": f"poorwill-intent/{limits.FORMAT_VERSION}",
+        "format": versions.written_format("intent"),
         **{each.name: getattr(intent, each.name) for each in fields(intent)},
         "wish": dict(intent.wish),
         "price_per_hour": "" if price is None else repr(price),

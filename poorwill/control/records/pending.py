@@ -8,7 +8,7 @@ from typing import Any
 from poorwill import __version__
 from poorwill.control.records.timestamps import now
 from poorwill.errors import NotFound, Refused
-from poorwill.snapshot import documents, keys, limits
+from poorwill.snapshot import documents, keys, versions
 from poorwill.snapshot.documents import Document
 from poorwill.store.base import Store
 
@@ -43,7 +43,7 @@ class PendingRecord:
         if before is not None:
             self._check_same(before, workspace, converted_from)
         self.store.put(self.key, documents.seal({
-            "format": f"poorwill-pending/{limits.FORMAT_VERSION}",
+            "format": versions.written_format("pending"),
             "machine": self.machine,
             "snapshot_id": self.snapshot_id,
             "workspace": workspace,

@@ -13,7 +13,7 @@ from poorwill import __version__
 from poorwill.control.records import catalog
 from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.errors import Corrupt, NotFound, PermanentError, Refused
-from poorwill.snapshot import documents, keys, limits
+from poorwill.snapshot import documents, keys, versions
 from poorwill.snapshot.documents import Document
 from poorwill.snapshot.retention import Owner
 from poorwill.store.base import Store
@@ -26,7 +26,7 @@ def move(store: Store, owner: Owner) -> Document:
     Begun again, it starts the time in the trash anew.
     """
     document = catalog.read(store, *owner)
-    body = {**document, "format": f"poorwill-trash/{limits.FORMAT_VERSION}", "trashed_at_s": int(time.time())}
+    body = {**document, "format": versions.written_format("trash"), "trashed_at_s": int(time.time())}
     store.put(keys.trash(*owner), documents.seal(body))
     if marked(store, owner) and _exists(store, keys.metadata(*owner)):
         # Of an earlier time in the trash, and would cut this one short; else somebody else removes it right now.
@@ -74,7 +74,7 @@ def _restored(store: Store, owner: Owner) -> Document:
         if there != part["bytes"]:
             raise Corrupt(f"{part['key']}: {there} bytes in the store, expected {part['bytes']}")
     body = {name: value for name, value in record.items() if name != "trashed_at_s"}
-    return {**body, "format": f"poorwill-snapshot/{limits.FORMAT_VERSION}"}
+    return {**body, "format": versions.written_format("snapshot")}
 
 
 def owner_of(store: Store, snapshot_id: str) -> Owner:
@@ -125,7 +125,7 @@ def _hold_id(snapshot_id: str) -> str:
 def _hold(record: Document) -> Document:
     borrows = {found[1] for part in record["parts"] if (found := keys.owner_of(part["key"])) is not None}
     return {
-        "format": f"poorwill-pending/{limits.FORMAT_VERSION}",
+        "format": versions.written_format("pending"),
         "machine": record["machine"],
         "snapshot_id": _hold_id(record["snapshot_id"]),
         "workspace": record["workspace"],

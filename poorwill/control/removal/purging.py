@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from poorwill.control.records.holdings import Holdings, Needs, at_once
-from poorwill.snapshot import documents, keys, limits
+from poorwill.snapshot import documents, keys, versions
 from poorwill.snapshot.retention import Owner
 from poorwill.store.base import ObjectInfo, Store
 
@@ -162,7 +162,7 @@ def _kept(holdings: Holdings, needs: Needs, expired: set[Owner]) -> dict[Owner, 
 
 def _mark(store: Store, owner: Owner) -> None:
     body = {
-        "format": f"poorwill-removing/{limits.FORMAT_VERSION}",
+        "format": versions.written_format("removing"),
         "machine": owner[0],
         "snapshot_id": owner[1],
     }

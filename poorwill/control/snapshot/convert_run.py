@@ -20,7 +20,7 @@ from poorwill.control.snapshot.restore_run import readable
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.errors import Corrupt, EngineFailed, NotFound, PermanentError, Refused, Unsupported
-from poorwill.snapshot import ids, limits
+from poorwill.snapshot import ids, versions
 from poorwill.snapshot.documents import Document
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.base import Store
@@ -158,7 +158,7 @@ class ConvertRun:
         written = write_manifest(self.store, self.session, "finish_convert", owner, deadline_s, self._check)
         self.timings_ms["metadata"] = since_ms(began)
         document = {
-            "format": f"poorwill-snapshot/{limits.FORMAT_VERSION}",
+            "format": versions.written_format("snapshot"),
             "snapshot_id": self.snapshot_id,
             "created_at": now(),
             "parent": None,

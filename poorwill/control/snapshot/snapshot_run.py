@@ -14,7 +14,7 @@ from poorwill.control.snapshot.commit import PartDone, Written, complete_part, w
 from poorwill.control.snapshot.grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import NotFound, Refused, UsageError
-from poorwill.snapshot import ids, labels, limits
+from poorwill.snapshot import ids, labels, limits, versions
 from poorwill.snapshot.documents import Document
 from poorwill.store.base import Store
 
@@ -195,7 +195,7 @@ class SnapshotRun:
 
     def _metadata(self, written: Written) -> Document:
         return {
-            "format": f"poorwill-snapshot/{limits.FORMAT_VERSION}",
+            "format": versions.written_format("snapshot"),
             "machine": self.order.machine,
             "snapshot_id": self.order.snapshot_id,
             "created_at": now(),

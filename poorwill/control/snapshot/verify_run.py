@@ -18,7 +18,7 @@ from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.pool import Bench
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.errors import Corrupt, PoorwillError, Unsupported
-from poorwill.snapshot import documents, keys, limits, manifest
+from poorwill.snapshot import documents, keys, limits, manifest, versions
 from poorwill.snapshot.documents import Document
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.base import Store
@@ -126,7 +126,7 @@ class VerifyRun:
     def record(self) -> Document:
         """Write what was read back; it names this snapshot, its instance and its manifest's hash."""
         document = {
-            "format": f"poorwill-verified/{limits.FORMAT_VERSION}",
+            "format": versions.written_format("verified"),
             "machine": self.metadata["machine"],
             "snapshot_id": self.metadata["snapshot_id"],
             "instance": self.metadata["instance"],

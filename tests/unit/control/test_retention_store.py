@@ -16,7 +16,7 @@ from poorwill.control.removal import deletion, live_share, purging, retention
 from poorwill.control.removal.retention import NOT_ENDED, PROVEN
 from poorwill.control.removal.rotation import Share, rotation
 from poorwill.errors import Corrupt, NotFound, Refused, UsageError
-from poorwill.snapshot import documents, keys, limits
+from poorwill.snapshot import documents, keys, versions
 from poorwill.snapshot.retention import Policy
 from poorwill.store.s3.store import S3Store
 from tests.support.memory_store import Process
@@ -52,7 +52,7 @@ def apply(made: RemovalWorld, grace_s: float = GRACE_S) -> purging.Purged:
 def verified(made: RemovalWorld, snapshot_id: str, mode: str = "stored", at_s: int = 1_700_000_000) -> None:
     metadata = catalog.read(made.store, "m1", snapshot_id)
     made.store.put(keys.verified("m1", snapshot_id), documents.seal({
-        "format": f"poorwill-verified/{limits.FORMAT_VERSION}", "mode": mode, "verified_at_s": at_s,
+        "format": versions.written_format("verified"), "mode": mode, "verified_at_s": at_s,
         **{name: metadata[name] for name in ("machine", "snapshot_id", "instance", "manifest")},
         "by": {"name": "poorwill", "version": "0", "engine": ""}, "bytes_read": 1, "chunks_sampled": 0,
         "parts": [{"key": p["key"], "bytes": p["bytes"], "read": not p["borrowed"]} for p in metadata["parts"]],

@@ -185,7 +185,7 @@ def test_no_index_rows_crash_the_reader(edits: list[tuple[int, int, bytes]], row
     raw = spoiled(zstandard.decompress(small_index()[: trailer.stored_bytes]), edits)
     frame = zstandard.compress(raw)
     head = struct.pack("<25sBxxIII16x", SNAPSHOT_ID.encode(), 3, rows, len(raw), len(frame))
-    tail = frame + head + blake3.blake3(frame + head).digest() + part_index.MAGIC
+    tail = frame + head + blake3.blake3(frame + head).digest() + part_index.MAGIC + b"1"
     try:
         part_index.decode(tail, 90 + len(tail), "p")
     except PoorwillError as error:
