@@ -132,8 +132,8 @@ import json, os, sys
 from pathlib import Path
 from poorwill.errors import PoorwillError
 from poorwill.store.local import LocalStore
-from tests.engines import ThreadHost
-from tests.runs import restore, take
+from tests.support.engines import ThreadHost
+from tests.support.runs import restore, take
 root, uid, skip = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "skip"
 if os.geteuid() == 0:
     os.setgroups([])

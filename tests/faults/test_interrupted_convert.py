@@ -36,10 +36,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from poorwill.store.local import LocalStore
-from tests.engines import ThreadHost
-from tests.hooked_store import hooked
-from tests.needing_codec import NeedingToolset
-from tests.runs import convert
+from tests.support.engines import ThreadHost
+from tests.support.hooked_store import hooked
+from tests.support.needing_codec import NeedingToolset
+from tests.support.runs import convert
 root, source, new_id, side, method, call = Path(sys.argv[1]), *sys.argv[2:6], int(sys.argv[6])
 def end(key, count):
     if count == call:

@@ -33,8 +33,8 @@ import os, signal, sys
 from pathlib import Path
 from poorwill.remote.local import LocalHost
 from poorwill.store.local import LocalStore
-from tests.hooked_store import hooked
-from tests.runs import take
+from tests.support.hooked_store import hooked
+from tests.support.runs import take
 root, snapshot_id, side, method, call = Path(sys.argv[1]), *sys.argv[2:5], int(sys.argv[5])
 def end(key, count):
     if count == call:

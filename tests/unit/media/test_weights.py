@@ -332,7 +332,7 @@ SCRIPT = """
 import os, signal, sys
 from poorwill.media.weights import local_folder
 from poorwill.store.local import LocalStore
-from tests.hooked_store import hooked
+from tests.support.hooked_store import hooked
 
 store, cache, dies_at = LocalStore(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 def after(key, number):
