@@ -1,0 +1,227 @@
+"""Dataclasses as JSON objects: written as their annotations say, and read with every field checked.
+
+A field may be a str, bool, int (from 0 to 2**63 - 1), float (finite), bytes (a file name, as the text that os.fsdecode
+gives), Literal, Any, another such dataclass, tuple[T, ...], Mapping[str, T] or Mapping[int, T], any of these or None,
+and Annotated with a Range or a Length. What an object has beyond a class's fields is ignored when it is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import reprlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, is_dataclass
+from functools import cache, partial
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from poorwill.errors import Corrupt, PoorwillError
+
+T = TypeVar("T")
+INLINE = {"inline": True}
+"""Metadata of a field that is a dataclass, for one whose fields stand among those of the record that has it."""
+_INTEGER_MAX = (1 << 63) - 1
+_FLOAT_MAX = sys.float_info.max
+_KEY_DIGITS_MAX = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Annotated[int, Range(low, high)]: what the number may be, both ends included."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Annotated[T, Length(most)]: how many characters or items a str, tuple or Mapping may have."""
+
+    most: int
+
+
+def write(record: Any, kind: type | None = None) -> dict[str, Any]:
+    """The record as a JSON object. A field that is None, and has None as its default, is left out.
+
+    kind: a class that the record inherits from; then the object has only that one's fields.
+    """
+    written: dict[str, Any] = {}
+    for field in _fields_of(kind or type(record)):
+        value = getattr(record, field.name)
+        plain = _plain(value, field.hint)
+        if field.inline:
+            written.update(plain)
+        elif value is not None or field.default is not None:
+            written[field.name] = plain
+    return written
+
+
+def _plain(value: Any, hint: Any = None) -> Any:
+    if is_dataclass(value):
+        return write(value, hint if is_dataclass(hint) else None)  # type: ignore[arg-type]
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return os.fsdecode(value) if isinstance(value, bytes) else value
+
+
+def read(kind: type[T], found: object, what: str, error: type[PoorwillError] = Corrupt) -> T:
+    """The record that a JSON value describes, all of it. `error`, which names the field, if it does not fit.
+
+    what: the object that it was found in, for the message. Raises what the class itself raises when it is made, too.
+    """
+    reader = _reader(cast(Any, kind))
+    try:
+        record: T = reader(found)
+    except _Misfit as misfit:
+        raise error(f"{what}: {misfit}") from None
+    return record
+
+
+class _Misfit(Exception):
+    def __init__(self, problem: str) -> None:
+        self.problem, self.path = problem, ""
+
+    @classmethod
+    def of(cls, found: object, expected: str) -> _Misfit:
+        return cls(f"is {reprlib.repr(found)}, expected {expected}")
+
+    def below(self, name: str) -> _Misfit:
+        self.path = name + ("." if self.path and self.path[0] != "[" else "") + self.path
+        return self
+
+    def __str__(self) -> str:
+        return f"field '{self.path}' {self.problem}" if self.path else f"it {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    name: str
+    hint: Any
+    default: Any
+    required: bool
+    inline: bool
+
+
+@cache
+def _fields_of(kind: type) -> tuple[_Field, ...]:
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple(
+        _Field(
+            field.name, hints[field.name], field.default,
+            field.default is MISSING and field.default_factory is MISSING, "inline" in field.metadata,
+        )
+        for field in dataclasses.fields(kind)
+    )  # fmt: skip
+
+
+@cache
+def _reader(hint: Any) -> Callable[[object], Any]:
+    origin, given = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return lambda found: found
+    if hint is int:
+        return partial(_integer, Range(0, _INTEGER_MAX))
+    if hint is float:
+        return _float
+    if hint is bytes:
+        return _file_name
+    if is_dataclass(hint):
+        return partial(_record, cast(type, hint))
+    if origin is Literal:
+        return partial(_one_of, given)
+    if origin is tuple:
+        return partial(_items, _reader(given[0]))
+    if origin in (dict, Mapping):
+        return partial(_entries, given[0], _reader(given[1]))
+    if origin in (Union, UnionType):
+        some = _reader(next(kind for kind in given if kind is not NoneType))
+        return lambda found: None if found is None else some(found)
+    if origin is Annotated:
+        bound = given[1]
+        return partial(_integer, bound) if isinstance(bound, Range) else partial(_bounded, _reader(given[0]), bound)
+    return partial(_exactly, hint)
+
+
+def _record(kind: type, found: object) -> Any:
+    if not isinstance(found, dict):
+        raise _Misfit.of(found, "an object")
+    given: dict[str, Any] = {}
+    for field in _fields_of(kind):
+        if field.inline:
+            given[field.name] = _reader(field.hint)(found)
+        elif field.name in found:
+            try:
+                given[field.name] = _reader(field.hint)(found[field.name])
+            except _Misfit as misfit:
+                raise misfit.below(field.name) from None
+        elif field.required:
+            raise _Misfit("is missing").below(field.name)
+    return kind(**given)
+
+
+def _one_of(choices: tuple[Any, ...], found: object) -> object:
+    if not isinstance(found, str) or found not in choices:
+        raise _Misfit.of(found, f"one of {', '.join(choices)}")
+    return found
+
+
+def _items(item: Callable[[object], Any], found: object) -> tuple[Any, ...]:
+    if not isinstance(found, list):
+        raise _Misfit.of(found, "a list")
+    read = []
+    for number, value in enumerate(found):
+        try:
+            read.append(item(value))
+        except _Misfit as misfit:
+            raise misfit.below(f"[{number}]") from None
+    return tuple(read)
+
+
+def _entries(key: type, value: Callable[[object], Any], found: object) -> dict[Any, Any]:
+    if not isinstance(found, dict):
+        raise _Misfit.of(found, "an object")
+    read: dict[Any, Any] = {}
+    for name, each in found.items():
+        if key is int and not (name.isascii() and name.isdecimal() and len(name) <= _KEY_DIGITS_MAX):
+            raise _Misfit.of(name, "numbers as names")
+        try:
+            read[key(name)] = value(each)
+        except _Misfit as misfit:
+            raise misfit.below(name[:_KEY_DIGITS_MAX]) from None
+    return read
+
+
+def _bounded(value: Callable[[object], Any], length: Length, found: object) -> Any:
+    read = value(found)
+    if len(read) > length.most:
+        raise _Misfit.of(found, f"at most {length.most} characters or items")
+    return read
+
+
+def _integer(bounds: Range, found: object) -> int:
+    if type(found) is not int or not bounds.low <= found <= bounds.high:
+        raise _Misfit.of(found, f"an integer from {bounds.low} to {bounds.high}")
+    return found
+
+
+def _float(found: object) -> float:
+    if not isinstance(found, (int, float)) or type(found) is bool or not -_FLOAT_MAX <= found <= _FLOAT_MAX:
+        raise _Misfit.of(found, "a finite number")
+    return float(found)
+
+
+def _file_name(found: object) -> bytes:
+    try:
+        return os.fsencode(_exactly(str, found))
+    except UnicodeEncodeError:
+        raise _Misfit.of(found, "a file name") from None
+
+
+def _exactly(kind: type, found: object) -> Any:
+    if type(found) is not kind:
+        raise _Misfit.of(found, {str: "text", bool: "true or false", NoneType: "null"}[kind])
+    return found
