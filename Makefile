@@ -23,7 +23,7 @@ help:
 	@echo "make demo          hibernate and wake a workspace and make a video, with its own S3 and Prefect server"
 	@echo "make demo KEEP=1   the same, and leave the servers up"
 	@echo "make test          lint, then all tests"
-	@echo "make lint          ruff, mypy and the import contracts alone"
+	@echo "make lint          ruff, mypy, the import contracts, lengths and rooms alone"
 	@echo "make test-gpu      the tests that need an NVIDIA GPU, and its wheels alone; GPU_EXTRA=gpu-cu13 for CUDA 13"
 	@echo "make bench-gpu     measure what that GPU does; ARGS=--quick for a small try"
 	@echo "make bench         measure against restic, borg, tar and cp; ARGS=--quick for a small try"
@@ -73,6 +73,8 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/python -m lint.lengths
+	@$(BIN)/python -m lint.rooms
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench $(ARGS)
