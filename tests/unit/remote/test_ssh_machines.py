@@ -147,7 +147,7 @@ def test_another_host_key(machine: SshMachine, ssh_keys: KeyPair) -> None:
 CHILD = """
 import sys, time
 from pathlib import Path
-from tests.ssh_machines import KeyPair, SshMachine
+from tests.support.ssh_machines import KeyPair, SshMachine
 from tests.sshd_software import Software
 path = Path(sys.argv[2]) if sys.argv[2] else None
 SshMachine(Path(sys.argv[1]), Software(path), authorized=[]).start()
