@@ -30,8 +30,8 @@ SOON_S = 20.0
 ECHO = ["cat"]
 HANGING = """
 import sys, time
-from poorwill.remote import frames
-from poorwill.remote.run_directory import RunDirectory
+from poorwill.remote.link import frames
+from poorwill.remote.link.run_directory import RunDirectory
 
 directory = RunDirectory(sys.argv[1])
 claim, listener = directory.claim("hanging"), directory.listen("hanging")

@@ -17,7 +17,7 @@ from tests.support.s3_connection import connect
 
 OWNER = """
 import sys, threading
-from deployments.s3server import S3Server
+from deployments.servers.s3_server import S3Server
 server = S3Server(sys.argv[1])
 starter = threading.Thread(target=server.start)
 starter.start()

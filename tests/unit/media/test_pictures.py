@@ -245,7 +245,7 @@ import resource, sys
 from pathlib import Path
 from poorwill.errors import PoorwillError
 from poorwill.media.pictures import decode
-from tests.media.picture_files import plain
+from tests.unit.media.picture_files import plain
 for name in ("PNG", "JPEG", "WEBP"):
     decode(plain(name), pixels_max=1000)
 files = [Path(name).read_bytes() for name in sys.argv[1:]]

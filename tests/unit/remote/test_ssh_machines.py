@@ -148,7 +148,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from tests.support.ssh_machines import KeyPair, SshMachine
-from tests.sshd_software import Software
+from tests.support.sshd_software import Software
 path = Path(sys.argv[2]) if sys.argv[2] else None
 SshMachine(Path(sys.argv[1]), Software(path), authorized=[]).start()
 print("started", flush=True)
