@@ -8,7 +8,6 @@ server answers with 503: waiting for seconds would be the slowest thing that the
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
 import time
 from collections.abc import Callable
@@ -18,11 +17,12 @@ import httpx
 from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_TLS_INSECURE_SKIP_VERIFY
 
 from api.runs.write_gate import WriteGate
+from poorwill.retry import Backoff, Pauses
 
 CONNECTIONS_MAX = 16
 KEEPALIVE_S = 4.0
 """Shorter than the 5 s after which Prefect's server closes an idle connection."""
-PAUSE_S, PAUSE_S_MAX = 0.03, 0.5
+BACKOFF = Backoff(first_s=0.03, max_s=0.5)
 _BUSY = (429, 502, 503)
 _READS = ("/filter", "/count", "/history", "/paginate")
 """How the paths end by which Prefect's API is asked with POST."""
@@ -60,27 +60,25 @@ class PatientTransport(httpx.AsyncBaseTransport):
         return cls(httpx.AsyncHTTPTransport(verify=verify, limits=limits), patience_s)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        ends_s = self._clock() + self._patience_s
+        pauses = BACKOFF.pauses(self._patience_s, clock=self._clock)
         if request.method == "GET" or request.url.path.endswith(_READS):
-            return await self._answer(request, ends_s)
+            return await self._answer(request, pauses)
         try:
             async with asyncio.timeout(self._patience_s), self._gate.enter():
-                answer = await self._answer(request, ends_s)
+                answer = await self._answer(request, pauses)
         except TimeoutError:
             raise Unanswered("too many writes wait for it", request=request) from None
         self._gate.widen()
         return answer
 
-    async def _answer(self, request: httpx.Request, ends_s: float) -> httpx.Response:
-        pause_s = PAUSE_S
+    async def _answer(self, request: httpx.Request, pauses: Pauses) -> httpx.Response:
         while True:
             try:
                 answer = await self._inner.handle_async_request(request)
             except _LOST as error:
                 why = type(error).__name__
-                if self._is_away or self._clock() + pause_s > ends_s:
-                    self._is_away = True
-                    raise Unanswered(why, request=request) from None
+                pause_s = None if self._is_away else pauses.next_s()
+                self._is_away = pause_s is None
             except httpx.TimeoutException as error:
                 raise Unanswered(type(error).__name__, request=request) from None
             else:
@@ -89,10 +87,11 @@ class PatientTransport(httpx.AsyncBaseTransport):
                     return answer
                 await answer.aclose()
                 self._gate.narrow()
-                if self._clock() + pause_s > ends_s:
-                    raise Unanswered(f"HTTP {answer.status_code}", request=request)
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1))
-            pause_s = min(PAUSE_S_MAX, pause_s * 2)
+                why = f"HTTP {answer.status_code}"
+                pause_s = pauses.next_s()
+            if pause_s is None:
+                raise Unanswered(why, request=request)
+            await asyncio.sleep(pause_s)
 
     async def aclose(self) -> None:
         await self._inner.aclose()

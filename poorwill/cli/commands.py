@@ -20,15 +20,15 @@ from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import Order, SnapshotRun
 from poorwill.control.snapshot.store_reach import check_reachable
 from poorwill.control.snapshot.verify_run import VerifyRun
-from poorwill.errors import Corrupt, EngineLost, NotFound, PermanentError, Refused, TransientError, UsageError
+from poorwill.errors import Corrupt, EngineLost, NotFound, PermanentError, Refused, UsageError
 from poorwill.remote.base import Host
+from poorwill.retry import Backoff, retry
 from poorwill.snapshot import ids, limits
 from poorwill.snapshot.documents import Document
 from poorwill.store.address import open_store
 
 LEFT_OUT = 3
-ATTEMPTS = 3
-BACKOFF_S = 0.5
+BACKOFF = Backoff(first_s=0.5, attempts_max=3, jitter=False)
 
 
 def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
@@ -115,16 +115,8 @@ def _all(step: Callable[[int], Any], numbers: Iterable[int]) -> None:
 
 
 def _with_retries(step: Callable[[int], Any], number: int) -> Any:
-    for attempt in range(ATTEMPTS):
-        try:
-            return step(number)
-        except EngineLost:
-            raise
-        except TransientError:
-            if attempt == ATTEMPTS - 1:
-                raise
-        time.sleep(BACKOFF_S * 2**attempt)
-    raise AssertionError("unreachable")
+    """A lost engine has lost what it knew of the parts: the command ends then."""
+    return retry(lambda: step(number), BACKOFF.pauses(), when=lambda error: not isinstance(error, EngineLost))
 
 
 def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:

@@ -13,10 +13,11 @@ from urllib3.exceptions import HTTPError, SSLError
 
 from poorwill.cli.address import Address
 from poorwill.errors import NotFound, PoorwillError, ServerRefused, ServerUnavailable, UsageError
+from poorwill.retry import Backoff, retry
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5.0, 30.0
 ATTEMPTS = 3
-BACKOFF_S = 0.5
+BACKOFF = Backoff(first_s=0.5, attempts_max=ATTEMPTS, jitter=False)
 ANSWER_BYTES_MAX = 64 << 20
 REASON_CHARACTERS_MAX = 500
 
@@ -42,14 +43,7 @@ class Server:
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON answer. ServerUnavailable, ServerRefused, NotFound, UsageError with the server's reason."""
-        for attempt in range(ATTEMPTS):
-            try:
-                return self._ask_once(method, path, body)
-            except ServerUnavailable:
-                if attempt == ATTEMPTS - 1:
-                    raise
-            self._sleep(BACKOFF_S * 2**attempt)
-        raise AssertionError("unreachable")
+        return retry(lambda: self._ask_once(method, path, body), BACKOFF.pauses(), sleep=self._sleep)
 
     def all(self, path: str, **body: Any) -> list[dict[str, Any]]:
         """The objects that a `/filter` answers with."""

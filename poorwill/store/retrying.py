@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from poorwill.errors import Corrupt, NotFound, TransientError
+from poorwill.retry import Backoff, retry
 from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces, Store
 
 _log = logging.getLogger(__name__)
@@ -38,10 +39,8 @@ class RetryingStore:
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._inner = inner
-        self._attempts_max = attempts_max
+        self._backoff = Backoff(delay_first_s, delay_max_s, attempts_max)
         self._total_s = total_s
-        self._delay_first_s = delay_first_s
-        self._delay_max_s = delay_max_s
         self._sleep = sleep
         self._clock = clock
         self._uniform = uniform
@@ -142,19 +141,11 @@ class RetryingStore:
             return False
 
     def _retried(self, operation: str, key: str, attempt: Callable[[], _T], total_s: float | None = None) -> _T:
-        total_s = self._total_s if total_s is None else total_s
-        began = self._clock()
-        tries = 0
-        while True:
-            tries += 1
-            try:
-                return attempt()
-            except TransientError as error:
-                ceiling = min(self._delay_max_s, self._delay_first_s * 2 ** (tries - 1))
-                # Never less than half: many clients that failed together must not all come back at once,
-                # and none at once.
-                delay_s = ceiling * (0.5 + self._uniform() / 2)
-                if tries >= self._attempts_max or self._clock() - began + delay_s > total_s:
-                    raise
-                _log.info("%s %s: try %d failed, next in %.1f s: %s", operation, key, tries, delay_s, error)
-            self._sleep(delay_s)
+        pauses = self._backoff.pauses(
+            self._total_s if total_s is None else total_s, clock=self._clock, uniform=self._uniform
+        )
+
+        def on_pause(error: TransientError, pause_s: float) -> None:
+            _log.info("%s %s: try %d failed, next in %.1f s: %s", operation, key, pauses.attempts - 1, pause_s, error)
+
+        return retry(attempt, pauses, on_pause=on_pause, sleep=self._sleep)

@@ -14,14 +14,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 
 from poorwill.errors import PoorwillError, TransientError, UsageError, from_wire
+from poorwill.retry import Backoff, retry, retry_after_s
 from poorwill.web.addresses import AllowRule
 from poorwill.web.guarded_http import post
 from poorwill.web.guarded_network import Resolve, system_addresses
@@ -84,41 +83,29 @@ def deliver(
     The errors are those of `guarded_http.post`; a transient one comes after `attempts_max` attempts.
     """
     host = host_of(checked(receiver.url))
-    for attempt in range(1, receiver.attempts_max + 1):
+    pauses = Backoff(WAIT_S_FIRST, WAIT_S_MAX, receiver.attempts_max).pauses(uniform=draw)
+
+    def attempt() -> Delivered:
         headers = {
             **dict(receiver.headers),
             "Content-Type": "application/json",
             DELIVERY: delivery,
             SIGNATURE: signature(body, receiver.secrets, int(clock())),
         }
-        try:
-            status = post(
-                receiver.url, body, headers, timeout_s=receiver.timeout_s, allow=receiver.allow, resolve=resolve
-            )
-            return Delivered(host, status, attempt)
-        except TransientError as error:
-            if attempt == receiver.attempts_max:
-                raise _given_up(error, attempt) from error
-            wait_s = _wait_s(attempt, draw(), str(error.facts.get("retry_after", "")), clock())
-            say(f"attempt {attempt} of {receiver.attempts_max}: {error.message}; again in {wait_s:.1f} s")
-        sleep(wait_s)
-    raise UsageError("attempts_max is below 1: a message needs an attempt")
+        status = post(receiver.url, body, headers, timeout_s=receiver.timeout_s, allow=receiver.allow, resolve=resolve)
+        return Delivered(host, status, pauses.attempts)
 
+    def asked_s(error: TransientError) -> float:
+        return min(retry_after_s(str(error.facts.get("retry_after", "")), clock()), RETRY_AFTER_S_MAX)
 
-def _wait_s(attempt: int, drawn: float, retry_after: str, now_s: float) -> float:
-    """From half to the whole of a wait that doubles, lest many senders come back together; no less than asked for."""
-    longest_s = min(WAIT_S_MAX, math.ldexp(WAIT_S_FIRST, attempt - 1))
-    return max(longest_s * (0.5 + drawn / 2), min(_asked_s(retry_after, now_s), RETRY_AFTER_S_MAX))
+    def on_pause(error: TransientError, pause_s: float) -> None:
+        tried = f"attempt {pauses.attempts - 1} of {receiver.attempts_max}"
+        say(f"{tried}: {error.message}; again in {pause_s:.1f} s")
 
-
-def _asked_s(retry_after: str, now_s: float) -> float:
-    """What a Retry-After asks for, in seconds or as a date (RFC 9110, 10.2.3); 0 for anything else."""
-    if retry_after.isdecimal() and retry_after.isascii():
-        return float(retry_after)
     try:
-        return float(parsedate_to_datetime(retry_after).timestamp()) - now_s
-    except (ValueError, TypeError, OverflowError, OSError):
-        return 0.0
+        return retry(attempt, pauses, least_s=asked_s, on_pause=on_pause, sleep=sleep)
+    except TransientError as error:
+        raise _given_up(error, pauses.attempts) from error
 
 
 def _given_up(error: PoorwillError, attempts: int) -> PoorwillError:

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import urllib3
 
 from poorwill.engine.context import Context
-from poorwill.errors import Corrupt, NotFound, StoreUnavailable, TransientError, UploadLost
+from poorwill.errors import Corrupt, NotFound, StoreUnavailable, UploadLost
+from poorwill.retry import Backoff, retry
 from poorwill.store.grant_errors import ANSWER_BYTES_MAX, grant_error
 
 ATTEMPTS = 6
-BACKOFF_S = 0.25
-BACKOFF_S_MAX = 10.0
+BACKOFF = Backoff(first_s=0.25, max_s=10.0, attempts_max=ATTEMPTS)
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
 T = TypeVar("T")
 
@@ -78,13 +78,8 @@ class Http:
 
 def persist(context: Context, attempt: Callable[[int], T], jitter: Callable[[], float] = random.random) -> T:
     """`attempt(n)` for n = 0, 1, ... until it succeeds: transient errors are tried `ATTEMPTS` times, backing off."""
-    for n in range(ATTEMPTS):
-        try:
-            return attempt(n)
-        except UploadLost:
-            raise
-        except TransientError:
-            if n == ATTEMPTS - 1:
-                raise
-        context.pause(min(BACKOFF_S * 2**n, BACKOFF_S_MAX) * (0.5 + jitter() / 2))
-    raise AssertionError("unreachable")
+    pauses = BACKOFF.pauses(uniform=jitter)
+    return retry(
+        lambda: attempt(pauses.attempts - 1), pauses,
+        when=lambda error: not isinstance(error, UploadLost), sleep=context.pause,
+    )  # fmt: skip

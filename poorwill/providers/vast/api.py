@@ -20,11 +20,11 @@ import urllib3
 from urllib3 import exceptions as http
 
 from poorwill.errors import ProviderRefused, ProviderUnavailable, UsageError
+from poorwill.retry import Backoff, retry, retry_after_s
 
 ANSWER_BYTES_MAX = 8 << 20
 ATTEMPTS_MAX = 6
-BACKOFF_FIRST_S = 1.0
-BACKOFF_MAX_S = 15.0
+BACKOFF = Backoff(first_s=1.0, max_s=15.0, attempts_max=ATTEMPTS_MAX)
 RETRY_AFTER_MAX_S = 60.0
 TOTAL_S = 120.0
 """How long one exchange is tried for; an attempt that is under way is not interrupted."""
@@ -57,15 +57,6 @@ class Reply:
     def denied(self) -> bool:
         """Whether the key was not accepted; then a 404 says nothing about what was asked for."""
         return self.status in (401, 403) or "user key" in self.text.lower()
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """No such answer."""
-
-    reason: str
-    reached: bool  # whether the request may have been carried out
-    retry_after_s: float = 0.0
 
 
 class _Unreadable(Exception):
@@ -121,20 +112,17 @@ class VastApi:
 
         Not `repeatable`: only while it is certain that the request was not carried out. ProviderUnavailable then.
         """
-        ends = self._clock() + within_s
-        for attempt in range(ATTEMPTS_MAX):
-            outcome = self._attempt(method, path, body, query)
-            if isinstance(outcome, Reply):
-                return outcome
-            backoff_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**attempt) * (0.5 + self._uniform() / 2)
-            delay_s = max(backoff_s, outcome.retry_after_s)
-            final = attempt == ATTEMPTS_MAX - 1 or self._clock() + delay_s > ends
-            if final or (outcome.reached and not repeatable):
-                raise ProviderUnavailable(
-                    f"vast.ai: {method} {path}: {outcome.reason}, after {attempt + 1} tries: try again later"
-                )
-            self._sleep(delay_s)
-        raise AssertionError("unreachable")
+        pauses = BACKOFF.pauses(within_s, clock=self._clock, uniform=self._uniform)
+        try:
+            return retry(
+                lambda: self._attempt(method, path, body, query), pauses, sleep=self._sleep,
+                when=lambda error: repeatable or not error.facts["carried_out"],
+                least_s=lambda error: float(error.facts.get("retry_after_s", 0.0)),
+            )  # fmt: skip
+        except ProviderUnavailable as error:
+            raise ProviderUnavailable(
+                f"vast.ai: {method} {path}: {error.message}, after {pauses.attempts} tries: try again later"
+            ) from None
 
     def refusal(self, reply: Reply, what: str) -> ProviderRefused:
         """The error that says what to do about an answer that is no success."""
@@ -154,7 +142,8 @@ class VastApi:
 
     def _attempt(
         self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str] | None
-    ) -> Reply | _Failure:
+    ) -> Reply:
+        """An answer. ProviderUnavailable; its fact `carried_out` says whether the request may have been."""
         headers = {
             "Authorization": f"Bearer {self._api_key}",
             "Accept": "application/json",
@@ -172,12 +161,12 @@ class VastApi:
             )  # fmt: skip
             data = self._read(response)
         except _Unreadable as error:
-            return _Failure(str(error), reached=True)
+            raise ProviderUnavailable(str(error), carried_out=True) from None
         except _NEVER_SENT as error:
-            return _Failure(f"it cannot be reached ({type(error).__name__})", reached=False)
+            raise ProviderUnavailable(f"it cannot be reached ({type(error).__name__})", carried_out=False) from None
         except (http.HTTPError, OSError) as error:
-            return _Failure(f"the connection broke ({type(error).__name__})", reached=True)
-        return _judged(response.status, _json_object(data), response.headers.get("Retry-After"))
+            raise ProviderUnavailable(f"the connection broke ({type(error).__name__})", carried_out=True) from None
+        return _judged(response.status, _json_object(data), response.headers.get("Retry-After", ""))
 
     def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
         ends, data, whole = self._clock() + _ANSWER_S, bytearray(), False
@@ -206,15 +195,15 @@ def _checked_url(url: str) -> str:
     raise UsageError("the address of vast.ai's API: expected https://host, which the API key may be sent to")
 
 
-def _judged(status: int, fields: Mapping[str, Any] | None, retry_after: str | None) -> Reply | _Failure:
-    retry_after_s = min(float(retry_after), RETRY_AFTER_MAX_S) if retry_after and retry_after.isdecimal() else 0.0
+def _judged(status: int, fields: Mapping[str, Any] | None, retry_after: str) -> Reply:
+    asked_s = min(retry_after_s(retry_after, time.time()), RETRY_AFTER_MAX_S)
     if status == 429:
         # Said before a request is looked at: it was not carried out.
-        return _Failure("429, it asks to slow down", reached=False, retry_after_s=retry_after_s)
+        raise ProviderUnavailable("429, it asks to slow down", carried_out=False, retry_after_s=asked_s)
     if status == 408 or status >= 500:
-        return _Failure(f"it answered {status}", reached=True, retry_after_s=retry_after_s)
+        raise ProviderUnavailable(f"it answered {status}", carried_out=True, retry_after_s=asked_s)
     if 200 <= status < 300 and fields is None:
-        return _Failure(f"it answered {status} with something that is not its JSON", reached=True)
+        raise ProviderUnavailable(f"it answered {status} with something that is not its JSON", carried_out=True)
     return Reply(status, fields or {})
 
 
