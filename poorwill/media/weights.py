@@ -12,7 +12,6 @@ Published weights never change: a prefix is written once.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -21,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from poorwill.errors import DeadlineExceeded, HostUnfit, NotFound, Refused, UsageError, WorkspaceError
+from poorwill.file_lock import FileLock, lock_file
 from poorwill.media import weights_manifest
 from poorwill.media.stop import Stop
 from poorwill.media.weights_download import OnBytes, download, file_digest
@@ -32,7 +32,6 @@ WAIT_S_MAX = 12 * 3600.0
 """How long to wait for another process that downloads the same weights."""
 ABANDONED_S = 7 * 24 * 3600.0
 """After which a partial folder that nobody continued is removed."""
-_POLL_S = 0.1
 _PARTIAL = ".partial-"
 
 
@@ -86,7 +85,7 @@ def local_folder(
     with _writing(root):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sweep(root, digest)
-        with _locked(root / f"{digest}.lock", stop):
+        with _lock(root / f"{digest}.lock", stop):
             if _is_whole(folder, manifest):
                 return folder
             partial = _adopt(root, digest)
@@ -176,26 +175,18 @@ def _sweep(root: Path, digest: str) -> None:
     for left in root.glob(f"*{_PARTIAL}*"):
         other = left.name.partition(_PARTIAL)[0]
         with contextlib.suppress(OSError):
-            if other != digest and left.lstat().st_mtime < time.time() - ABANDONED_S:
-                with open(root / f"{other}.lock", "ab") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else somebody works on it
+            if other == digest or left.lstat().st_mtime >= time.time() - ABANDONED_S:
+                continue
+            if (lock := lock_file(root / f"{other}.lock")) is not None:  # else somebody works on it
+                with lock:
                     shutil.rmtree(left)
 
 
-@contextlib.contextmanager
-def _locked(path: Path, stop: Stop) -> Iterator[None]:
-    """Hold the lock; it ends with the process that holds it, however that ends."""
-    ends = time.monotonic() + WAIT_S_MAX
-    with open(path, "ab") as lock:
-        while True:
-            stop.check()
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            if time.monotonic() > ends:
-                raise DeadlineExceeded(f"{path}: another process has been downloading for {WAIT_S_MAX:.0f} s")
-            time.sleep(_POLL_S)
-        yield
+def _lock(path: Path, stop: Stop) -> FileLock:
+    lock = lock_file(path, timeout_s=WAIT_S_MAX, check=stop.check)
+    if lock is None:
+        raise DeadlineExceeded(f"{path}: another process has been downloading for {WAIT_S_MAX:.0f} s")
+    return lock
 
 
 @contextlib.contextmanager

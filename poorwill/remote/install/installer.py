@@ -219,6 +219,7 @@ def lock_of(path: Path) -> Path:
 
 def locked(lock: int) -> bool | None:
     """Take it: whether nobody else has it. None where the file system has no locks."""
+    # poorwill.file_lock is not there yet: this file is sent alone.
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

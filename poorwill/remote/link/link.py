@@ -6,7 +6,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import IO
 
 from poorwill.errors import Corrupt, EngineLost, PermanentError, PoorwillError, TransientError, masked, one_line
@@ -16,6 +17,7 @@ from poorwill.remote.link import frames
 from poorwill.remote.link.connection import Connection, NoKeeper, greet
 from poorwill.remote.link.frames import Frame, Hello, Kind, No
 from poorwill.remote.link.replay import WINDOW_BYTES, Conversation
+from poorwill.retry import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,8 @@ class Link:
     ) -> None:
         self._dial, self._describe, self._clock = dial, describe, clock
         self._patience_s, self._dead_after_s, self._ping_s = patience_s, dead_after_s, ping_s
-        self._backoff_s, self._pause_s = backoff_s, 0.0
+        self._backoff_s = backoff_s
+        self._pauses = self._mending_pauses()
         self.reconnects = 0
         # Guards all below, and the state of connections; notified whenever any of it changes.
         self._changed = threading.Condition()
@@ -153,25 +156,27 @@ class Link:
 
     def _start(self) -> Connection:
         """The first connection. An attempt that broke may have started the engine, so the next one looks for it."""
-        first, failures, ends_s = True, 0, self._clock() + START_S
+        first, ends_s = True, self._clock() + START_S
+        pauses = Backoff(2 * self._backoff_s, attempts_max=START_ATTEMPTS, jitter=False).pauses(
+            START_S, clock=self._clock
+        )
         for _ in range(START_TURNS):
             try:
                 return self._connect(first, min(GREETING_S, max(0.0, ends_s - self._clock())))
             except NoKeeper as answer:
                 if answer.code == No.GONE and not first:
                     first = True
-                elif answer.code == No.EXISTS and first and failures:
+                elif answer.code == No.EXISTS and first and pauses.attempts > 1:
                     first = False
                 else:
                     raise answer.error(self._describe) from None
             except _CUTS as error:
-                failures += 1
-                if failures == START_ATTEMPTS or self._clock() >= ends_s:
+                if (pause_s := pauses.next_s()) is None:
                     lost = error if isinstance(error, PoorwillError) else None
                     raise lost or EngineLost(f"{self._describe}: {endings.why(error)}") from None
                 # Where dialing itself failed nothing was started.
                 first = first and self._epoch == 0
-                time.sleep(self._backoff_s * 2**failures)
+                time.sleep(pause_s)
         raise EngineLost(f"{self._describe}: its keeper cannot say whether it runs an engine")
 
     def _connect(self, first: bool, timeout_s: float) -> Connection:
@@ -200,7 +205,7 @@ class Link:
                 why = self._receive(connection)
                 self._give_up(connection, why)
                 if self._clock() >= began_s + STEADY_S:
-                    self._pause_s = 0.0
+                    self._pauses = self._mending_pauses()
                 following = self._mend(why)
         except PermanentError as error:
             self._end(error.message, error)
@@ -283,8 +288,7 @@ class Link:
             log.warning("%s was cut off (%s); dialing it again", self._describe, one_line(masked(why)))
         while self._left_s(cut_s) > 0:
             with self._changed:
-                self._changed.wait_for(lambda: self._ended, min(self._pause_s, max(0.0, self._left_s(cut_s))))
-            self._pause_s = min(max(2 * self._pause_s, self._backoff_s), BACKOFF_S_MAX)
+                self._changed.wait_for(lambda: self._ended, min(next(self._pauses), max(0.0, self._left_s(cut_s))))
             if (left_s := self._left_s(cut_s)) <= 0:
                 break
             try:
@@ -300,6 +304,10 @@ class Link:
                 return connection
         self._end(f"the connection was cut ({why}) and not mended within {self._clock() - cut_s:.1f} s: {last}")
         return None
+
+    def _mending_pauses(self) -> Iterator[float]:
+        pauses = Backoff(self._backoff_s, BACKOFF_S_MAX, jitter=False).pauses()
+        return chain([0.0], iter(pauses.next_s, None))
 
     def _left_s(self, cut_s: float) -> float:
         """How long a connection that was cut then may still be dialed."""

@@ -5,17 +5,16 @@ The lock of an engine is held by its keeper and by itself, so it is free only wh
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import socket
 import stat
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from poorwill.errors import Corrupt
+from poorwill.file_lock import FileLock, lock_directory, lock_file
 from poorwill.remote.link import frames
 from poorwill.remote.link.frames import Decoder, Kind, No
 
@@ -78,27 +77,19 @@ class RunDirectory:
             raise NotKept(No.UNFIT, f"{STATE_DIR_VARIABLE} is not set")
         return cls(os.path.join(os.path.abspath(state_dir), "run"))
 
-    @contextmanager
-    def starting(self) -> Iterator[None]:
+    def starting(self) -> FileLock:
         """One keeper starts at a time. NotKept if another one does not end that."""
-        if not _lock_within(self._fd, START_S):
+        lock = lock_directory(self.path, START_S)
+        if lock is None:
             raise NotKept(No.OCCUPIED, f"another engine has been starting for {START_S:g} s")
-        try:
-            yield
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return lock
 
     def claim(self, name: str) -> Claim:
         """NotKept if there is an engine of that name already."""
-        for _ in range(10):
-            fd = os.open(f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
-            if not _lock(fd):
-                os.close(fd)
-                break
-            if self._is(name, fd):
-                return Claim(self, name, fd)
-            os.close(fd)  # it was removed between the two calls
-        raise NotKept(No.EXISTS, f"an engine '{name}' exists already")
+        lock = lock_file(f"{name}.lock", dir_fd=self._fd)
+        if lock is None:
+            raise NotKept(No.EXISTS, f"an engine '{name}' exists already")
+        return Claim(self, name, lock.fd)
 
     def listen(self, name: str) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -163,23 +154,14 @@ class RunDirectory:
     def _free(self, name: str) -> bool:
         """Whether nobody holds that lock; then nothing is left of it."""
         try:
-            fd = os.open(f"{name}.lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+            lock = lock_file(f"{name}.lock", create=False, dir_fd=self._fd)
         except OSError:
             return True
-        try:
-            if not _lock(fd):
-                return False
-            if self._is(name, fd):
-                self.remove(name)
-            return True
-        finally:
-            os.close(fd)
-
-    def _is(self, name: str, fd: int) -> bool:
-        try:
-            return os.path.samestat(os.stat(f"{name}.lock", dir_fd=self._fd, follow_symlinks=False), os.fstat(fd))
-        except FileNotFoundError:
+        if lock is None:
             return False
+        with lock:
+            self.remove(name)
+        return True
 
     def _address(self, name: str) -> str:
         # The address of a socket holds 107 bytes; through /proc any directory is a short path.
@@ -220,20 +202,3 @@ def _wait_or_kill(peer: socket.socket, timeout_s: float) -> None:
 def peer_process(peer: socket.socket) -> int:
     """Which process listens where this connection leads."""
     return int(_PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0])
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _lock_within(fd: int, timeout_s: float) -> bool:
-    ends_s = time.monotonic() + timeout_s
-    while not _lock(fd):
-        if time.monotonic() > ends_s:
-            return False
-        time.sleep(_POLL_S)
-    return True
