@@ -16,7 +16,7 @@ from flows.stages import Stages
 from poorwill.errors import DeadlineExceeded, UsageError
 from poorwill.media import delivery
 from poorwill.media.parameters import Asked, Resolved, resolve
-from poorwill.media.stop import STOP
+from poorwill.media.stop import Stop
 from tasks.download_image import download_image
 from tasks.infer import CONTACT_SHEET, infer
 from tasks.studio import Studio, studio
@@ -40,25 +40,25 @@ class Request:
 def generate_video(request: Request) -> dict[str, Any]:
     """The whole of it. Returns the record of the video and its URLs. A run that has made its video returns it again."""
     run, stages = _own_run(), Stages()
-    with studio(run, request.model, request.media) as opened, _time_limit(request.timeout_s):
+    with studio(run, request.model, request.media) as opened, _time_limit(request.timeout_s, opened.process.stop):
         with stages("check"):
             parameters = _resolved(request, run, opened.model)
             record = delivery.delivered(opened.store, run)
         if record is not None:
             get_run_logger().info("the video of this run was made before")
             return _result(opened, run, record)
-        record = _make(request, run, parameters, stages)
+        record = _make(request, opened, run, parameters, stages)
         result = _result(opened, run, record)
         _publish(record, result, (opened.folder / CONTACT_SHEET).read_bytes())
         return result
 
 
-def _make(request: Request, run: str, parameters: Resolved, stages: Stages) -> dict[str, Any]:
+def _make(request: Request, opened: Studio, run: str, parameters: Resolved, stages: Stages) -> dict[str, Any]:
     with stages("download"):
         image = download_image(run, request.image_url)
     plain = asdict(parameters)
     made = infer(run, plain)
-    STOP.check()
+    opened.process.stop.check()
     facts = {
         "model": request.model,
         "parameters": plain,
@@ -102,10 +102,10 @@ def _publish(record: dict[str, Any], result: dict[str, Any], contact_sheet: byte
 
 
 @contextmanager
-def _time_limit(timeout_s: float) -> Iterator[None]:
+def _time_limit(timeout_s: float, stop: Stop) -> Iterator[None]:
     """After that long, the run stops at its next step."""
     message = f"the run took longer than timeout_s={timeout_s:.0f}: allow more, or lower steps, num_frames or size"
-    timer = threading.Timer(timeout_s, STOP.request, [message, DeadlineExceeded])
+    timer = threading.Timer(timeout_s, stop.request, [message, DeadlineExceeded])
     timer.daemon = True
     timer.start()
     try:

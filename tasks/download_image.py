@@ -7,7 +7,6 @@ from typing import Any
 from prefect import task
 
 from blocks.lookup import store_block
-from poorwill.media.stop import STOP
 from tasks import studio
 from tasks.retries import policy, transient_in_time
 
@@ -28,7 +27,7 @@ def download_image(run: str, image_url: str) -> dict[str, Any]:
 
     opened = studio.of_run(run)
     sources = opened.media.sources(store_block(name) for name in opened.media.image_stores)
-    found = fetch_image(image_url, sources, check=STOP.check)
+    found = fetch_image(image_url, sources, check=opened.process.stop.check)
     found.image.save(opened.folder / IMAGE, compress_level=1)  # lossless; better compression only takes time
     return {
         "origin": found.origin,

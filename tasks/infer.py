@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 
 from poorwill.media.parameters import Resolved
-from poorwill.media.stop import STOP
 from tasks import studio
 from tasks.download_image import IMAGE
 from tasks.progress import Progress, generating
 from tasks.retries import policy, transient_in_time
 
 if TYPE_CHECKING:
-    from blocks.video_models import VideoModel
     from poorwill.media.loading import LoadedPipeline
+    from tasks.studio import Studio
 
 UPDATE_S = 3.0
 """Each update costs this host some CPU, which on the CPU's own lanes is taken from inference."""
@@ -40,10 +39,9 @@ def infer(run: str, parameters: dict[str, Any]) -> dict[str, Any]:
     from PIL import Image
 
     from poorwill.media.inference import generate
-    from poorwill.media.residence import RESIDENCE
 
     opened, resolved, clock = studio.of_run(run), Resolved(**parameters), _Clock()
-    pipeline = RESIDENCE.pipeline(opened.model.record(), lambda record: _load(opened.model, record))
+    pipeline = opened.process.pipelines.get(opened.model.record(), lambda record: _load(opened, record))
     clock.lap("load")
     began_at = time.time()
     counters = {"steps": 0, "frames": 0, "frames_all": resolved.num_frames}
@@ -55,9 +53,9 @@ def infer(run: str, parameters: dict[str, Any]) -> dict[str, Any]:
         counters["frames"] = done
 
     with Image.open(opened.folder / IMAGE) as image, _progress(counters, resolved):
-        frames = generate(pipeline, image, resolved, on_step=on_step, stop=STOP)
+        frames = generate(pipeline, image, resolved, on_step=on_step, stop=opened.process.stop)
         clock.lap("infer")
-        facts = _encode(frames, resolved, opened.folder, on_frame)
+        facts = _encode(frames, resolved, opened, on_frame)
     clock.lap("encode")
     return {"video": facts, "timings_ms": clock.laps_ms, "inference_began_at": began_at}
 
@@ -67,21 +65,22 @@ def _progress(counters: dict[str, int], resolved: Resolved) -> Progress:
     return Progress(counters.copy, generating(resolved.steps), update_s=UPDATE_S, counts=steps)
 
 
-def _encode(frames: Any, resolved: Resolved, folder: Path, on_frame: Any) -> dict[str, Any]:
+def _encode(frames: Any, resolved: Resolved, opened: Studio, on_frame: Any) -> dict[str, Any]:
     """Write the three files; the video is read back by its encoder."""
     from poorwill.media import previews, video
 
-    found = video.encode(frames, resolved.fps, folder / VIDEO, on_frame=on_frame, check=STOP.check)
+    folder, check = opened.folder, opened.process.stop.check
+    found = video.encode(frames, resolved.fps, folder / VIDEO, on_frame=on_frame, check=check)
     (folder / POSTER).write_bytes(previews.poster(frames))
     (folder / CONTACT_SHEET).write_bytes(previews.contact_sheet(frames))
     return {**asdict(found), "fps": float(found.fps)}
 
 
-def _load(block: VideoModel, record: Any) -> LoadedPipeline:
+def _load(opened: Studio, record: Any) -> LoadedPipeline:
     from poorwill.media import loading, weights
 
     def folder_of_weights(prefix: str) -> Path:
-        return weights.local_folder(block.open_store(), prefix, _cache_root(), stop=STOP)
+        return weights.local_folder(opened.model.open_store(), prefix, _cache_root(), stop=opened.process.stop)
 
     return loading.load(record, folder_of_weights)
 

@@ -18,17 +18,21 @@ from blocks.lookup import media_block, model_block
 from blocks.media import Media
 from blocks.video_models import VideoModel
 from poorwill.errors import NotFound
+from poorwill.media import process_state
+from poorwill.media.process_state import ProcessState
 from poorwill.store.base import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Studio:
-    """One run's blocks, the store its video goes to, and the folder its files are in between its steps."""
+    """One run's blocks, the store its video goes to, the folder its files are in between its steps, and what it shares
+    with other runs of its process."""
 
     model: VideoModel
     media: Media
     store: Store
     folder: Path
+    process: ProcessState
 
 
 _studios: dict[str, Studio] = {}
@@ -40,7 +44,7 @@ def studio(run: str, model: str, media: str) -> Iterator[Studio]:
     """Open what the run works with, and close it at its end. The folder is empty, whatever a killed run has left, and
     removed afterwards. NotFound and UsageError for names and blocks that are none."""
     media_opened = media_block(media)
-    opened = Studio(model_block(model), media_opened, media_opened.open(), _folder_of(run))
+    opened = Studio(model_block(model), media_opened, media_opened.open(), _folder_of(run), process_state.current())
     shutil.rmtree(opened.folder, ignore_errors=True)
     opened.folder.mkdir(parents=True, mode=0o700)
     with _lock:

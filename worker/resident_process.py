@@ -1,7 +1,7 @@
 """python -m worker.resident_process PARENT_PID: runs one flow run after another, and keeps what they have loaded.
 
-It ends with the worker that started it, however that ends. Models live in `poorwill.media.residence`, a module that
-Prefect does not load anew for each run, as it does with the flow's own file.
+It ends with the worker that started it, however that ends. What its runs share, the loaded model above all, is made
+here and found by flows through `poorwill.media.process_state`, a module that Prefect does not load anew for each run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import Any, BinaryIO
 from uuid import UUID
 
 from poorwill.errors import DeviceFailed, OutOfMemory
-from poorwill.media.stop import STOP
+from poorwill.media import process_state
+from poorwill.media.process_state import ProcessState
+from poorwill.media.stop import Stop
 from worker import messages
 
 _PR_SET_PDEATHSIG = 1
@@ -35,9 +37,10 @@ def main(parent_pid: int) -> int:
     _die_with(parent_pid)
     answers = _claim_stdout()
     waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(sys.stdin.buffer, waiting), name="orders", daemon=True).start()
+    state = ProcessState()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, waiting, state.stop), name="orders", daemon=True).start()
     _warm_up()
-    with _own_settings():
+    with _own_settings(), process_state.using(state):
         _say(answers, event="ready")
         while (run := waiting.get()) is not None:
             _say(answers, event="ended", run=run, **_performed(UUID(run)), rss_bytes=_rss_bytes())
@@ -62,16 +65,16 @@ def _say(answers: BinaryIO, **message: Any) -> None:
     answers.write(messages.encode(**message))
 
 
-def _listen(orders: BinaryIO, waiting: queue.SimpleQueue[str | None]) -> None:
+def _listen(orders: BinaryIO, waiting: queue.SimpleQueue[str | None], stop: Stop) -> None:
     current = ""
     for line in orders:
         order = messages.decode(line)
         if "run" in order:
             current = str(order["run"])
-            STOP.clear()  # here and not when it begins: a cancel may be the very next line
+            stop.clear()  # here and not when it begins: a cancel may be the very next line
             waiting.put(current)
         elif order.get("cancel") == current:
-            STOP.request(str(order.get("why", "cancelled")))
+            stop.request(str(order.get("why", "cancelled")))
         elif order.get("terminate") == current:
             _terminate()
     waiting.put(None)

@@ -1,4 +1,4 @@
-"""The wish that the work of this process stops, said by one thread and heard by another."""
+"""The request that work stops: made by one thread, seen by another."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Stop:
         self._error: PoorwillError = Cancelled("cancelled")
 
     def request(self, reason: str, kind: type[PoorwillError] = Cancelled) -> None:
-        """Ask for it. The first reason, and the kind of error it is, stay until `clear`."""
+        """Ask the work to stop. The first reason, and the kind of error it is, stay until `clear`."""
         with self._lock:
             if not self._asked.is_set():
                 self._error = kind(reason or "cancelled")
                 self._asked.set()
 
     def clear(self) -> None:
-        """Forget what was asked, before the next run begins."""
+        """Forget the request, before the next run begins."""
         with self._lock:
             self._asked.clear()
 
@@ -32,10 +32,6 @@ class Stop:
         return self._asked.is_set()
 
     def check(self) -> None:
-        """Cancelled, or the kind that was asked for, with the reason; nothing if nobody asked."""
+        """Raise Cancelled, or the kind that was asked for, with the reason; nothing without a request."""
         if self._asked.is_set():
             raise self._error
-
-
-STOP = Stop()
-"""Of this process, which works on one run at a time."""

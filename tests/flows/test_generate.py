@@ -26,9 +26,9 @@ from deployments.servers.prefect_server import PrefectServer
 from deployments.servers.s3_server import S3Server
 from flows.generate import generate
 from poorwill.errors import DeadlineExceeded, NotFound, Refused, UsageError
-from poorwill.media import delivery, video
-from poorwill.media.residence import RESIDENCE
-from poorwill.media.stop import STOP
+from poorwill.media import delivery, process_state, video
+from poorwill.media.process_state import ProcessState
+from poorwill.media.stop import Stop
 from poorwill.store.local import LocalStore
 from tests.worker.rig import until
 
@@ -87,11 +87,17 @@ def studio(
     return Studio("studio", tmp_path_factory.mktemp("studio"), pictures, tiny_skyreels)
 
 
+@pytest.fixture(scope="module")
+def process() -> ProcessState:
+    return ProcessState()
+
+
 @pytest.fixture(autouse=True)
-def nobody_asks_to_stop() -> Iterator[None]:
-    STOP.clear()
-    yield
-    STOP.clear()
+def nobody_asks_to_stop(process: ProcessState) -> Iterator[None]:
+    """The tests' process is an entry point like the resident process."""
+    process.stop.clear()
+    with process_state.using(process):
+        yield
 
 
 def test_a_picture_becomes_a_video(studio: Studio) -> None:
@@ -131,10 +137,10 @@ def artifacts(run: UUID) -> dict[str, str]:
     return {str(artifact.key): str(artifact.data) for artifact in found}
 
 
-def test_the_model_stays_and_a_seed_is_a_video(studio: Studio) -> None:
+def test_the_model_stays_and_a_seed_is_a_video(studio: Studio, process: ProcessState) -> None:
     """The second run finds the pipeline loaded, and the same seed gives the same bytes; another one, others."""
     first, second, third = (studio.run(seed=seed).result() for seed in (1, 1, 2))
-    assert RESIDENCE.model is not None and second["timings_ms"]["load"] < 500
+    assert process.pipelines.model is not None and second["timings_ms"]["load"] < 500
     one, same, other = (path_of(made["url"]).read_bytes() for made in (first, second, third))
     assert one == same != other and first["run"] != second["run"]
 
@@ -208,16 +214,16 @@ def test_blocks_are_saved_again_and_read_back(prefect_server: PrefectServer, kin
     ids=["frames", "size", "model", "media", "loopback", "metadata", "scheme", "bucket", "not an image"],
 )
 def test_what_cannot_be_is_refused_with_words(
-    studio: Studio, wrong: dict[str, Any], kind: type[BaseException], says: str
+    studio: Studio, process: ProcessState, wrong: dict[str, Any], kind: type[BaseException], says: str
 ) -> None:
     """The user's own mistakes: before a model is loaded, at once (nothing is retried), and nothing is stored."""
-    RESIDENCE.drop()
+    process.pipelines.clear()
     before = [found.key for found in studio.store.list("videos/")]
     state = studio.run(**wrong)
     error = state.result(raise_on_failure=False)
     assert state.is_failed() and isinstance(error, kind), error
     assert re.search(says, str(error)), error
-    assert RESIDENCE.model is None and [found.key for found in studio.store.list("videos/")] == before
+    assert process.pipelines.model is None and [found.key for found in studio.store.list("videos/")] == before
 
 
 def test_a_picture_that_is_not_there_is_not_asked_for_again(studio: Studio) -> None:
@@ -232,19 +238,19 @@ def test_a_run_whose_time_is_over_stops(studio: Studio) -> None:
     assert isinstance(error, DeadlineExceeded) and "timeout_s=1" in str(error)
 
 
-def stop_once_it_generates() -> None:
+def stop_once_it_generates(stop: Stop) -> None:
     until(lambda: any(thread.name == "progress" for thread in threading.enumerate()), "progress is shown")
-    STOP.request("enough")
+    stop.request("enough")
 
 
-def test_a_run_that_is_stopped_is_cancelled(studio: Studio) -> None:
+def test_a_run_that_is_stopped_is_cancelled(studio: Studio, process: ProcessState) -> None:
     """Not failed; nothing of it is stored, and the pipeline serves the next run."""
     assert studio.run().is_completed()
-    model = RESIDENCE.model
-    stopper = threading.Thread(target=stop_once_it_generates)
+    model = process.pipelines.model
+    stopper = threading.Thread(target=stop_once_it_generates, args=(process.stop,))
     stopper.start()
     state = studio.run(**LONG)
     stopper.join()
     assert state.is_cancelled() and state.message == "enough"
-    STOP.clear()
-    assert studio.run().is_completed() and RESIDENCE.model is model
+    process.stop.clear()
+    assert studio.run().is_completed() and process.pipelines.model is model

@@ -14,7 +14,7 @@ from prefect.states import Cancelled as CancelledState
 
 from flows.stages import failed
 from poorwill.errors import Cancelled, DeviceFailed, OutOfMemory
-from poorwill.media.stop import STOP
+from poorwill.media import process_state
 from tests.worker import kept
 
 
@@ -42,9 +42,10 @@ def at_once(path: str) -> None:
 def until_stopped(path: str) -> Any:
     """Goes on until it is stopped, as inference does between two steps."""
     tell(path, os.getpid(), "began")
+    stop = process_state.current().stop
     try:
         while True:
-            STOP.check()
+            stop.check()
             time.sleep(0.01)
     except Cancelled as error:
         tell(path, os.getpid(), "stopped")

@@ -1,4 +1,4 @@
-"""Asking a process's work to stop."""
+"""Asking work to stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from poorwill.errors import Cancelled
-from poorwill.media.stop import STOP, Stop
+from poorwill.media.stop import Stop
 
 
 def test_it_stops_with_the_reason_until_it_is_cleared() -> None:
@@ -51,10 +51,3 @@ def test_another_thread_is_heard() -> None:
     stop.request("enough")
     worker.join(10)
     assert heard == ["enough"]
-
-
-def test_there_is_one_for_the_process() -> None:
-    """Everybody who imports it has the same."""
-    from poorwill.media import stop
-
-    assert stop.STOP is STOP and isinstance(STOP, Stop) and not STOP.requested

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Residence:
+class PipelineCache:
     """Holds one pipeline, the last that was asked for. Thread-safe: who asks while one is loaded waits for it."""
 
     def __init__(self) -> None:
@@ -28,11 +26,11 @@ class Residence:
 
     @property
     def model(self) -> Model | None:
-        """Of the pipeline that is loaded."""
+        """The record of the loaded pipeline."""
         return self._model
 
-    def pipeline(self, model: Model, load: Callable[[Model], LoadedPipeline]) -> LoadedPipeline:
-        """The pipeline of `model`: the one that is here if the records are equal, else `load(model)`.
+    def get(self, model: Model, load: Callable[[Model], LoadedPipeline]) -> LoadedPipeline:
+        """The pipeline of `model`: the loaded one if the records are equal, else `load(model)`.
 
         The other one is dropped first, for two do not fit. What `load` raises passes, and nothing is loaded then.
         """
@@ -43,7 +41,7 @@ class Residence:
                 self._model = model
             return self._pipeline
 
-    def drop(self) -> None:
+    def clear(self) -> None:
         """Forget the pipeline and give its memory back. Idempotent."""
         with self._lock:
             self._drop()
@@ -51,21 +49,10 @@ class Residence:
     def _drop(self) -> None:
         if self._pipeline is None:
             return
-        left, compiled = weakref.ref(self._pipeline.pipe), self._pipeline.plan.compile
+        from poorwill.media.device import release_memory  # imports torch
+
+        pipe, compiled = weakref.ref(self._pipeline.pipe), self._pipeline.plan.compile
         self._model = self._pipeline = None
-        _release_memory(compiled)
-        if left() is not None:
+        release_memory(compiled=compiled)
+        if pipe() is not None:
             log.warning("the last pipeline is still referred to: its memory is not free for the next one")
-
-
-def _release_memory(compiled: bool) -> None:
-    if "torch" not in sys.modules:  # nothing was loaded by this process that would need it
-        gc.collect()
-        return
-    from poorwill.media import device
-
-    device.release_memory(compiled=compiled)
-
-
-RESIDENCE = Residence()
-"""Of this process."""

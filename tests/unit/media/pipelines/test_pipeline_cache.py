@@ -13,7 +13,7 @@ import pytest
 
 from poorwill.media.loading import LoadedPipeline, load
 from poorwill.media.model import Model
-from poorwill.media.residence import Residence
+from poorwill.media.pipeline_cache import PipelineCache
 from tests.unit.media.pipelines.conftest import CLASSES
 
 Tiny = Callable[[str], Path]
@@ -33,16 +33,16 @@ def must_not_load(model: Model) -> LoadedPipeline:
 
 def test_equal_records_share_a_pipeline(tiny: Tiny) -> None:
     """The same object, for a record that is equal and not the same."""
-    residence = Residence()
-    first = residence.pipeline(record(tiny, "ltx"), load_it)
-    assert residence.pipeline(record(tiny, "ltx"), must_not_load) is first
-    assert residence.model == record(tiny, "ltx")
+    cache = PipelineCache()
+    first = cache.get(record(tiny, "ltx"), load_it)
+    assert cache.get(record(tiny, "ltx"), must_not_load) is first
+    assert cache.model == record(tiny, "ltx")
 
 
 def test_the_other_one_is_gone_before_the_next_is_loaded(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
     """Pipeline and weights: two do not fit into a GPU."""
-    residence = Residence()
-    first = residence.pipeline(record(tiny, "ltx"), load_it)
+    cache = PipelineCache()
+    first = cache.get(record(tiny, "ltx"), load_it)
     left = [weakref.ref(one) for one in (first.pipe, first.pipe.transformer, next(first.pipe.vae.parameters()))]
     del first
     seen: list[object] = []
@@ -51,41 +51,41 @@ def test_the_other_one_is_gone_before_the_next_is_loaded(tiny: Tiny, caplog: pyt
         seen.extend(ref() for ref in left)
         return load_it(model)
 
-    residence.pipeline(record(tiny, "wan"), second)
+    cache.get(record(tiny, "wan"), second)
     assert seen == [None, None, None] and not caplog.records
 
 
 def test_who_keeps_a_pipeline_is_told(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
     """Its memory cannot be given back, which would look like a leak."""
-    residence = Residence()
-    kept = residence.pipeline(record(tiny, "ltx"), load_it)
-    with caplog.at_level(logging.WARNING, logger="poorwill.media.residence"):
-        residence.drop()
+    cache = PipelineCache()
+    kept = cache.get(record(tiny, "ltx"), load_it)
+    with caplog.at_level(logging.WARNING, logger="poorwill.media.pipeline_cache"):
+        cache.clear()
     assert kept and "still referred to" in caplog.text
-    residence.drop()
+    cache.clear()
 
 
 def test_what_cannot_be_loaded_is_not_there(tiny: Tiny) -> None:
     """The error passes, and the next call loads."""
-    residence = Residence()
-    residence.pipeline(record(tiny, "ltx"), load_it)
+    cache = PipelineCache()
+    cache.get(record(tiny, "ltx"), load_it)
 
     def fail(model: Model) -> LoadedPipeline:
         raise OSError("no")
 
     with pytest.raises(OSError, match="no"):
-        residence.pipeline(record(tiny, "wan"), fail)
-    assert residence.model is None
-    assert residence.pipeline(record(tiny, "wan"), load_it).profile.label == "Wan"
+        cache.get(record(tiny, "wan"), fail)
+    assert cache.model is None
+    assert cache.get(record(tiny, "wan"), load_it).profile.label == "Wan"
 
 
 def test_threads_load_it_once(tiny: Tiny) -> None:
     """The others wait for the one that loads."""
-    residence, loads, together = Residence(), list[Model](), threading.Barrier(4)
+    cache, loads, together = PipelineCache(), list[Model](), threading.Barrier(4)
 
     def ask(number: int) -> LoadedPipeline:
         together.wait(30)
-        return residence.pipeline(record(tiny, "ltx"), lambda model: (loads.append(model), load_it(model))[1])
+        return cache.get(record(tiny, "ltx"), lambda model: (loads.append(model), load_it(model))[1])
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(ask, range(4)))
