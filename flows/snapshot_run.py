@@ -30,7 +30,7 @@ from tasks.destroy_instance import destroy_instance
 from tasks.events import STILL_BILLING, tell
 from tasks.open_machine import open_machine
 from tasks.pack_part import pack_part
-from tasks.progress import Progress, packing
+from tasks.progress import ProgressArtifacts, packing
 from tasks.reports import run_report
 from tasks.run_command import run_command
 from tasks.scan_workspace import scan_workspace
@@ -247,7 +247,7 @@ def _pack(request: Request, stages: Stages, done: _Packing) -> None:
     if scanned["adopted"]:
         get_run_logger().info("%d parts are in the store already", scanned["adopted"])
     numbers = scanned["parts"]
-    with Progress(partial(sessions.counters, run), packing(scanned["pack_bytes"])):
+    with ProgressArtifacts(partial(sessions.counters, run), packing(scanned["pack_bytes"])):
         while numbers:
             with stages("pack"):
                 done.packed.update((part["number"], part) for part in each(pack_part, run, numbers))

@@ -13,6 +13,7 @@ from prefect.states import Cancelled as CancelledState
 from prefect.states import Failed
 
 from poorwill.errors import Cancelled, EngineFailed, PoorwillError
+from poorwill.runs import Failure
 from tasks import sessions
 
 OPENINGS_MAX = 3
@@ -52,7 +53,7 @@ def each(step: Any, run: str, numbers: Iterable[int]) -> list[dict[str, Any]]:
 
 def failed(error: PoorwillError) -> Any:
     """The state a flow returns for an expected failure: its message is the error's, without a traceback in the log."""
-    return Failed(message=f"{type(error).__name__}: {error.message}", data=error)
+    return Failed(message=Failure(type(error).__name__, error.message).format(), data=error)
 
 
 def ended(error: PoorwillError) -> Any:

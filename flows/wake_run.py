@@ -28,7 +28,7 @@ from tasks import sessions
 from tasks.events import STILL_BILLING, tell
 from tasks.finish_restore import finish_restore
 from tasks.open_machine import open_machine
-from tasks.progress import Progress, restoring
+from tasks.progress import ProgressArtifacts, restoring
 from tasks.provision import discard, note_awake, provision, source_of
 from tasks.reports import run_report
 from tasks.restore_part import open_restore, restore_part
@@ -242,7 +242,7 @@ def _restore_once(
         open_machine(run, target.name, request.store, request.workspace)
         opened = open_restore(run, target.snapshot_id, list(request.include), overwrite, request.cache)
     with (
-        Progress(partial(sessions.counters, run), restoring(opened["fetch_bytes_max"], opened["raw_bytes"])),
+        ProgressArtifacts(partial(sessions.counters, run), restoring(opened["fetch_bytes_max"], opened["raw_bytes"])),
         stages("restore"),
     ):
         each(restore_part, run, opened["parts"])

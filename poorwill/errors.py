@@ -180,9 +180,14 @@ def _tree(root: type[PoorwillError]) -> dict[str, type[PoorwillError]]:
     return found
 
 
+def error_type(name: str) -> type[PoorwillError] | None:
+    """The type of that name; None for names outside this tree."""
+    return _tree(PoorwillError).get(name)
+
+
 def from_wire(wire: dict[str, Any]) -> PoorwillError:
     """The error that `to_wire` described; a type unknown here becomes EngineFailed."""
-    kind = _tree(PoorwillError).get(str(wire.get("type")), EngineFailed)
+    kind = error_type(str(wire.get("type"))) or EngineFailed
     facts = wire.get("facts")
     given = {k: v for k, v in facts.items() if k not in ("self", "message")} if isinstance(facts, dict) else {}
     return kind(str(wire.get("message", "no message")), **given)

@@ -12,17 +12,17 @@ from uuid import UUID, uuid5
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from blocks.lookup import media_block, patiently, webhook_block
 from poorwill.errors import NotFound, UsageError
 from poorwill.media import delivery
+from poorwill.runs import Failure, Status, status_of
 from poorwill.web import webhook as sending
 from poorwill.web.webhook import Receiver
 from tasks.retries import policy
-from tasks.run_status import error_of, status_of
 
 _IDS = UUID("a5b1c9be-7c4f-4d0e-9d3a-2f6f9a0f6f0e")
 """Ids of deliveries are made from it: the same thing told twice has the same id."""
@@ -38,16 +38,16 @@ def describe_run(run: str) -> dict[str, Any] | None:
     state = found.state
     if not found.parameters.get("webhook_url") or state is None or not state.is_final():
         return None
-    status = status_of(state)
+    status = status_of(state.type.value)
     return {
         "delivery": str(uuid5(_IDS, f"{run}/{state.id}")),
         "body": {
             "event": f"run.{status}",
             "id": run,
             "flow": _flow_name(found),
-            "status": status,
-            **(_video(found) if status == "done" else {}),
-            **({"error": error_of(state)} if status == "failed" else {}),
+            "status": status.value,
+            **(_video(found) if status is Status.DONE else {}),
+            **(_error(state) if status is Status.FAILED else {}),
             "created_at": _iso(found.created),
             "started_at": _iso(found.start_time),
             "ended_at": _iso(found.end_time or state.timestamp),
@@ -97,6 +97,10 @@ def _read(run: str) -> FlowRun:
 def _flow_name(run: FlowRun) -> str:
     with get_client(sync_client=True) as client:
         return patiently(lambda: client.read_flow(run.flow_id)).name
+
+
+def _error(state: State[Any]) -> dict[str, Any]:
+    return {"error": asdict(Failure.of_state(state.type.value, state.message or ""))}
 
 
 def _video(run: FlowRun) -> dict[str, Any]:

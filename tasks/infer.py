@@ -13,7 +13,7 @@ from prefect import task
 from poorwill.media.parameters import Resolved
 from tasks import studio
 from tasks.download_image import IMAGE
-from tasks.progress import Progress, generating
+from tasks.progress import ProgressArtifacts, generating
 from tasks.retries import policy, transient_in_time
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def infer(run: str, parameters: dict[str, Any]) -> dict[str, Any]:
     pipeline = opened.process.pipelines.get(opened.model.record(), lambda record: _load(opened, record))
     clock.lap("load")
     began_at = time.time()
-    counters = {"steps": 0, "frames": 0, "frames_all": resolved.num_frames}
+    counters = {"steps": 0, "frames": 0}
+    measure = generating(resolved.steps, resolved.num_frames)
 
     def on_step(done: int, total: int) -> None:
         counters["steps"] = done
@@ -52,17 +53,12 @@ def infer(run: str, parameters: dict[str, Any]) -> dict[str, Any]:
     def on_frame(done: int, total: int) -> None:
         counters["frames"] = done
 
-    with Image.open(opened.folder / IMAGE) as image, _progress(counters, resolved):
+    with Image.open(opened.folder / IMAGE) as image, ProgressArtifacts(counters.copy, measure, update_s=UPDATE_S):
         frames = generate(pipeline, image, resolved, on_step=on_step, stop=opened.process.stop)
         clock.lap("infer")
         facts = _encode(frames, resolved, opened, on_frame)
     clock.lap("encode")
     return {"video": facts, "timings_ms": clock.laps_ms, "inference_began_at": began_at}
-
-
-def _progress(counters: dict[str, int], resolved: Resolved) -> Progress:
-    steps = {"denoised": ("steps", resolved.steps)}
-    return Progress(counters.copy, generating(resolved.steps), update_s=UPDATE_S, counts=steps)
 
 
 def _encode(frames: Any, resolved: Resolved, opened: Studio, on_frame: Any) -> dict[str, Any]:

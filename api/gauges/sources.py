@@ -18,6 +18,7 @@ from api.machines.prices import PriceList, price_per_hour
 from api.runs.client import Server
 from api.store.snapshots import Catalog, Name, Row
 from api.store.threads import Threads
+from poorwill.runs import QUEUED_TYPES
 
 FLOWS = ("generate", "hibernate", "wake", "snapshot", "replicate", "retention", "verify", "reap", "autosleep", "delete",
          "deliver", "wake-on-demand")  # fmt: skip
@@ -93,7 +94,7 @@ class Queues:
     async def _depth(self, queue: UUID) -> float:
         waiting = {
             "work_pool_queues": {"id": {"any_": [str(queue)]}},
-            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}},
+            "flow_runs": {"state": {"type": {"any_": list(QUEUED_TYPES)}}},
         }
         return float(await self._server.post("/flow_runs/count", waiting))
 

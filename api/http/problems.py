@@ -111,8 +111,8 @@ def problem_of(error: PoorwillError) -> Problem:
 
 def kind_of(error_type: str) -> str:
     """The kind of problem that an error's type name stands for: how a failed run's error is classed."""
-    named = errors.from_wire({"type": error_type, "message": ""})
-    return problem_of(named).kind if type(named).__name__ == error_type else "internal"
+    named = errors.error_type(error_type)
+    return problem_of(named("")).kind if named is not None else "internal"
 
 
 class InvalidField(BaseModel):

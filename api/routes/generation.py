@@ -11,7 +11,8 @@ from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field
 from api.gateway import Gateway
 from api.http.auth import IdempotencyKey, caller
 from api.http.problems import documented
-from api.runs.run_view import RunView, Status
+from api.runs.run_view import RunView
+from poorwill.runs import Status
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(caller)])
 RUN_ID = "0b8f1a52-6c11-4f0e-9a3f-0a4f7f6b6a10"

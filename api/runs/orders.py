@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 from api.http.problems import Problem
 from api.machines.blocks import Entry
 from api.runs.client import Server
-from api.runs.run_view import RunError, RunView, Status
+from api.runs.run_view import RunError, RunView
 from api.runs.runs import DEPLOYMENT, Runs
+from poorwill.runs import Status
 
 Parameters = Mapping[str, Any]
 Wait = Annotated[

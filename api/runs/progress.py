@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from api.runs.batching import BatchReader
 from api.runs.client import Server
+from poorwill.runs import Progress
 
 KEEP_S = 1.0
 BATCH_MAX = 40
 LIMIT = 200
 """Prefect's most for one answer."""
-_TO_GO = re.compile(r"; (\d{1,9}) s to go")
-_COUNT = re.compile(r" (\d{1,6})/(\d{1,6})\b")
 # What share of a generation is behind it when each step begins; most of the time is denoising.
 LOAD_AT, DENOISE_AT, ENCODE_AT, UPLOAD_AT = 0.02, 0.05, 0.9, 0.97
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A progress artifact: its key, percent, and what its description says."""
-
-    name: str
-    percent: float
-    description: str
-    updated: str
-
-    @property
-    def eta_s(self) -> float | None:
-        found = _TO_GO.search(self.description)
-        return float(found[1]) if found is not None and self.percent < 100 else None
-
-    @property
-    def count(self) -> str:
-        found = _COUNT.search(self.description)
-        return f" {found[1]}/{found[2]}" if found is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +33,13 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """All that was read of one run: measures by name, and its running tasks, the newest first."""
+    """All that was read of one run: the progress of its steps by name, and its running tasks, the newest first."""
 
-    measures: dict[str, Measure]
+    steps: dict[str, Progress]
     tasks: tuple[str, ...]
 
 
-class Progress:
+class ProgressReader:
     """`of(run, flow)`; reads are shared by all who ask within a moment."""
 
     def __init__(self, server: Server) -> None:
@@ -76,18 +54,16 @@ class Progress:
         await self._reader.close()
 
     async def _read(self, runs: list[UUID]) -> dict[UUID, Seen]:
-        measures, tasks = await asyncio.gather(self._measures(runs), self._tasks(runs))
-        return {run: Seen(measures.get(run, {}), tuple(tasks.get(run, ()))) for run in runs}
+        steps, tasks = await asyncio.gather(self._steps(runs), self._tasks(runs))
+        return {run: Seen(steps.get(run, {}), tuple(tasks.get(run, ()))) for run in runs}
 
-    async def _measures(self, runs: list[UUID]) -> dict[UUID, dict[str, Measure]]:
+    async def _steps(self, runs: list[UUID]) -> dict[UUID, dict[str, Progress]]:
         chosen = {"flow_run_id": {"any_": [str(run) for run in runs]}, "type": {"any_": ["progress"]}}
         body = {"artifacts": chosen, "sort": "UPDATED_DESC", "limit": LIMIT}
-        found: dict[UUID, dict[str, Measure]] = {}
+        found: dict[UUID, dict[str, Progress]] = {}
         for artifact in await self._server.post("/artifacts/filter", body):
-            measure = Measure(
-                str(artifact["key"]), _percent(artifact["data"]), artifact["description"] or "", artifact["updated"]
-            )
-            found.setdefault(UUID(artifact["flow_run_id"]), {}).setdefault(measure.name, measure)  # the newest
+            progress = Progress.of_artifact(artifact)
+            found.setdefault(UUID(artifact["flow_run_id"]), {}).setdefault(progress.step, progress)  # the newest
         return found
 
     async def _tasks(self, runs: list[UUID]) -> dict[UUID, list[str]]:
@@ -100,28 +76,28 @@ class Progress:
         return found
 
 
-def _percent(data: object) -> float:
-    return min(100.0, max(0.0, float(data))) if isinstance(data, int | float) else 0.0
-
-
 def generating(seen: Seen) -> Shown:
     """download, load, denoise k/n, encode, upload."""
-    denoised, encoded = seen.measures.get("denoised"), seen.measures.get("encoded")
+    denoised, encoded = seen.steps.get("denoised"), seen.steps.get("encoded")
     if denoised is None:
         return Shown("load", LOAD_AT) if "infer" in seen.tasks else Shown("download", 0.0)
     if denoised.percent < 100:
-        progress = DENOISE_AT + denoised.percent / 100 * (ENCODE_AT - DENOISE_AT)
-        return Shown(f"denoise{denoised.count}", progress, denoised.eta_s)
+        count = f" {denoised.done:.0f}/{denoised.total:.0f}" if denoised.unit == "steps" else ""
+        return Shown(f"denoise{count}", _between(DENOISE_AT, ENCODE_AT, denoised), denoised.eta_s)
     if encoded is None or encoded.percent < 100:
-        percent, eta_s = (encoded.percent, encoded.eta_s) if encoded is not None else (0.0, None)
-        return Shown("encode", ENCODE_AT + percent / 100 * (UPLOAD_AT - ENCODE_AT), eta_s)
+        encoded = encoded or Progress("encoded", 0)
+        return Shown("encode", _between(ENCODE_AT, UPLOAD_AT, encoded), encoded.eta_s)
     return Shown("upload", UPLOAD_AT)
 
 
 def working(seen: Seen) -> Shown:
-    """The task that runs, and how far the slowest measure is; after all of them come short steps."""
-    step = seen.tasks[0] if seen.tasks else "start"
-    if not seen.measures:
-        return Shown(step, 0.0)
-    slowest = min(seen.measures.values(), key=lambda measure: measure.percent)
-    return Shown(step, slowest.percent / 100 * UPLOAD_AT, slowest.eta_s)
+    """The task that runs, and how far the slowest step is; after all of them come short ones."""
+    task = seen.tasks[0] if seen.tasks else "start"
+    if not seen.steps:
+        return Shown(task, 0.0)
+    slowest = min(seen.steps.values(), key=lambda progress: progress.percent)
+    return Shown(task, _between(0.0, UPLOAD_AT, slowest), slowest.eta_s)
+
+
+def _between(start: float, end: float, progress: Progress) -> float:
+    return start + progress.percent / 100 * (end - start)

@@ -10,6 +10,7 @@ from uuid import UUID
 from api.runs.batching import BatchReader
 from api.runs.client import Server
 from api.runs.run_view import Run
+from poorwill.runs import QUEUED_TYPES
 
 DEPTH_KEPT_S = 1.0
 POSITION_KEPT_S, POSITION_KEPT_S_MAX, PLACES_A_SECOND = 1.0, 30.0, 10.0
@@ -67,7 +68,7 @@ class Queue:
 def _waiting(deployment: UUID, until: datetime | None = None) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "deployment_id": {"any_": [str(deployment)]},
-        "state": {"type": {"any_": ["SCHEDULED"]}},
+        "state": {"type": {"any_": list(QUEUED_TYPES)}},
     }
     if until is not None:
         chosen["expected_start_time"] = {"before_": until.isoformat()}

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 
 from api.http.problems import kind_of
-from poorwill.errors import masked, one_line
+from poorwill.runs import MESSAGE_CHARS_MAX, Failure, Status, status_of
 
-MESSAGE_CHARACTERS_MAX = 2000
 REQUEST_LABEL = "poorwill.request"
 """Label of a run that holds the digest of what was asked for: how a repeated Idempotency-Key is told from another
 request with the same key."""
-_TYPED = re.compile(r"(?s)([A-Z][A-Za-z]{2,40}): (.+)")
-
-
-class Status(str, Enum):
-    """The states that clients are shown."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def is_over(self) -> bool:
-        return self not in (Status.QUEUED, Status.RUNNING)
-
-
-_STATUS_OF = {"SCHEDULED": Status.QUEUED, "COMPLETED": Status.DONE, "FAILED": Status.FAILED, "CRASHED": Status.FAILED,
-              "CANCELLED": Status.CANCELLED}  # fmt: skip
-ACTIVE = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
-"""Prefect's types of states in which a run is not over."""
-_STEP_OF = {"PENDING": "start", "CANCELLING": "cancel", "PAUSED": "paused"}
+_STEP_OF = {"CANCELLING": "cancel", "PAUSED": "paused"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +38,7 @@ class Run:
 
     @property
     def status(self) -> Status:
-        return _STATUS_OF.get(self.state_type, Status.RUNNING)
+        return status_of(self.state_type)
 
     @property
     def step(self) -> str | None:
@@ -78,8 +54,8 @@ class Run:
             id=UUID(document["id"]),
             flow_id=UUID(document["flow_id"]),
             deployment_id=UUID(document["deployment_id"]) if document.get("deployment_id") else None,
-            state_type=str(document.get("state_type") or "PENDING"),
-            message=str(state.get("message") or "")[:MESSAGE_CHARACTERS_MAX],
+            state_type=str(document.get("state_type") or "SCHEDULED"),
+            message=str(state.get("message") or "")[:MESSAGE_CHARS_MAX],
             created_at=_time(document["created"]),
             expected_at=_time_if_any(document.get("expected_start_time")),
             started_at=_time_if_any(document.get("start_time")),
@@ -112,18 +88,9 @@ class RunError(BaseModel):
 
     @classmethod
     def of(cls, run: Run) -> RunError:
-        """From a failed run's message; what a flow did not raise on purpose is `internal`."""
-        if run.state_type == "CRASHED":
-            return cls(type="Crashed", kind="internal", message=_clean(run.message) or "its process was lost")
-        named = _TYPED.fullmatch(run.message)
-        kind = kind_of(named[1]) if named is not None else "internal"
-        if named is None:
-            return cls(type="Failed", kind=kind, message=_clean(run.message) or "it failed without a message")
-        return cls(type=named[1], kind=kind, message=_clean(named[2]))
-
-
-def _clean(message: str) -> str:
-    return one_line(masked(message))
+        """Of a failed run; `internal` for an error that no flow raised on purpose."""
+        failure = Failure.of_state(run.state_type, run.message)
+        return cls(type=failure.type, kind=kind_of(failure.type), message=failure.message)
 
 
 class RunView(BaseModel):
@@ -135,7 +102,7 @@ class RunView(BaseModel):
     position: int | None = Field(None, ge=1, description="While queued: 1 is the next to begin.", examples=[3])
     step: str | None = Field(
         None,
-        description="While running. For generate: start, download, load, 'denoise 3/30', encode, upload, cancel; "
+        description="While running. For generate: download, load, 'denoise 3/30', encode, upload, cancel; "
         "for other flows the task that runs.",
         examples=["denoise 3/30"],
     )

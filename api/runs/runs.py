@@ -25,12 +25,13 @@ from prefect.states import Cancelling
 from api.http.problems import Problem, unavailable
 from api.runs.batching import BatchReader
 from api.runs.client import Server, not_found
-from api.runs.progress import Progress
+from api.runs.progress import ProgressReader
 from api.runs.queue import Queue
-from api.runs.run_view import ACTIVE, REQUEST_LABEL, Run, RunView, Status
+from api.runs.run_view import REQUEST_LABEL, Run, RunView
 from api.settings import Settings
 from api.store.videos import Videos
 from poorwill.errors import PoorwillError
+from poorwill.runs import ACTIVE_TYPES, Status
 
 log = logging.getLogger(__name__)
 DEPLOYMENT = "poorwill"
@@ -56,7 +57,7 @@ class Runs:
 
     def __init__(self, server: Server, settings: Settings) -> None:
         self._server, self._settings = server, settings
-        self._queue, self._progress, self._videos = Queue(server), Progress(server), Videos()
+        self._queue, self._progress, self._videos = Queue(server), ProgressReader(server), Videos()
         self._reader: BatchReader[UUID, Run] = BatchReader(self._read, _keep_s)
         self._deployments: dict[str, Deployment] = {}
         self._flows: dict[UUID, str] = {}
@@ -143,7 +144,7 @@ class Runs:
         deployment = await self._deployment_if_any(f"{flow}/{DEPLOYMENT}")
         if deployment is None:
             raise Problem(404, "not-found", detail=f"there is no flow '{flow}'")
-        chosen = {"deployment_id": {"any_": [str(deployment.id)]}, "state": {"type": {"any_": list(ACTIVE)}}}
+        chosen = {"deployment_id": {"any_": [str(deployment.id)]}, "state": {"type": {"any_": list(ACTIVE_TYPES)}}}
         body = {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_ASC", "limit": limit, "offset": offset}
         found = [Run.of(document) for document in await self._server.post("/flow_runs/filter", body)]
         return list(await asyncio.gather(*map(self._dressed, found)))

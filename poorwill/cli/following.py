@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from poorwill.cli.runs import Run, Runs, percent
+from poorwill.cli.runs import Run, Runs
 from poorwill.errors import NotFound, PoorwillError, ServerUnavailable
+from poorwill.runs import Progress, Status
 
 POLL_S = 1.0
 AWAY_S_MAX = 600.0
 """How long the server may be away: it is restarted or upgraded in less, and the run goes on without it."""
 WAITING_S = 5.0
-"""After so long in the queue it is looked whether anybody takes runs from there."""
-_TO_GO = re.compile(r"; (\d+) s to go$")
+"""After so long in the queue, look whether any worker takes runs from there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One progress artifact. `rate`: percent a second since it was first seen."""
+    """The progress of one step. `rate`: percent a second since it was first seen."""
 
-    name: str
-    percent: float
+    progress: Progress
     rate: float | None = None
-    eta_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ class Look:
 
 
 class Show(Protocol):
-    """Who is shown what was seen."""
+    """Shows what was seen of a run."""
 
     def look(self, look: Look) -> None: ...
 
@@ -76,7 +73,7 @@ class Following:
         away_s_max: float = AWAY_S_MAX,
     ) -> None:
         self._runs, self._run, self._clock, self._sleep, self._away_s_max = runs, run, clock, sleep, away_s_max
-        self._first: dict[str, tuple[float, float]] = {}
+        self._first: dict[tuple[str, str], tuple[float, float]] = {}  # by run and step: when, at how many percent
         self._queued_since_s: float | None = None
 
     def end(self, show: Show) -> Run:
@@ -87,7 +84,7 @@ class Following:
                 look = self.look()
                 answered_s = self._clock()
                 show.look(look)
-                if look.run.over:
+                if look.run.status.is_over:
                     return look.run
             except ServerUnavailable as error:
                 if self._clock() - answered_s > self._away_s_max:
@@ -98,36 +95,29 @@ class Following:
     def look(self) -> Look:
         """The run with its progress, and the runs it started with theirs."""
         run = self._runs.read(self._run)
-        if run.status == "queued":
+        if run.status is Status.QUEUED:
             return Look(run, note=self._queue(run))
         self._queued_since_s = None
         children = self._runs.children(run.id)
-        measures = self._measures([run.id, *(child.id for child in children)])
+        shown = self._runs.progress([run.id, *(child.id for child in children)])
+        measures = {found: [self._measure(found, progress) for progress in shown[found]] for found in shown}
         seen = [self._of(child, measures) for child in children]
         return Look(run, measures.get(run.id, []), steps(self._runs.tasks(run.id)), seen)
 
     def _of(self, child: Run, measures: dict[str, list[Measure]]) -> Look:
-        going = child.status == "running"
-        return Look(child, measures.get(child.id, []), steps(self._runs.tasks(child.id)) if going else [])
+        running = child.status is Status.RUNNING
+        return Look(child, measures.get(child.id, []), steps(self._runs.tasks(child.id)) if running else [])
 
-    def _measures(self, runs: list[str]) -> dict[str, list[Measure]]:
-        """By run. A run that began again has made its artifacts anew: the last of each name counts."""
-        found: dict[str, dict[str, Measure]] = {}
-        for row in self._runs.artifacts(runs, "progress"):
-            run, name = str(row.get("flow_run_id")), str(row.get("key"))
-            found.setdefault(run, {}).setdefault(name, self._measure(row))
-        return {run: sorted(measures.values(), key=lambda m: m.name) for run, measures in found.items()}
-
-    def _measure(self, row: dict[str, Any]) -> Measure:
-        at = percent(row.get("data"))
-        now_s = self._clock()
-        began_s, first = self._first.setdefault(str(row.get("id")), (now_s, at))
+    def _measure(self, run: str, progress: Progress) -> Measure:
+        now_s, at, key = self._clock(), progress.percent, (run, progress.step)
+        began_s, first = self._first.setdefault(key, (now_s, at))
+        if at < first:  # the run began again
+            self._first[key] = (now_s, at)
         rate = (at - first) / (now_s - began_s) if at > first and now_s > began_s else None
-        to_go = _TO_GO.search(str(row.get("description") or ""))
-        return Measure(str(row.get("key")), at, rate, float(to_go[1]) if to_go else None)
+        return Measure(progress, rate)
 
     def _queue(self, run: Run) -> str:
-        """Why it may be waiting: nobody takes runs from its pool."""
+        """Why it may be waiting: no worker takes runs from its pool."""
         now_s = self._clock()
         if self._queued_since_s is None:
             self._queued_since_s = now_s

@@ -13,6 +13,7 @@ from poorwill.cli.runs import PAGE, Run
 from poorwill.cli.server_commands import connected
 from poorwill.errors import UsageError
 from poorwill.remote.base import Host
+from poorwill.runs import Progress, Status
 from poorwill.snapshot import durations
 
 
@@ -32,8 +33,8 @@ def runs(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     asked = connected()
     found = asked.recent(arguments.limit, arguments.flow)
     flows = asked.flow_names(run.flow_id for run in found)
-    progress = asked.progress([run.id for run in found if run.status == "running"])
-    rows = [_run(run, flows.get(run.flow_id, ""), progress.get(run.id)) for run in found]
+    progress = asked.progress([run.id for run in found if run.status is Status.RUNNING])
+    rows = [_run(run, flows.get(run.flow_id, ""), progress.get(run.id, [])) for run in found]
     for row in rows:
         output.event("run", **row)
     output.lines(aligned([_run_for_people(row) for row in rows]))
@@ -65,12 +66,13 @@ def _provider(document: dict[str, Any], data: dict[str, Any]) -> str:
         return str(provider.get("block_type_slug") or "") if isinstance(provider, dict) else ""
 
 
-def _run(run: Run, flow: str, progress: float | None) -> dict[str, Any]:
-    end_s = run.ended_s or (time.time() if run.status == "running" else None)
+def _run(run: Run, flow: str, shown: list[Progress]) -> dict[str, Any]:
+    end_s = run.ended_s or (time.time() if run.status is Status.RUNNING else None)
     took_s = round(end_s - run.began_s, 1) if end_s is not None and run.began_s is not None else None
+    progress = round(sum(one.percent for one in shown) / len(shown) / 100, 3) if shown else None
     return {
         "run_id": run.id, "flow": flow, "name": run.name, "status": run.status, "progress": progress,
-        "began_s": run.began_s, "took_s": took_s, "message": run.message if run.status == "failed" else "",
+        "began_s": run.began_s, "took_s": took_s, "message": run.message if run.status is Status.FAILED else "",
     }  # fmt: skip
 
 

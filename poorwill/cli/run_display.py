@@ -30,7 +30,7 @@ class Bars:
         self._spinner.update(text=Text(sentence(look)))
         rows = Table.grid(padding=(0, 1))
         for measure in look.measures:
-            _add(rows, measure.name, measure)
+            _add(rows, measure.progress.step, measure)
         for child in look.children[:CHILDREN_SHOWN_MAX]:
             _add(rows, sentence(child), child.measures[-1] if child.measures else None)
         more = len(look.children) - CHILDREN_SHOWN_MAX
@@ -53,9 +53,9 @@ def sentence(look: Look) -> str:
     """The run in a line: its name, its state, the step and how many of its parts are done."""
     # Before it begins its name is one that Prefect made up.
     name = one_line(look.run.name) if look.run.began_s is not None else "run"
-    words = [name, look.run.status if look.run.state_type != "CANCELLING" else "is being cancelled"]
+    words = [name, str(look.run.status) if look.run.state_type != "CANCELLING" else "is being cancelled"]
     step = look.step
-    if step is not None and not look.run.over:
+    if step is not None and not look.run.status.is_over:
         parts = " parts" if step.name.endswith("_part") else ""
         words.append(f"{step.name} {step.done}/{step.all}{parts}" if step.all > 1 else step.name)
     if look.note:
@@ -67,23 +67,24 @@ def _add(rows: Table, name: str, measure: Measure | None) -> None:
     if measure is None:
         rows.add_row(f"  {one_line(name)}", "", "", "", "")
         return
-    rate = f"{measure.rate:.1f} %/s" if measure.rate and measure.percent < 100 else ""
-    left = f"eta {durations.rough(measure.eta_s)}" if measure.eta_s is not None else ""
-    bar = ProgressBar(total=100, completed=measure.percent, width=40)
-    rows.add_row(f"  {one_line(name)}", bar, f"{measure.percent:5.1f}%", rate, left)
+    percent, eta_s = measure.progress.percent, measure.progress.eta_s
+    rate = f"{measure.rate:.1f} %/s" if measure.rate and percent < 100 else ""
+    left = f"eta {durations.rough(eta_s)}" if eta_s is not None else ""
+    bar = ProgressBar(total=100, completed=percent, width=40)
+    rows.add_row(f"  {one_line(name)}", bar, f"{percent:5.1f}%", rate, left)
 
 
 def facts(look: Look) -> dict[str, Any]:
     """What is told to programs: `measures` in percent, `steps` with how many of each are done."""
-    step = look.step
-    told: dict[str, Any] = {
+    step, shown = look.step, [measure.progress for measure in look.measures]
+    found: dict[str, Any] = {
         "step": step.name if step is not None else None,
-        "measures": {measure.name: measure.percent for measure in look.measures},
+        "measures": {progress.step: progress.percent for progress in shown},
         "steps": {step.name: {"done": step.done, "all": step.all} for step in look.steps},
-        "eta_s": max((m.eta_s for m in look.measures if m.eta_s is not None), default=None),
+        "eta_s": max((progress.eta_s for progress in shown if progress.eta_s is not None), default=None),
     }
     if look.children:
-        told["runs"] = [
+        found["runs"] = [
             {"run_id": c.run.id, "name": c.run.name, "status": c.run.status, **facts(c)} for c in look.children
         ]
-    return told
+    return found

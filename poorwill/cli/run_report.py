@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from poorwill.errors import PoorwillError, RunFailed, from_wire, one_line
+from poorwill.errors import PoorwillError, RunFailed, error_type, one_line
+from poorwill.runs import Failure
 
 FACTS = "facts"
 ROWS_SHOWN_MAX = 16
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 _IMAGE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
-_TYPED = re.compile(r"(?:Flow run encountered an exception: )?([A-Za-z]+): (.*)", re.DOTALL)
 Artifact = dict[str, Any]
 
 
@@ -80,15 +80,14 @@ def aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
     return _columns([names, *cells])
 
 
-def failure(run_name: str, state: str, message: str) -> PoorwillError:
-    """The error that a run failed with, by the type its message begins with; RunFailed for any other."""
+def failure(run_name: str, state_type: str, message: str) -> PoorwillError:
+    """The error that a run failed with, if its message names one; else RunFailed."""
+    found = Failure.of_state(state_type, message)
+    kind = error_type(found.type)
+    if kind is not None:
+        return kind(found.message)
     last = message.strip().splitlines()[-1] if message.strip() else "no reason was given"
-    found = _TYPED.fullmatch(message.strip())
-    if found is not None:
-        error = from_wire({"type": found[1], "message": found[2]})
-        if type(error).__name__ == found[1]:
-            return error
-    return RunFailed(f"{run_name} {'crashed' if state == 'CRASHED' else 'failed'}: {last[:1000]}")
+    return RunFailed(f"{run_name} {'crashed' if state_type == 'CRASHED' else 'failed'}: {last[:1000]}")
 
 
 def _columns(table: list[list[str]]) -> list[str]:

@@ -10,15 +10,12 @@ from typing import Any
 
 from poorwill.cli.server import Server
 from poorwill.errors import NotFound, ServerRefused, UsageError
+from poorwill.runs import ACTIVE_TYPES, Progress, Status, status_of
 
 DEPLOYMENT = "poorwill"
 PAGE = 200
 """The most that Prefect answers at once."""
 MACHINES_MAX = 10_000
-_STATUS = {"COMPLETED": "done", "FAILED": "failed", "CRASHED": "failed", "CANCELLED": "cancelled",
-           "SCHEDULED": "queued", "PENDING": "queued"}  # fmt: skip
-OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-GOING = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
 _SOON = timedelta(minutes=1)
 
 
@@ -40,11 +37,11 @@ class Run:
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Run:
-        """From Prefect's answer; ServerRefused if that is none."""
+        """From Prefect's answer; ServerRefused if that is not a flow run."""
         state = row.get("state")
         state = state if isinstance(state, dict) else {}
         if not isinstance(row.get("id"), str):
-            raise ServerRefused("the Prefect server answered with something that is no flow run: is it version 3?")
+            raise ServerRefused("the Prefect server answered with something other than a flow run: is it version 3?")
         parameters = row.get("parameters")
         return cls(
             id=row["id"],
@@ -61,13 +58,8 @@ class Run:
         )
 
     @property
-    def status(self) -> str:
-        """queued, running, done, failed or cancelled: the names that clients are shown."""
-        return _STATUS.get(self.state_type, "running")
-
-    @property
-    def over(self) -> bool:
-        return self.state_type in OVER
+    def status(self) -> Status:
+        return status_of(self.state_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +112,19 @@ class Runs:
     def cancel(self, run: str) -> Run:
         """Ask it to stop; a run that is over stays what it is. Returns it as it was found or has become."""
         found = self.read(run)
-        if found.over or found.state_type == "CANCELLING":
+        if found.status.is_over or found.state_type == "CANCELLING":
             return found
         state = {"type": "CANCELLING", "name": "Cancelling", "message": "asked for by `poorwill runs cancel`"}
         self.server.ask("POST", f"/flow_runs/{found.id}/set_state", {"state": state})
         return self.read(run)
 
     def recent(self, limit: int, flow: str | None = None) -> list[Run]:
-        """Runs that are queued or going on, and the last of all, newest first. Scheduled for later are none."""
+        """Runs that are queued or running, and the last of all, newest first; without those scheduled for later."""
         soon = (datetime.now(timezone.utc) + _SOON).isoformat()
         due: dict[str, Any] = {"expected_start_time": {"before_": soon}}
-        going = {**due, "state": {"type": {"any_": list(GOING)}}}
+        active = {**due, "state": {"type": {"any_": list(ACTIVE_TYPES)}}}
         found = {
-            run.id: run for wanted, most in ((going, PAGE), (due, limit)) for run in self._page(wanted, most, flow)
+            run.id: run for wanted, most in ((active, PAGE), (due, limit)) for run in self._page(wanted, most, flow)
         }
         return sorted(found.values(), key=lambda run: (run.expected_s or 0.0, run.id), reverse=True)
 
@@ -160,12 +152,13 @@ class Runs:
         wanted = {"flow_run_id": {"any_": list(runs)}, "type": {"any_": list(types)}}
         return self.server.all("/artifacts", artifacts=wanted, sort="CREATED_DESC", limit=PAGE) if runs else []
 
-    def progress(self, runs: Sequence[str]) -> dict[str, float]:
-        """How far each of them is, from 0 to 1: the mean of what it shows. Runs that show nothing are left out."""
-        shown: dict[str, dict[str, float]] = {}
+    def progress(self, runs: Sequence[str]) -> dict[str, list[Progress]]:
+        """What each of them shows, by name. A run that began again made its artifacts anew: the last of each counts."""
+        found: dict[str, dict[str, Progress]] = {}
         for row in self.artifacts(runs, "progress"):
-            shown.setdefault(str(row.get("flow_run_id")), {}).setdefault(str(row.get("key")), percent(row.get("data")))
-        return {run: round(sum(each.values()) / len(each) / 100, 3) for run, each in shown.items()}
+            shown = Progress.of_artifact(row)
+            found.setdefault(str(row.get("flow_run_id")), {}).setdefault(shown.step, shown)
+        return {run: [shown[step] for step in sorted(shown)] for run, shown in found.items()}
 
     def tasks(self, run: str) -> list[dict[str, Any]]:
         wanted = {"flow_run_id": {"any_": [run]}}
@@ -197,14 +190,6 @@ def checked_run_id(text: str) -> str:
         return str(uuid.UUID(text))
     except ValueError:
         raise UsageError(f"'{text[:80]}' is not the id of a run: `poorwill runs` lists them") from None
-
-
-def percent(data: Any) -> float:
-    """What a progress artifact holds, within 0 and 100."""
-    try:
-        return min(100.0, max(0.0, float(data)))
-    except (TypeError, ValueError):
-        return 0.0
 
 
 def _seconds(text: Any) -> float | None:

@@ -17,6 +17,7 @@ from poorwill.cli.runs import Run, Runs, checked_run_id
 from poorwill.cli.server import Server
 from poorwill.errors import Cancelled, DeadlineExceeded, PermanentError, PoorwillError, Refused
 from poorwill.remote.base import Host
+from poorwill.runs import Status
 from poorwill.snapshot import ids
 
 LEFT_OUT = 3
@@ -65,13 +66,13 @@ def cancel(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     run = runs.cancel(run_id)
     output.hint = f"follow it: poorwill runs follow {run.id}"
     ends_s = time.monotonic() + CANCEL_TIMEOUT_S
-    while not run.over:
+    while not run.status.is_over:
         if time.monotonic() > ends_s:
             raise DeadlineExceeded(f"run {run.id} was asked to stop, and has not in {CANCEL_TIMEOUT_S:.0f} s")
         time.sleep(0.5)
         run = runs.read(run.id)
     output.hint = ""
-    if run.status != "cancelled":
+    if run.status is not Status.CANCELLED:
         raise Refused(f"run {run.id} is over and {run.status}: there is nothing to cancel")
     output.done(f"run {run.id} is cancelled", {}, run_id=run.id, status=run.status)
     return 0
@@ -124,11 +125,11 @@ def _cancel_wanted(interrupt: KeyboardInterrupt, run: Run, json_lines: bool) -> 
 
 
 def _ended(runs: Runs, run: Run, flow: str, output: Output) -> int:
-    if run.status == "failed":
+    if run.status is Status.FAILED:
         error = run_report.failure(run.name, run.state_type, run.message)
         error.facts.setdefault("run_id", run.id)
         raise error
-    if run.status == "cancelled":
+    if run.status is Status.CANCELLED:
         raise Cancelled(f"run {run.id} ({run.name}) was cancelled{f': {run.message}' if run.message else ''}")
     left = run_report.newest(runs.artifacts([run.id], "markdown", "table"))
     figures, links = run_report.facts(left), run_report.links(left)

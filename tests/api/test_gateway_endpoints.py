@@ -81,17 +81,17 @@ def test_the_course_of_a_run(api: httpx.Client, stage: Stage) -> None:
     first = status(api, made)
     assert (first["flow"], first["status"], first["position"]) == ("generate", "queued", 1)
     stage.set(made, Pending())
-    assert shown(api, made, status="running")["step"] == "start"
+    assert shown(api, made, status="queued", position=1) and "step" not in status(api, made)
     stage.runs(made)
     assert shown(api, made, step="download")["progress"] == 0
-    stage.runs(made, 10.0, "denoised 3/30; 42 s to go")
+    stage.runs(made, 10.0, "denoised 3/30 steps; 42 s to go")
     denoising = shown(api, made, step="denoise 3/30")
     assert (denoising["eta_s"], denoising["progress"]) == (42, pytest.approx(0.135))
-    stage.shows(made, "denoised", 100.0, "denoised 30/30")
-    stage.shows(made, "encoded", 50.0, "encoded; 2 s to go")
+    stage.shows(made, "denoised", 100.0, "denoised 30/30 steps")
+    stage.shows(made, "encoded", 50.0, "encoded 8/16 frames; 2 s to go")
     encoding = shown(api, made, step="encode")
     assert encoding["eta_s"] == 2 and denoising["progress"] < encoding["progress"] < 1
-    stage.shows(made, "encoded", 100.0, "encoded")
+    stage.shows(made, "encoded", 100.0, "encoded 16/16 frames")
     assert shown(api, made, step="upload")["progress"] < 1
     stage.done(made)
     over = shown(api, made, status="done")

@@ -20,10 +20,11 @@ from websockets.typing import Subprotocol
 
 from api.http.problems import Problem
 from api.runs.batching import BatchReader
-from api.runs.run_view import RunView, Status
+from api.runs.run_view import RunView
 from api.runs.watching import Follower, Watches
 from api.runs.write_gate import WriteGate
 from deployments.servers.prefect_server import PrefectServer
+from poorwill.runs import Status
 from tests.support.api_gateway import ASKED, AUTHORIZED, TOKEN, Stage, calling, kind_of, served, until
 
 
@@ -71,7 +72,7 @@ def test_events_of_a_run(api: httpx.Client, stage: Stage) -> None:
         told = views(lines)
         assert next(told)["position"] == 1
         assert until(lambda: next(lines).startswith(":"), "a sign of life")
-        stage.runs(made, 50.0, "denoised 2/4; 9 s to go")
+        stage.runs(made, 50.0, "denoised 2/4 steps; 9 s to go")
         assert next(one for one in told if one.get("step") == "denoise 2/4")["eta_s"] == 9
         stage.set(made, Failed(message="UsageError: no"))
         assert [one["status"] for one in told][-1] == "failed"

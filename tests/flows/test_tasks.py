@@ -34,7 +34,7 @@ from poorwill.errors import (
 from poorwill.snapshot import keys
 from tasks import retries, sessions
 from tasks.destroy_instance import destroy_instance
-from tasks.progress import Progress, generating, packing, restoring
+from tasks.progress import ProgressArtifacts, generating, packing, restoring
 from tasks.reports import charts
 from tests.support.flow_world import SNAPSHOT_ID, World
 from tests.support.runs import take, verify
@@ -172,7 +172,7 @@ def test_progress_survives_a_prefect_that_does_not_answer() -> None:
     def refuse(**_: Any) -> UUID:
         raise ConnectionError("no")
 
-    with Progress(partial(sessions.counters, "no-such-run"), packing(100), create=refuse, update=refuse):
+    with ProgressArtifacts(partial(sessions.counters, "no-such-run"), packing(100), create=refuse, update=refuse):
         pass
     assert not any(thread.name == "progress" for thread in threading.enumerate())
 
@@ -185,7 +185,7 @@ def test_progress_is_updated_when_it_ends() -> None:
         shown.append(progress)
 
     nothing = partial(sessions.counters, "no-such-run")
-    with Progress(nothing, restoring(0, 10), create=lambda **_: uuid4(), update=update):
+    with ProgressArtifacts(nothing, restoring(0, 10), create=lambda **_: uuid4(), update=update):
         pass
     assert sorted(shown) == [0.0, 100.0]
 
@@ -198,24 +198,30 @@ def test_progress_tells_the_time_to_go() -> None:
     def update(artifact_id: UUID, progress: float, description: str) -> None:
         told.append((progress, description))
 
-    progress = Progress(
-        lambda: {"steps": next(done)}, {"denoised": generating(100)["denoised"]},
+    progress = ProgressArtifacts(
+        lambda: {"steps": next(done)}, generating(100, 1),
         create=lambda **_: uuid4(), update=update, clock=lambda: next(now_s),
     )  # fmt: skip
     progress._artifacts["denoised"] = uuid4()
     for _ in range(5):
         progress._show(progress._sample())
-    assert told == [(0.0, "denoised"), (20.0, "denoised"), (60.0, "denoised; 10 s to go"), (100.0, "denoised")]
+    assert told == [
+        (0.0, "denoised 0/100 steps"), (20.0, "denoised 20/100 steps"), (60.0, "denoised 60/100 steps; 10 s to go"),
+        (100.0, "denoised 100/100 steps"),
+    ]  # fmt: skip
 
 
 def test_uploaded_never_runs_ahead_of_compressed() -> None:
     """What was sent is measured against what was coded so far; no counters give nothing, not an error."""
-    measures = packing(1000)
-    assert measures["uploaded"]({}) == 0.0
-    assert measures["compressed"]({"read_bytes": 500}) == 50.0
-    assert measures["uploaded"]({"read_bytes": 500, "coded_bytes": 100, "sent_bytes": 50}) == 25.0
-    assert measures["uploaded"]({"read_bytes": 2000, "coded_bytes": 100, "sent_bytes": 200}) == 100.0
-    assert packing(0)["compressed"]({}) == 100.0
+
+    def percents(pack_bytes: int, **counters: int) -> dict[str, float]:
+        return {progress.step: progress.percent for progress in packing(pack_bytes)(counters)}
+
+    assert percents(1000)["uploaded"] == 0.0
+    assert percents(1000, read_bytes=500)["compressed"] == 50.0
+    assert percents(1000, read_bytes=500, coded_bytes=100, sent_bytes=50)["uploaded"] == 25.0
+    assert percents(1000, read_bytes=2000, coded_bytes=100, sent_bytes=200)["uploaded"] == 100.0
+    assert percents(0)["compressed"] == 100.0
 
 
 class TestCharts:
