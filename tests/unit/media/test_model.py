@@ -14,7 +14,7 @@ from poorwill.media.model import Memory, Model
 
 LTX = "LTXImageToVideoPipeline"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LIGHT = ("model", "profiles", "parameters", "weights", "stop", "memory", "residence")
+LIGHT = ("model", "profiles", "parameters", "weights", "stop", "memory", "pipeline_cache", "process_state")
 HEAVY = ("torch", "diffusers", "transformers", "PIL", "numpy")
 
 
