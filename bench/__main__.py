@@ -13,8 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import experiments, machine, peers, rented, retention
+from bench import machine, retention
 from bench.arena import Arena, say
+from bench.network import rented
+from bench.peers import experiments
+from bench.peers import tools as peers
 from bench.report import Report
 from bench.targets import findings
 
@@ -91,11 +94,11 @@ def _measure(arena: Arena, rows: set[str], *, quick: bool) -> tuple[list[dict[st
     if "retention" in rows:
         retention.measure(arena, quick=quick)
     if rows & set(GENERATION_ROWS):
-        from bench import generation  # not above: it imports Prefect, which takes seconds
+        from bench.generation import rows as generation  # not above: it imports Prefect, which takes seconds
 
         generation.measure(arena, rows, generation.QUICK if quick else generation.Counts())
     if "gateway" in rows:
-        from bench import gateway  # the same
+        from bench.gateway import rows as gateway  # the same
 
         gateway.measure(arena, gateway.QUICK if quick else gateway.Counts())
     return said, linked

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import workspace
-from bench.ballast import Ballast
 from bench.measure import Command, CommandFailed, Spread, Usage, run, settled
-from bench.peers import ALL, Contestant, Site
+from bench.peers.ballast import Ballast
+from bench.peers.tools import ALL, Contestant, Site
 from bench.report import Report, Timing
 from bench.tree import tree_bytes, tree_digest
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench.gateway_figures import GatewayFigures
-from bench.generation_figures import Generation
+from bench.gateway.figures import GatewayFigures
+from bench.generation.figures import Generation
 from bench.measure import Spread
 
 

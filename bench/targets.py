@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from bench import gateway_targets, generation_targets, retention
-from bench.rented import HERE, LINK_BYTES_PER_S, OVER_SSH, Linked
+from bench import retention
+from bench.gateway import targets as gateway_targets
+from bench.generation import targets as generation_targets
+from bench.network.rented import HERE, LINK_BYTES_PER_S, OVER_SSH, Linked
 from bench.report import Finding, Report, Timing
 
 CHUNK_BYTES = 8 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.relay import Relay
+from bench.network.relay import Relay
 from deployments.demo.tree_listing import differences, list_tree
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, HostRefused

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.relay import Relay
+from bench.network.relay import Relay
 from poorwill.providers.base import SshEndpoint
 from poorwill.remote.host_key import PinnedKey
 from poorwill.remote.identity import Identity

@@ -7,9 +7,9 @@ from dataclasses import fields
 
 import pytest
 
-from bench import generation_targets
 from bench.__main__ import GENERATION_ROWS, ROWS
-from bench.generation_figures import Durable, Generation, Growth, Inference, Start, Starts
+from bench.generation import targets as generation_targets
+from bench.generation.figures import Durable, Generation, Growth, Inference, Start, Starts
 from bench.report import Finding, Report
 from bench.targets import findings
 

@@ -13,16 +13,18 @@ from typing import Any
 
 import pytest
 
-from bench import gpu as command
-from bench import gpu_profile
-from bench.gpu_device import QUICK, EventTimer, Sizes, Timer, cuda_version, slug, timed
-from bench.gpu_report import GpuReport, gb_s, median, shown
-from bench.gpu_targets import findings
+import poorwill
+from bench.gpu import command
+from bench.gpu import profile as gpu_profile
+from bench.gpu.device import QUICK, EventTimer, Sizes, Timer, cuda_version, slug, timed
+from bench.gpu.report import GpuReport, gb_s, median, shown
+from bench.gpu.targets import findings
 from bench.measure import Spread
 from poorwill.codecs.gpu import gpu as real_gpu
 from poorwill.codecs.gpu.lanes import Lane
 from tests.support.doubles.fake_cuda import FakeCuda
 
+POORWILL = Path(poorwill.__file__).parent
 TINY = Sizes(
     batch_bytes=1 << 20, item_bytes=1 << 18, total_bytes=2 << 20, runs=1, workspace_bytes=3_000_000,
     profile_bytes=20_000_000, engine_runs=1,
@@ -223,9 +225,10 @@ def test_words_for_figures() -> None:
 
 def test_a_thread_is_in_the_innermost_stage_that_is_known() -> None:
     """Frames of other code are passed over; what is known nowhere is 'other'."""
+    assert {stage for stage in gpu_profile.STAGES if not list(POORWILL.rglob(stage))} == set(), "no such file"
     assert gpu_profile.stage_of(None) == "other"
     assert gpu_profile.stage_of(sys._getframe()) == "other"
-    code = compile("def work(look): return look()\n", "/x/poorwill/engine/reading.py", "exec")
+    code = compile("def work(look): return look()\n", "/x/poorwill/engine/pack/source_reader.py", "exec")
     namespace: dict[str, Any] = {}
     exec(code, namespace)
     assert namespace["work"](lambda: gpu_profile.stage_of(sys._getframe())) == "read"

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import experiments, targets
+from bench import targets
 from bench.__main__ import ROWS
 from bench.arena import Arena, Made
 from bench.measure import Command, CommandFailed, Spread, alternate, run
-from bench.peers import Poorwill, Site
+from bench.peers import experiments
+from bench.peers.tools import Poorwill, Site
 from bench.report import Report, Timing
 from bench.tree import tree_bytes, tree_digest
 from bench.workspace import make_many, make_weights

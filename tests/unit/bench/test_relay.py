@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.relay import Relay
-from bench.token_bucket import LATE_S_MAX, TokenBucket
+from bench.network.relay import Relay
+from bench.network.token_bucket import LATE_S_MAX, TokenBucket
 
 TIMEOUT_S = 20.0
 MIB = 1 << 20

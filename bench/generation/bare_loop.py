@@ -1,4 +1,6 @@
-"""python -m bench.bare_loop FOLDER PICTURE ARGUMENTS: a loop that calls a pipeline of diffusers, and nothing else.
+"""A loop that calls a pipeline of diffusers, and nothing else.
+
+    python -m bench.generation.bare_loop FOLDER PICTURE ARGUMENTS
 
 What a person without Poorwill would write: the pipeline of FOLDER, loaded as the flow loads it, is called once for each
 line on stdin with ARGUMENTS (JSON: the pipeline's own, beside `seed`). Each answer is a line with the seconds from

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.generation_figures import Growth, Inference
+from bench.generation.figures import Growth, Inference
 from bench.measure import Spread
 from bench.report import Finding, Report
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.arena import Arena, Made, say
 from bench.measure import Command, CommandFailed, Usage, alternate
-from bench.relay import Relay
+from bench.network.relay import Relay
 from bench.tree import tree_digest
 from deployments.servers.s3_server import S3Server
 from tests.support.ssh_machines import KeyPair, SshMachine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 
-from bench.token_bucket import TokenBucket
+from bench.network.token_bucket import TokenBucket
 
 CHUNK_BYTES_MAX = 256 << 10
 

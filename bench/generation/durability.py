@@ -11,9 +11,9 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from bench.arena import say
-from bench.generation_figures import Durable
+from bench.generation.figures import Durable
+from bench.generation.studio import Studio
 from bench.measure import CommandFailed
-from bench.studio import Studio
 from poorwill.errors import PoorwillError
 from poorwill.media import delivery
 

@@ -10,18 +10,21 @@ import argparse
 import datetime
 import shutil
 import signal
-import sys
 import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from bench import gpu_engine, gpu_host, gpu_profile, gpu_resident, machine
+from bench import machine
 from bench.arena import Arena, say
-from bench.gpu_device import QUICK, EventTimer, NewTimer, Sizes, describe, slug
-from bench.gpu_report import GpuReport
-from bench.gpu_targets import findings
+from bench.gpu import engine as gpu_engine
+from bench.gpu import host as gpu_host
+from bench.gpu import profile as gpu_profile
+from bench.gpu import resident as gpu_resident
+from bench.gpu.device import QUICK, EventTimer, NewTimer, Sizes, describe, slug
+from bench.gpu.report import GpuReport
+from bench.gpu.targets import findings
 from bench.report import Report
 from bench.tree import tree_digest
 from poorwill.codecs.gpu import gpu
@@ -31,7 +34,7 @@ from poorwill.codecs.gpu.lanes import Lane, Libraries
 from poorwill.errors import Unsupported
 
 SECTIONS = ("device", "kinds", "host", "engine", "profile")
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 NO_DEVICE = 3
 MODULE = "python -m bench.gpu"
 
@@ -163,7 +166,3 @@ def main(arguments: list[str]) -> int:
         for path in write(f"{report.date}-gpu-{slug(report.device['name'])}"):
             say(f"written: {path.name}")
     return 1 if report.failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bench.gpu_device import NewTimer
-from bench.gpu_report import GpuReport
+from bench.gpu.device import NewTimer
+from bench.gpu.report import GpuReport
 from poorwill.codecs.gpu import gpu
 from poorwill.codecs.gpu.gpu import Gpu
 from poorwill.codecs.gpu.gpus import Gpus

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.gateway_figures import Latencies, OnDatabase
+from bench.gateway.figures import Latencies, OnDatabase
 from bench.report import Finding, Report
 
 STATUS_P99_S_MAX, RUN_P99_S_MAX = 0.15, 0.5

@@ -1,6 +1,6 @@
 """An open loop of HTTP requests: each has its time, whatever became of those before, and its latency counts from then.
 
-    python -m bench.gateway_load < plan.json > samples.json
+    python -m bench.gateway.load < plan.json > samples.json
 
 A process of its own, small, without Prefect: it shares the cores with what it measures. HTTP/1.1 over kept connections,
 by hand, since a client library costs more than the server it asks.

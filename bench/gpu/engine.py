@@ -12,15 +12,15 @@ from pathlib import Path
 
 from bench import machine, workspace
 from bench.arena import Arena, Made, say
-from bench.gpu_report import GpuReport, Row
+from bench.gpu.report import GpuReport, Row
 from bench.measure import Command, CommandFailed, Spread, Usage, alternate
-from bench.peers import Poorwill, Site
+from bench.peers.tools import Poorwill, Site
 from bench.tree import tree_bytes, tree_digest
 from poorwill.codecs.gpu.nvcomp import NvcompAns
 from poorwill.control.records import catalog
 from poorwill.store.local import LocalStore
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 FILE_BYTES = 1 << 30
 PIECE_VALUES = 2_500_000
 COPIES = 2.8

@@ -12,12 +12,12 @@ from uuid import UUID
 
 from prefect.client.schemas.objects import StateType
 
-from bench import durability, restarts
 from bench.arena import Arena, say
-from bench.bare_process import BareProcess
-from bench.generation_figures import Growth, Inference, Start, Starts
+from bench.generation import durability, restarts
+from bench.generation.bare_process import BareProcess
+from bench.generation.figures import Growth, Inference, Start, Starts
+from bench.generation.studio import PROMPT, Studio, studio
 from bench.measure import CommandFailed, rss_bytes
-from bench.studio import PROMPT, Studio, studio
 from deployments.servers import child_process
 from deployments.servers.picture_server import dusk
 from deployments.servers.prefect_server import PrefectServerError

@@ -21,11 +21,11 @@ from prefect.states import Running
 
 import blocks
 from bench.arena import Arena, say
-from bench.gateway_database import postgresql
-from bench.gateway_figures import Latencies, OnDatabase
-from bench.gateway_history import PARAMETERS, fill
-from bench.gateway_load import Ask, Sample, spaced
-from bench.gateway_process import gateway_process
+from bench.gateway.database import postgresql
+from bench.gateway.figures import Latencies, OnDatabase
+from bench.gateway.history import PARAMETERS, fill
+from bench.gateway.load import Ask, Sample, spaced
+from bench.gateway.process import gateway_process
 from bench.measure import CommandFailed, rss_bytes
 from deployments.registration.gpu_pool import create_pool, deploy
 from deployments.servers.prefect_server import PrefectServer, PrefectServerError
@@ -84,12 +84,12 @@ class Rig:
         plan = {"host": "127.0.0.1", "port": self.port, "token": self.token, "asks": [asdict(ask) for ask in asks]}
         try:
             ended = subprocess.run(
-                [sys.executable, "-m", "bench.gateway_load"],
+                [sys.executable, "-m", "bench.gateway.load"],
                 input=json.dumps(plan).encode(),
                 capture_output=True,
                 check=True,
                 timeout=timeout_s,
-                cwd=Path(__file__).parents[1],
+                cwd=Path(__file__).parents[2],
             )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             raise CommandFailed(f"the load ended without its samples: {error}") from None

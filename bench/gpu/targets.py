@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.gpu_report import GpuReport, median
+from bench.gpu.report import GpuReport, median
 from bench.report import Finding
 
 COMPRESS_GB_S, DECOMPRESS_GB_S, AIM_TIMES = 41.0, 107.0, 3

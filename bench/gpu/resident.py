@@ -8,8 +8,8 @@ from itertools import product
 from typing import Any
 
 from bench.chunks import chunk
-from bench.gpu_device import NewTimer, Sizes, Timer, affordable, timed
-from bench.gpu_report import GpuReport, Row, gb_s
+from bench.gpu.device import NewTimer, Sizes, Timer, affordable, timed
+from bench.gpu.report import GpuReport, Row, gb_s
 from poorwill.codecs.chooser import estimate
 from poorwill.codecs.gpu import ans, nvcomp_form
 from poorwill.codecs.gpu import layout as gpu_layout

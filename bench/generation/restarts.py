@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
-from bench import durability
 from bench.arena import say
-from bench.durability import SLOTS, Queue
-from bench.gateway_process import gateway_process
-from bench.generation_figures import Durable
+from bench.gateway.process import gateway_process
+from bench.generation import durability
+from bench.generation.durability import SLOTS, Queue
+from bench.generation.figures import Durable
+from bench.generation.studio import MEDIA, MODEL, PROMPT, Studio
 from bench.measure import CommandFailed
-from bench.studio import MEDIA, MODEL, PROMPT, Studio
 
 TINY = {"steps": 1, "num_frames": 5}
 KILL_AT_CREATED, KILL_AT_MADE = 0.5, 0.3

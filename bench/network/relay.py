@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from types import TracebackType
 
-from bench.relay_pipe import CHUNK_BYTES_MAX, Connection, Lane, Pipe
+from bench.network.relay_pipe import CHUNK_BYTES_MAX, Connection, Lane, Pipe
 
 # A link holds little: with the kernel's usual megabytes per connection, seconds of data would lie inside it.
 SOCKET_BYTES_THROTTLED = 512 << 10

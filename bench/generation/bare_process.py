@@ -24,7 +24,14 @@ class BareProcess:
     """
 
     def __init__(self, model: Path, picture: Path, arguments: dict[str, Any], log_path: Path) -> None:
-        self._command = [sys.executable, "-m", "bench.bare_loop", str(model), str(picture), json.dumps(arguments)]
+        self._command = [
+            sys.executable,
+            "-m",
+            "bench.generation.bare_loop",
+            str(model),
+            str(picture),
+            json.dumps(arguments),
+        ]
         self._log_path = log_path
 
     def __enter__(self) -> BareProcess:

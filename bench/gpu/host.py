@@ -12,8 +12,8 @@ from typing import Any
 
 from bench import machine
 from bench.chunks import chunk
-from bench.gpu_device import NewTimer, Sizes, affordable, timed
-from bench.gpu_report import GpuReport, Row, gb_s
+from bench.gpu.device import NewTimer, Sizes, affordable, timed
+from bench.gpu.report import GpuReport, Row, gb_s
 from bench.measure import Spread
 from poorwill.codecs.base import Codec
 from poorwill.codecs.gpu import gpu, nvcomp_form

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import workspace
 from bench.arena import Arena, Made, say
 from bench.measure import CommandFailed, Usage, alternate, run
-from bench.peers import Contestant
+from bench.peers.tools import Contestant
 from bench.tree import tree_bytes
 
 CHANGED_SHARE = 0.01

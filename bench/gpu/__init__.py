@@ -1,0 +1,1 @@
+"""What a GPU does for Poorwill: on the device, beside its link, and in the engine."""

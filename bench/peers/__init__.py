@@ -1,0 +1,1 @@
+"""Poorwill beside the tools people use today, on the same files in the same call."""
