@@ -11,31 +11,27 @@ from pydantic import Field, SecretStr
 
 from blocks.access import SshAccess
 from poorwill.errors import UsageError
+from poorwill.providers import registry
 from poorwill.providers.base import Provider
-from poorwill.providers.ec2 import provider as ec2
-from poorwill.providers.local import LocalProvider as DirectoryProvider
-from poorwill.providers.own import OwnMachines as OwnProvider
 from poorwill.providers.vast import provider as vast
 
 
 class LocalProvider(Block):
     """Machines that are directories of the host that runs the flows: for trying out, and for one's own host."""
 
-    _block_type_name = "Poorwill local provider"
-    _block_type_slug = "poorwill-local-provider"
+    _block_type_name, _block_type_slug = registry.LOCAL.title, registry.LOCAL.slug
 
     root: str = Field(description="Absolute path of the directory that holds the machines.")
 
     def open(self) -> Provider:
         """The provider. UsageError."""
-        return DirectoryProvider(self.root)
+        return registry.LOCAL.make(self.root)
 
 
 class VastProvider(SshAccess):
     """Machines rented from vast.ai."""
 
-    _block_type_name = "Poorwill vast.ai provider"
-    _block_type_slug = "poorwill-vast-provider"
+    _block_type_name, _block_type_slug = registry.VAST.title, registry.VAST.slug
 
     api_key: SecretStr = Field(description="From https://cloud.vast.ai/manage-keys/. It never leaves the control side.")
     image: str = Field(
@@ -45,7 +41,7 @@ class VastProvider(SshAccess):
 
     def open(self) -> Provider:
         """The provider. UsageError."""
-        return vast.VastProvider(
+        return registry.VAST.make(
             self.api_key.get_secret_value(), image=self.image, public_keys=self.public_lines(), base_url=self.url
         )
 
@@ -53,8 +49,7 @@ class VastProvider(SshAccess):
 class Ec2Provider(SshAccess):
     """Machines rented from Amazon EC2, on demand or spot, in one region."""
 
-    _block_type_name = "Poorwill EC2 provider"
-    _block_type_slug = "poorwill-ec2-provider"
+    _block_type_name, _block_type_slug = registry.EC2.title, registry.EC2.slug
 
     credentials: AwsCredentials = Field(
         description="Keys that may describe, run, tag and terminate instances. They never leave the control side."
@@ -83,7 +78,7 @@ class Ec2Provider(SshAccess):
         if found.profile_name or found.assume_role_arn:
             raise UsageError("EC2 provider block: profiles and assumed roles are not supported, give it keys")
         secret = found.aws_secret_access_key
-        return ec2.Ec2Provider.connect(
+        return registry.EC2.make(
             self.region,
             access_key=found.aws_access_key_id,
             secret_key=secret.get_secret_value() if secret is not None else None,
@@ -102,12 +97,11 @@ class Ec2Provider(SshAccess):
 class OwnMachines(SshAccess):
     """Machines that are always there and looked after by hand: they are never created or destroyed."""
 
-    _block_type_name = "Poorwill own machines"
-    _block_type_slug = "poorwill-own-machines"
+    _block_type_name, _block_type_slug = registry.OWN.title, registry.OWN.slug
 
     def open(self) -> Provider:
         """The provider."""
-        return OwnProvider()
+        return registry.OWN.make()
 
 
 # The ones that need least come last: they would accept the fields of the others.

@@ -11,12 +11,12 @@ from itertools import islice
 from api.machines.blocks import Entry
 from api.store.snapshots import Catalog
 from api.store.threads import Threads
-from blocks.providers import LocalProvider, OwnMachines
 from poorwill.control.records import intents
+from poorwill.providers.registry import PROVIDERS
 
 REMEMBERED_S = 15.0
 INTENTS_MAX = 1000
-_FREE = (LocalProvider.get_block_type_slug(), OwnMachines.get_block_type_slug())
+_FREE = [entry.slug for entry in PROVIDERS if not entry.bills]
 Prices = Mapping[tuple[str, str], float | None]
 """By machine and instance, in US dollars per hour; None where the provider did not say."""
 
