@@ -8,12 +8,11 @@ from poorwill.control.records import catalog
 from poorwill.control.snapshot.grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import Order
-from poorwill.control.snapshot.verify_run import read_manifest, read_record
+from poorwill.control.snapshot.verify_run import PROVING_MODES, read_manifest, read_record
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot.documents import Document
 from poorwill.store.base import Store
 
-ENOUGH = ("stored", "full")
 SCAN_DEADLINE_S = 3600.0
 
 
@@ -38,7 +37,7 @@ def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: 
     found = tuple(record[k] for k in ("machine", "snapshot_id", "instance", "manifest"))
     if metadata["instance"] != instance or found != expected:
         raise Refused(f"the verification record of {snapshot_id} is of {found[:3]}, expected {expected[:3]}: {keep}")
-    if record["mode"] not in ENOUGH:
+    if record["mode"] not in PROVING_MODES:
         raise Refused(f"snapshot {snapshot_id} was verified by '{record['mode']}', which is not enough: {keep}")
     own = {p["key"] for p in metadata["parts"] if not p["borrowed"]}
     unread = own - {p["key"] for p in record["parts"] if p["read"]}

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control.machine.destruction import ENOUGH
 from poorwill.control.records import intents, trash
 from poorwill.control.records.holdings import Held, Holdings, Needs, at_once
 from poorwill.control.removal import purging
 from poorwill.control.removal.purging import Purged, Usage
-from poorwill.control.snapshot.verify_run import read_record
+from poorwill.control.snapshot.verify_run import PROVING_MODES, read_record
 from poorwill.errors import Corrupt, NotFound, Unsupported
 from poorwill.snapshot.retention import Candidate, Owner, Policy, judge
 
@@ -174,7 +173,7 @@ def _with_proofs(
 
 def _is_proven(holdings: Holdings, owner: Owner) -> bool:
     try:
-        return read_record(holdings.store, *owner)["mode"] in ENOUGH
+        return read_record(holdings.store, *owner)["mode"] in PROVING_MODES
     except (NotFound, Corrupt, Unsupported):
         return False
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control.machine.destruction import ENOUGH
 from poorwill.control.records.holdings import Held, Holdings, at_once
-from poorwill.control.snapshot.verify_run import read_record
+from poorwill.control.snapshot.verify_run import PROVING_MODES, read_record
 from poorwill.errors import Corrupt, NotFound, Unsupported, UsageError
 from poorwill.snapshot import durations
 from poorwill.snapshot.columns import Array
@@ -94,7 +93,7 @@ def rotation(holdings: Holdings, now_s: float) -> Rotation:
             return None
 
     for owner, found in at_once(record, dues, holdings.threads):
-        if found is not None and found["mode"] in ENOUGH and found["verified_at_s"] <= now_s:
+        if found is not None and found["mode"] in PROVING_MODES and found["verified_at_s"] <= now_s:
             own_read_at_s[owner] = found["verified_at_s"]
             read = [part["key"] for part in found["parts"] if part["read"]]
             for number in holdings.numbers.of(read).tolist():

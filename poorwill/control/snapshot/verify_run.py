@@ -25,6 +25,8 @@ from poorwill.store.base import Store
 
 STEP_DEADLINE_S = 6 * 3600.0
 MODES = ("stored", "full", "sample")
+PROVING_MODES = ("stored", "full")
+"""Those that read every part: on their word a machine may be destroyed."""
 SAMPLES = 8
 BORROWED_AGE_S_MAX = 7 * 86400
 """A borrowed part that was last read longer ago is read again."""
