@@ -12,7 +12,8 @@ from typing import Any
 
 from bench.arena import Arena, say
 from bench.measure import Command, CommandFailed, Spread, run
-from bench.report import Finding, Report, Timing
+from bench.page import Finding
+from bench.report import Report, Timing
 from deployments.servers.s3_server import S3Server, S3ServerError
 from poorwill.snapshot import documents, keys, limits, versions
 from poorwill.snapshot.documents import Document

@@ -10,7 +10,8 @@ from bench import retention
 from bench.gateway import targets as gateway_targets
 from bench.generation import targets as generation_targets
 from bench.network.rented import HERE, LINK_BYTES_PER_S, OVER_SSH, Linked
-from bench.report import Finding, Report, Timing
+from bench.page import Finding
+from bench.report import Report, Timing
 
 CHUNK_BYTES = 8 << 20
 RATIO_MIN = 1.42

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.gateway.figures import Latencies, OnDatabase
-from bench.report import Finding, Report
+from bench.page import Finding
+from bench.report import Report
 
 STATUS_P99_S_MAX, RUN_P99_S_MAX = 0.15, 0.5
 GROWTH_MAX = 0.05

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from bench.generation.figures import Growth, Inference
 from bench.measure import Spread
-from bench.report import Finding, Report
+from bench.page import Finding
+from bench.report import Report
 
 OWN_S_MAX = 1.0
 PROCESS_TIMES_MIN = 8

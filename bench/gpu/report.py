@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from bench.arena import say
 from bench.measure import Spread
-from bench.report import Finding, table, verdict, write
+from bench.page import Page, table
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -29,7 +27,7 @@ TITLES = {
 
 
 @dataclass(slots=True)
-class GpuReport:
+class GpuReport(Page):
     """Everything that one call of the benchmark found. Rows are JSON, with units at the end of their names."""
 
     date: str
@@ -39,8 +37,6 @@ class GpuReport:
     machine: dict[str, Any]
     sections: dict[str, list[Row]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
 
     def add(self, section: str, row: Row) -> Row:
         self.sections.setdefault(section, []).append(row)
@@ -65,29 +61,28 @@ class GpuReport:
         """The rows of a section that have these values."""
         return [row for row in self.sections.get(section, []) if all(row.get(name) == v for name, v in wanted.items())]
 
-    def as_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
+    def head(self) -> list[str]:
+        return [
+            f"# GPU benchmark of {self.date}: {self.device['name']}",
+            "",
+            f"`{self.command}`; {self.kind}.",
+            "",
+            *(f"- {name.replace('_', ' ')}: {value}" for name, value in (self.device | self.machine).items()),
+            "",
+            "GB/s are 10^9 raw bytes a second; a ratio is coded / raw bytes.",
+            "",
+            *(f"- {note}" for note in self.notes),
+        ]
 
-    def as_markdown(self) -> str:
-        lines = [f"# GPU benchmark of {self.date}: {self.device['name']}", "", f"`{self.command}`; {self.kind}.", ""]
-        lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in (self.device | self.machine).items()]
-        lines += ["", "GB/s are 10^9 raw bytes a second; a ratio is coded / raw bytes.", ""]
-        lines += [f"- {note}" for note in self.notes]
-        cells = [[f.row, f.what, f.target, f.value, verdict(f.met)] for f in self.findings]
-        lines += ["", "## Targets", "", *table(["", "", "target", "measured", "met"], cells)]
+    def figures(self) -> list[str]:
+        lines = []
         for section, title in TITLES.items():
             rows = self.sections.get(section, [])
             if rows:
-                head = list(dict.fromkeys(name for row in rows for name in row))
-                cells = [[shown(row.get(name)) for name in head] for row in rows]
-                lines += ["", f"## {title}", "", *table([titled(name) for name in head], cells)]
-        if self.failures:
-            lines += ["", "## Failed", "", *(f"- {name}: {why}" for name, why in self.failures.items())]
-        return "\n".join(lines) + "\n"
-
-    def write(self, folder: Path, name: str) -> list[Path]:
-        """Write `name`.md and `name`.json into `folder`; the paths written."""
-        return write(folder, name, self.as_markdown(), self.as_json())
+                columns = list(dict.fromkeys(name for row in rows for name in row))
+                cells = [[shown(row.get(name)) for name in columns] for row in rows]
+                lines += ["", f"## {title}", "", *table([titled(name) for name in columns], cells)]
+        return lines
 
 
 def gb_s(raw_bytes: int, seconds: Spread) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.gpu.report import GpuReport, median
-from bench.report import Finding
+from bench.page import Finding
 
 COMPRESS_GB_S, DECOMPRESS_GB_S, AIM_TIMES = 41.0, 107.0, 3
 COPY_SHARE_MIN = 0.8

@@ -10,7 +10,8 @@ import pytest
 from bench.__main__ import GENERATION_ROWS, ROWS
 from bench.generation import targets as generation_targets
 from bench.generation.figures import Durable, Generation, Growth, Inference, Start, Starts
-from bench.report import Finding, Report
+from bench.page import Finding
+from bench.report import Report
 from bench.targets import findings
 
 
