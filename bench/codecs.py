@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from bench.chunks import KINDS, chunk
 from poorwill.codecs.base import Codec
-from poorwill.codecs.chooser import estimate, openzl_layout
+from poorwill.codecs.chooser import estimate
 from poorwill.codecs.openzl import OpenZL
 from poorwill.codecs.planes import Planes
 from poorwill.codecs.zstd import Zstd
@@ -54,7 +54,7 @@ def new_codec(name: str, raw: memoryview) -> Codec:
         return planes
     if name == "openzl":
         openzl = OpenZL()
-        openzl.layout_name = openzl_layout(layout)
+        openzl.layout = layout
         return openzl
     return Zstd()
 

@@ -27,10 +27,10 @@ from bench.gpu.report import GpuReport
 from bench.gpu.targets import findings
 from bench.report import Report
 from bench.tree import tree_digest
-from poorwill.codecs.gpu import gpu
 from poorwill.codecs.gpu.gpu import Gpu
 from poorwill.codecs.gpu.gpus import Gpus
-from poorwill.codecs.gpu.lanes import Lane, Libraries
+from poorwill.codecs.gpu.lanes import Lane
+from poorwill.codecs.gpu.libraries import Libraries, load, usable_devices
 from poorwill.errors import Unsupported
 
 SECTIONS = ("device", "kinds", "host", "engine", "profile")
@@ -138,8 +138,8 @@ def _on_terminate(*_: object) -> NoReturn:
 def main(arguments: list[str]) -> int:
     given = _arguments(arguments)
     try:
-        libraries = gpu.load()
-        able = gpu.devices(libraries)
+        libraries = load()
+        able = usable_devices(libraries)
         device = able[0] if given.device is None else given.device
         if device not in able:
             raise Unsupported(f"GPU {device} is not one of those that can code: {', '.join(map(str, able))}")

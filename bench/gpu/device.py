@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from bench.measure import Spread
-from poorwill.codecs.gpu import gpu
-from poorwill.codecs.gpu.lanes import Lane, Libraries
+from poorwill.codecs.gpu.lanes import Lane
+from poorwill.codecs.gpu.libraries import Libraries, capability
 from poorwill.engine.machine import nvidia_smi
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def describe(libraries: Libraries, device: int) -> dict[str, Any]:
     names, driver = nvidia_smi.gpus_and_driver()
     return {
         "name": name,
-        "compute_capability": ".".join(map(str, gpu.capability(libraries, device))),
+        "compute_capability": ".".join(map(str, capability(libraries, device))),
         "memory_bytes": int(total),
         "memory_free_bytes": int(free),
         "devices_of_the_machine": max(len(names), int(runtime.getDeviceCount())),

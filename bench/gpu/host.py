@@ -19,7 +19,8 @@ from poorwill.codecs.base import Codec
 from poorwill.codecs.gpu import gpu, nvcomp_form
 from poorwill.codecs.gpu.gpu import Gpu
 from poorwill.codecs.gpu.gpus import Gpus
-from poorwill.codecs.gpu.lanes import Lane, Libraries, address
+from poorwill.codecs.gpu.lanes import Lane, address
+from poorwill.codecs.gpu.libraries import Libraries, pin
 from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu
 from poorwill.codecs.gpu.queue import Request
 from poorwill.codecs.planes import Layout, Planes
@@ -71,7 +72,7 @@ class Buffers:
 def _pinned(libraries: Libraries, report: GpuReport, size: int) -> memoryview:
     buffer = new_buffer(size)
     try:
-        gpu.pin(libraries, address(buffer), size)
+        pin(libraries, address(buffer), size)
     except Exception as error:  # CuPy's own, or the system's: a container's limit on locked memory, for example
         report.note(f"{size >> 20} MiB of host memory are NOT pinned ({error}): copies are slower than they could be")
     return buffer
@@ -114,7 +115,7 @@ def in_batches(libraries: Libraries, device: int, report: GpuReport, buffers: Bu
 
 def _lanes(libraries: Libraries, device: int, report: GpuReport, buffers: Buffers, sizes: Sizes, lanes: int) -> Row:
     probe = Lane(libraries, device)
-    batch_bytes = min(affordable(probe, sizes, gpu.ROOMS * lanes + 1), buffers.size)
+    batch_bytes = min(affordable(probe, sizes, gpu.BUFFERS * lanes + 1), buffers.size)
     coder = Gpu(libraries, device, lanes, batch_bytes)
     try:
         times = max(1, sizes.total_bytes // buffers.size)

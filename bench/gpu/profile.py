@@ -21,7 +21,8 @@ from bench.gpu.report import GpuReport
 from poorwill.codecs.gpu import gpu
 from poorwill.codecs.gpu.gpu import Gpu
 from poorwill.codecs.gpu.gpus import Gpus
-from poorwill.codecs.gpu.lanes import Array, Coded, Lane, Libraries
+from poorwill.codecs.gpu.lanes import Array, Coded, Lane
+from poorwill.codecs.gpu.libraries import Libraries
 from poorwill.codecs.toolset import Toolset
 from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
@@ -48,7 +49,7 @@ STAGES = {
     "codecs/openzl.py": "code on the CPU",
     "gpu/nvcomp_form.py": "pin and prepare",
     "gpu/gpus.py": "pin and prepare",
-    "gpu/benchmark.py": "pin and prepare",
+    "gpu/decision.py": "pin and prepare",
     "engine/pool.py": "idle",
 }
 """What a thread does whose innermost frame of these is in this file. Hashes are C code called from two of them."""

@@ -13,7 +13,8 @@ from bench.gpu.report import GpuReport, Row, gb_s
 from poorwill.codecs.chooser import estimate
 from poorwill.codecs.gpu import ans, nvcomp_form
 from poorwill.codecs.gpu import layout as gpu_layout
-from poorwill.codecs.gpu.lanes import Array, Coded, Lane, stacked
+from poorwill.codecs.gpu.lanes import Array, Coded, Lane
+from poorwill.codecs.gpu.layout import stacked
 from poorwill.codecs.gpu.nvcomp_form import Form
 from poorwill.codecs.planes import Layout
 
@@ -108,7 +109,7 @@ class Trial:
         source = nvcomp.as_arrays(view, *map(list, zip(*self.places, strict=True)), stream)
         most = int(coder.get_max_comp_buffer_size(nvcomp.as_array(self.area[: self.places[0][1]], stream)))
         offsets, end = stacked([most] * len(self.places))
-        room = lane.room("coded", end)
+        room = lane.buffer("coded", end)
         return source, nvcomp.as_arrays(room, offsets, [most] * len(offsets), stream), room, offsets
 
     def encode(self, ready: tuple[Any, Any, Array, list[int]]) -> Any:

@@ -8,6 +8,7 @@ types of files play no part. A wrong choice costs bytes, never correctness.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -99,15 +100,8 @@ def _of_layout(width: int, rotated: bool, shares: list[float]) -> Estimate:
     return Estimate(total / width, Layout(width, rotated, sum(c << k for k, c in enumerate(coded))))
 
 
-def openzl_layout(layout: Layout) -> str:
-    """OpenZL's counterpart of a layout of planes."""
-    if (layout.width, layout.rotated) == (2, True):
-        return "bf16"
-    return {1: "u8", 2: "u16", 4: "u32"}[layout.width]
-
-
 class LayoutCodec(Codec, Protocol):
-    """A codec that is told how to see each chunk."""
+    """A codec that sees each chunk as its `layout` says."""
 
     layout: Layout
 
@@ -121,9 +115,12 @@ class Chooser:
             raise UsageError(f"codec '{policy}': expected one of {', '.join(POLICIES)}")
         self.policy = policy
         self._zstd = Zstd()
-        self._planes = Planes()
-        self._on_gpu = on_gpu
-        self._openzl = OpenZL() if policy == "ans" and on_gpu is None else None
+        self._by_layout: list[LayoutCodec] = [Planes()]
+        """In the order in which they are tried."""
+        if policy in ("auto", "ans") and on_gpu is not None:
+            self._by_layout.insert(0, on_gpu)
+        elif policy == "ans":
+            self._by_layout.insert(0, OpenZL())
         self._trial = zstandard.ZstdCompressor(level=1)
 
     def encode(self, raw: memoryview, out: memoryview) -> tuple[int, int]:
@@ -134,26 +131,19 @@ class Chooser:
                 return codec.id, size
         return 0, len(raw)
 
-    def _choices(self, raw: memoryview) -> list[Codec]:
+    def _choices(self, raw: memoryview) -> Sequence[Codec]:
         if self.policy == "raw" or not len(raw):
             return []
         if self.policy == "zstd":
             return [self._zstd]
         best = estimate(raw)
-        self._planes.layout = best.layout
-        if self.policy == "planes":
-            return [self._planes] if best.ratio <= RAW_ABOVE else []
-        if self._repeats(raw) < best.ratio * ZSTD_BETTER_BY:
+        if self.policy != "planes" and self._repeats(raw) < best.ratio * ZSTD_BETTER_BY:
             return [self._zstd]
         if best.ratio > RAW_ABOVE:
             return []
-        if self._on_gpu is not None:
-            self._on_gpu.layout = best.layout
-            return [self._on_gpu, self._planes]
-        if self._openzl is None:
-            return [self._planes]
-        self._openzl.layout_name = openzl_layout(best.layout)
-        return [self._openzl, self._planes]
+        for codec in self._by_layout:
+            codec.layout = best.layout
+        return self._by_layout
 
     def _repeats(self, raw: memoryview) -> float:
         start = max(0, len(raw) // 2 - TRIAL_BYTES // 2)

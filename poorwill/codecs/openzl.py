@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from poorwill.codecs.planes import Layout
 from poorwill.errors import Corrupt, Unsupported
 
 FORMAT_VERSION = 27
@@ -22,7 +23,7 @@ def _library() -> Any:
 
 
 class OpenZL:
-    """tANS over the planes of floats; `layout_name` is "bf16", "u16", "u32" or "u8", set by the chooser."""
+    """Encodes by `layout`, which the chooser sets, with tANS over the planes; decodes any frame."""
 
     id = 3
     name = "openzl"
@@ -31,33 +32,33 @@ class OpenZL:
         self._zl = _library()
         self._compressors: dict[str, Any] = {}
         self._decoder = self._zl.DCtx()
-        self.layout_name = "bf16"
+        self.layout = Layout(2, True, 0b10)
 
-    def _compressor(self, layout: str) -> Any:
-        if layout not in self._compressors:
+    def _compressor(self, elements: str) -> Any:
+        if elements not in self._compressors:
             zl = self._zl
             compressor = zl.Compressor()
             entropy = zl.graphs.Fse()(compressor)
-            if layout == "bf16":
+            if elements == "bf16":
                 split = zl.nodes.BFloat16Deconstruct()(
                     compressor, sign_frac=zl.graphs.Store()(compressor), exponent=entropy
                 )
                 start = zl.nodes.ConvertSerialToNumLE16()(compressor, split)
-            elif layout == "u8":
+            elif elements == "u8":
                 start = entropy
             else:
                 # Entropy chooses Huffman, FSE or nothing for each plane.
                 planes = zl.nodes.TransposeSplit()(compressor, zl.graphs.Entropy()(compressor))
-                start = zl.nodes.ConvertSerialToStruct(4 if layout == "u32" else 2)(compressor, planes)
+                start = zl.nodes.ConvertSerialToStruct(4 if elements == "u32" else 2)(compressor, planes)
             compressor.select_starting_graph(start)
             compressor.set_parameter(zl.CParam.FormatVersion, min(FORMAT_VERSION, zl.MAX_FORMAT_VERSION))
-            self._compressors[layout] = compressor
-        return self._compressors[layout]
+            self._compressors[elements] = compressor
+        return self._compressors[elements]
 
     def encode(self, raw: memoryview, out: memoryview) -> int | None:
-        width = {"bf16": 2, "u16": 2, "u32": 4, "u8": 1}[self.layout_name]
+        width = self.layout.width if len(raw) % self.layout.width == 0 else 1
         context = self._zl.CCtx()
-        context.ref_compressor(self._compressor(self.layout_name if len(raw) % width == 0 else "u8"))
+        context.ref_compressor(self._compressor("bf16" if width == 2 and self.layout.rotated else f"u{8 * width}"))
         try:
             frame = context.compress([self._zl.Input(self._zl.Type.Serial, raw)])
         except RuntimeError:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from poorwill.codecs.zstd_ffi import Door, open_door
+from poorwill.codecs.zstd_ffi import Coder, open_coder
 from poorwill.errors import Corrupt
 
 VERSION = 1
@@ -45,9 +45,9 @@ class Planes:
     id = 2
     name = "planes"
 
-    def __init__(self, door: Door | None = None) -> None:
+    def __init__(self, coder: Coder | None = None) -> None:
         self.layout = Layout(2, True, 0b10)
-        self._door = door or open_door(huffman_only=True)
+        self._coder = coder or open_coder(huffman_only=True)
         self._planes = self._words = self._other = np.empty(0, np.uint8)
         self._reserve(4 * PLANE_BLOCK_BYTES)
 
@@ -88,7 +88,7 @@ class Planes:
         if self.layout.coded >> k & 1:
             plane = self._planes[:count] if self.layout.width > 1 else words
             self._split(words, k, plane)
-            coded = self._door.compress(plane.data, out.data)
+            coded = self._coder.compress(plane.data, out.data)
             if coded is not None and coded < count:
                 return coded | _CODED
             if len(out) == count:
@@ -132,7 +132,7 @@ class Planes:
                     raise Corrupt(f"planes: ends after {len(stored)} bytes, inside block {n}")
                 if size & _CODED:
                     plane = words if width == 1 else self._planes[k * count : (k + 1) * count]
-                    self._door.decompress(stored[at : at + length], plane.data)
+                    self._coder.decompress(stored[at : at + length], plane.data)
                 elif length == count:
                     plane = source[at : at + length]
                 else:

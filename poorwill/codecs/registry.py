@@ -10,8 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from poorwill.codecs.base import Codec
 from poorwill.codecs.openzl import OpenZL
 from poorwill.codecs.planes import Planes
@@ -19,17 +17,17 @@ from poorwill.codecs.raw import Raw
 from poorwill.codecs.zstd import Zstd
 from poorwill.errors import Unsupported
 
-_MAKERS: dict[int, Callable[[], Codec]] = {0: Raw, 1: Zstd, 2: Planes, 3: OpenZL}
-_NAMES = {0: "raw", 1: "zstd", 2: "planes", 3: "openzl", 4: "nvcomp-ans/6"}
-_NEEDS = {4: "nvcomp>=6,<7"}
+NVCOMP_ANS = 4
+_ON_CPU: dict[int, type[Raw | Zstd | Planes | OpenZL]] = {kind.id: kind for kind in (Raw, Zstd, Planes, OpenZL)}
+_NAMES = {**{number: kind.name for number, kind in _ON_CPU.items()}, NVCOMP_ANS: "nvcomp-ans/6"}
+_NEEDS = {NVCOMP_ANS: "nvcomp>=6,<7"}
 ID_BY_NAME = {name: number for number, name in _NAMES.items()}
 
 
 def make(number: int) -> Codec:
-    """A codec of the CPU, of the caller's own thread. Unsupported if no CPU decodes it; toolset.py makes the others."""
-    maker = _MAKERS.get(number)
-    if maker is not None:
-        return maker()
+    """A codec of the CPU, for the calling thread alone. Unsupported for any other; toolset.py makes those of a GPU."""
+    if number in _ON_CPU:
+        return _ON_CPU[number]()
     if number in _NEEDS:
         raise Unsupported(f"codec '{_NAMES[number]}' needs {_NEEDS[number]} and a GPU, which are not available here")
     raise Unsupported(f"codec id {number} is not known: use a newer poorwill")

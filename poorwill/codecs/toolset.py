@@ -6,20 +6,21 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from poorwill.codecs import registry
 from poorwill.codecs.base import Codec
 from poorwill.codecs.chooser import Chooser, LayoutCodec
-from poorwill.codecs.gpu.benchmark import Decision, decide, measure
+from poorwill.codecs.gpu.decision import Decision, decide, measure
+from poorwill.codecs.openzl import OpenZL
+from poorwill.codecs.planes import Planes
 from poorwill.errors import Unsupported
 
 if TYPE_CHECKING:
     from poorwill.codecs.gpu.gpus import Gpus
 
 log = logging.getLogger(__name__)
-
-NVCOMP_ANS = 4
 
 
 def no_gpus() -> Gpus:
@@ -34,7 +35,7 @@ def gpus_of_this_machine() -> Gpus:
 
 
 class Toolset:
-    """Makes codecs and choosers, which belong to one thread each. Thread-safe. GPUs are opened once, when needed."""
+    """Makes codecs and choosers, each for one thread. Thread-safe. GPUs are opened once, when they are needed."""
 
     def __init__(
         self,
@@ -46,19 +47,21 @@ class Toolset:
         self._open, self._threads, self._by_rates = open_gpus, threads or len(os.sched_getaffinity(0)), decide
         self._lock = threading.RLock()
         self._gpus: Gpus | None = None
-        self._none = ""
+        self._no_gpu_because = ""
         self._decisions: dict[tuple[str, bool], Decision] = {}
         self._on = False
 
     def codec(self, number: int) -> Codec:
         """A codec by its id. Unsupported, with the reason, if this process cannot decode it."""
-        if number != NVCOMP_ANS:
+        if number != registry.NVCOMP_ANS:
             return registry.make(number)
         from poorwill.codecs.gpu.nvcomp import NvcompAns
 
         gpus = self.gpus()
         if gpus is None:
-            raise Unsupported(f"codec '{registry.name(number)}' needs {registry.needs(number)} and a GPU: {self._none}")
+            raise Unsupported(
+                f"codec '{registry.name(number)}' needs {registry.needs(number)} and a GPU: {self._no_gpu_because}"
+            )
         self._on = True
         return NvcompAns(gpus)
 
@@ -72,11 +75,11 @@ class Toolset:
     def gpus(self) -> Gpus | None:
         """The GPUs, or None where there are none."""
         with self._lock:
-            if self._gpus is None and not self._none:
+            if self._gpus is None and not self._no_gpu_because:
                 try:
                     self._gpus = self._open()
                 except Unsupported as error:
-                    self._none = error.message
+                    self._no_gpu_because = error.message
             return self._gpus
 
     def decision(self, policy: str, portable: bool) -> Decision:
@@ -92,20 +95,20 @@ class Toolset:
         """Who codes by this policy, as JSON, and how many chunks a GPU was to code and did not in this process; None
         while nothing was coded by it."""
         with self._lock:
-            made = self._decisions.get((policy, portable))
-            if made is None:
+            decision = self._decisions.get((policy, portable))
+            if decision is None:
                 return None
             fell_back = self._gpus.fell_back if self._gpus is not None else 0
             warning = self._gpus.warning if self._gpus is not None else ""
-            return {**made.to_wire(), "fell_back": fell_back, "warning": warning}
+            return {**asdict(decision), "fell_back": fell_back, "warning": warning}
 
     def _decide(self, policy: str, portable: bool) -> Decision:
-        on_cpu = "openzl" if policy == "ans" else "planes"
+        on_cpu = OpenZL.name if policy == "ans" else Planes.name
         if policy == "ans" and portable:
-            return Decision("cpu", on_cpu, "it is to be ANS that a CPU reads")
+            return Decision("cpu", on_cpu, "portable ANS is coded by a CPU")
         gpus = self.gpus()
         if gpus is None:
-            return Decision("cpu", on_cpu, self._none)
+            return Decision("cpu", on_cpu, self._no_gpu_because)
         codec = self._on_gpu(portable)
         versions = {"nvcomp": str(gpus.libraries.nvcomp.__version__), "cupy": str(gpus.libraries.cupy.__version__)}
         if policy == "ans":
@@ -133,7 +136,7 @@ class Toolset:
         return buffer if self._gpus is None else self._gpus.pin(buffer)
 
     def close(self) -> None:
-        """Let the GPUs go. Idempotent."""
+        """Stop using the GPUs. Idempotent."""
         with self._lock:
             if self._gpus is not None:
                 self._gpus.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poorwill.codecs.zstd_ffi import Door, open_door
+from poorwill.codecs.zstd_ffi import Coder, open_coder
 
 LEVEL = 1
 
@@ -13,12 +13,12 @@ class Zstd:
     id = 1
     name = "zstd"
 
-    def __init__(self, door: Door | None = None) -> None:
-        self._door = door or open_door(huffman_only=False, level=LEVEL)
+    def __init__(self, coder: Coder | None = None) -> None:
+        self._coder = coder or open_coder(huffman_only=False, level=LEVEL)
 
     def encode(self, raw: memoryview, out: memoryview) -> int | None:
-        size = self._door.compress(raw, out)
+        size = self._coder.compress(raw, out)
         return size if size is not None and size < len(raw) else None
 
     def decode(self, stored: memoryview, out: memoryview) -> None:
-        self._door.decompress(stored, out)
+        self._coder.decompress(stored, out)

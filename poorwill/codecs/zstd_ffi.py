@@ -1,7 +1,7 @@
 """zstd into and out of buffers we own, through the cffi module that the `zstandard` wheel carries.
 
 Its public API returns bytes objects of its own and cannot ask for Huffman-only frames. `zstandard._cffi` is private:
-`open_door` says whether it is usable, and everything falls back to the public API without it.
+`open_coder` uses it where it works, and the public API where it does not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LITERALS_ONLY_LEVEL = -131072
 _FALLBACK_LEVEL = 1
 
 
-class Door(Protocol):
+class Coder(Protocol):
     """Frames between buffers. One instance belongs to one thread."""
 
     def compress(self, raw: memoryview, out: memoryview) -> int | None:
@@ -30,7 +30,7 @@ class Door(Protocol):
         ...
 
 
-class _Private:
+class _CffiCoder:
     def __init__(self, module: Any, huffman_only: bool, level: int) -> None:
         self._ffi, self._lib = module.ffi, module.lib
         lib = self._lib
@@ -60,18 +60,15 @@ class _Private:
             raise Corrupt(f"zstd: a frame of {size} bytes, expected {len(out)}")
 
 
-class _Public:
+class _PublicCoder:
     def __init__(self, huffman_only: bool, level: int) -> None:
         # Tables too small to find matches in are as near to Huffman alone as public parameters come.
         parameters = zstandard.ZstdCompressionParameters(
             window_log=17, chain_log=6, hash_log=6, search_log=1, min_match=7, target_length=0,
             strategy=zstandard.STRATEGY_DFAST,
         )  # fmt: skip
-        self._encoder = (
-            zstandard.ZstdCompressor(compression_params=parameters)
-            if huffman_only
-            else zstandard.ZstdCompressor(level=level)
-        )
+        chosen: dict[str, Any] = {"compression_params": parameters} if huffman_only else {"level": level}
+        self._encoder = zstandard.ZstdCompressor(**chosen)
         self._decoder = zstandard.ZstdDecompressor()
 
     def compress(self, raw: memoryview, out: memoryview) -> int | None:
@@ -106,12 +103,15 @@ def private_module() -> Any:
 _MODULE = private_module()
 
 
-def open_door(*, huffman_only: bool, level: int = _FALLBACK_LEVEL, module: Any = _MODULE) -> Door:
-    """A door of this thread's own. huffman_only is a wish: without the private module frames are a little larger
-    and slower to write, and every decoder reads them just the same."""
+def open_coder(*, huffman_only: bool, level: int = _FALLBACK_LEVEL, module: Any = _MODULE) -> Coder:
+    """A coder for the calling thread alone.
+
+    huffman_only: without the private module such frames are a little larger and slower to write; every decoder reads
+    them just the same.
+    """
     if module is not None:
         try:
-            return _Private(module, huffman_only, level)
+            return _CffiCoder(module, huffman_only, level)
         except AttributeError:
-            pass  # an older or newer zstd: the public API does
-    return _Public(huffman_only, level)
+            pass  # another version of zstd: the public API does
+    return _PublicCoder(huffman_only, level)

@@ -21,7 +21,7 @@ from poorwill.codecs.openzl import OpenZL  # noqa: E402
 from poorwill.codecs.planes import PLANE_BLOCK_BYTES, Layout, Planes  # noqa: E402
 from poorwill.codecs.raw import Raw  # noqa: E402
 from poorwill.codecs.zstd import Zstd  # noqa: E402
-from poorwill.codecs.zstd_ffi import open_door  # noqa: E402
+from poorwill.codecs.zstd_ffi import open_coder  # noqa: E402
 from poorwill.errors import Corrupt  # noqa: E402
 from tests.conformance.codec_suite import CodecSuite, decoded, encoded  # noqa: E402
 from tests.golden.reader import joined_planes  # noqa: E402
@@ -45,7 +45,7 @@ class TestZstd(CodecSuite):
 
 class TestZstdInPublic(CodecSuite):
     def make(self) -> Codec:
-        return Zstd(open_door(huffman_only=False, module=None))
+        return Zstd(open_coder(huffman_only=False, module=None))
 
 
 class TestPlanes(CodecSuite):
@@ -57,7 +57,7 @@ class TestPlanes(CodecSuite):
 
 class TestPlanesInPublic(CodecSuite):
     def make(self) -> Codec:
-        return Planes(open_door(huffman_only=True, module=None))
+        return Planes(open_coder(huffman_only=True, module=None))
 
 
 class TestPlanesOfBytes(CodecSuite):
@@ -84,7 +84,7 @@ class TestOpenZLOfFourBytes(CodecSuite):
 
     def make(self) -> Codec:
         codec = OpenZL()
-        codec.layout_name = "u32"
+        codec.layout = Layout(4, False, 0b1111)
         return codec
 
 

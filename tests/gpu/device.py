@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.codecs.gpu import gpu
 from poorwill.codecs.gpu.gpus import Gpus, open_gpus
-from poorwill.codecs.gpu.lanes import Libraries
+from poorwill.codecs.gpu.libraries import Libraries, load, usable_devices
 from poorwill.errors import Unsupported
 
 DEVICES = ("nvidia[0-9]*", "dxg")
@@ -22,7 +21,7 @@ def why_none() -> str:
     if not any(found for name in DEVICES for found in Path("/dev").glob(name)):
         return "there is no GPU: nothing in /dev is named nvidia0"
     try:
-        gpu.devices(gpu.load())
+        usable_devices(load())
     except Unsupported as error:
         return error.message
     return ""
@@ -36,7 +35,7 @@ def needed() -> None:
 
 @functools.lru_cache(maxsize=1)
 def libraries() -> Libraries:
-    return gpu.load()
+    return load()
 
 
 @functools.lru_cache(maxsize=1)

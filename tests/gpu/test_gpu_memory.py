@@ -12,9 +12,9 @@ import pytest
 
 from bench.chunks import chunk
 from poorwill.codecs.chooser import Chooser
-from poorwill.codecs.gpu import gpu
 from poorwill.codecs.gpu.gpu import Gpu
 from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.libraries import usable_devices
 from poorwill.codecs.gpu.nvcomp import NvcompAns
 from poorwill.codecs.planes import Planes
 from tests.gpu.device import libraries, needed
@@ -91,7 +91,7 @@ def test_memory_that_is_taken_later() -> None:
 
 def test_several_gpus() -> None:
     """Each codes, and each reads what another one wrote."""
-    numbers = gpu.devices(libraries())
+    numbers = usable_devices(libraries())
     if len(numbers) < 2:
         pytest.skip("this machine has one GPU")
     each = [Gpus(libraries(), [Gpu(libraries(), number)]) for number in numbers]
@@ -111,7 +111,7 @@ def test_several_gpus() -> None:
 
 def test_a_gpu_that_is_lost_takes_none_along() -> None:
     """With one of two closed, the other one codes on."""
-    numbers = gpu.devices(libraries())
+    numbers = usable_devices(libraries())
     if len(numbers) < 2:
         pytest.skip("this machine has one GPU")
     pair = [Gpu(libraries(), number) for number in numbers[:2]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 
+from poorwill.codecs import registry
 from poorwill.codecs.base import Codec
 from poorwill.codecs.chooser import Chooser, estimate
 from poorwill.codecs.planes import Planes
@@ -18,8 +19,8 @@ _MAGIC = b"need"
 class Needing:
     """Stands in for `nvcomp-ans/6`, and decodes nothing of it."""
 
-    id = 4
-    name = "nvcomp-ans/6"
+    id = registry.NVCOMP_ANS
+    name = registry.name(id)
 
     def encode(self, raw: memoryview, out: memoryview) -> int | None:
         coded = _HEAD.pack(_MAGIC, len(raw)) + zlib.compress(raw, 1)

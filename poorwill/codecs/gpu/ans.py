@@ -11,7 +11,8 @@ from typing import Any
 
 from poorwill.codecs.gpu import layout as gpu_layout
 from poorwill.codecs.gpu import nvcomp_form
-from poorwill.codecs.gpu.lanes import Array, Coded, Lane, stacked
+from poorwill.codecs.gpu.lanes import Array, Coded, Lane
+from poorwill.codecs.gpu.layout import stacked
 from poorwill.codecs.gpu.nvcomp_form import Form
 from poorwill.codecs.gpu.queue import Request
 from poorwill.errors import Corrupt, DeviceFailed
@@ -30,7 +31,7 @@ class _Item:
     at: int
     raw: Array
     planes: list[Array] = field(default_factory=list)
-    place: list[int] = field(default_factory=list)  # of the planes, in their room
+    place: list[int] = field(default_factory=list)  # of the planes, in their buffer
 
     @property
     def form(self) -> Form:
@@ -71,7 +72,7 @@ def loaded(lane: Lane, requests: list[Request]) -> list[_Item]:
     """The chunks' bodies on the device, split where their form says so."""
     bodies = [request.form.body(len(request.source)) for request in requests]
     offsets, end = stacked(bodies)
-    raw = lane.room("raw", end)
+    raw = lane.buffer("raw", end)
     items = [
         _Item(request, at, raw[at : at + body]) for request, at, body in zip(requests, offsets, bodies, strict=True)
     ]
@@ -79,18 +80,18 @@ def loaded(lane: Lane, requests: list[Request]) -> list[_Item]:
         lane.copy_in(item.raw, item.request.source[:body])
     split = [item for item in items if item.form.split]
     places, end = stacked([item.raw.size // item.form.width for item in split for _ in range(item.form.width)])
-    room = lane.room("planes", end) if split else raw
+    buffer = lane.buffer("planes", end) if split else raw
     for item in split:
         width, size = item.form.width, item.raw.size // item.form.width
         item.place, places = places[:width], places[width:]
-        item.planes = [room[at : at + size] for at in item.place]
+        item.planes = [buffer[at : at + size] for at in item.place]
         gpu_layout.split(lane.cupy, item.raw, width, item.form.rotated, item.planes)
     return items
 
 
 def _encode_group(lane: Lane, group: list[_Item], kind: str) -> None:
     split = group[0].form.split
-    area = lane.room("planes" if split else "raw", _end(group, split))
+    area = lane.buffer("planes" if split else "raw", _end(group, split))
     places: list[tuple[int, int]] = []
     for item in group:
         if split:
@@ -118,8 +119,8 @@ def check(lane: Lane, codec: Any, coded: Coded, sources: list[Array]) -> None:
     """DeviceFailed unless what was coded decodes to `sources`. All that guards a snapshot from a card that miscodes:
     nvCOMP's Python module does not look at the states of what it coded."""
     offsets, end = stacked([source.size for source in sources])
-    room = lane.room("check", end)
-    backs = [room[at : at + source.size] for at, source in zip(offsets, sources, strict=True)]
+    buffer = lane.buffer("check", end)
+    backs = [buffer[at : at + source.size] for at, source in zip(offsets, sources, strict=True)]
     lane.decompress(codec, coded.batch, backs)
     if lane.differ(list(zip(backs, sources, strict=True))):
         raise DeviceFailed("what the GPU coded does not decode to what it was given: it is not trusted any more")
@@ -142,11 +143,11 @@ def _store(lane: Lane, item: _Item, coded: list[Array]) -> None:
 def decode(lane: Lane, requests: list[Request]) -> None:
     """Fill each request's `out`. Corrupt if one of them, nobody knows which, is damaged."""
     offsets, end = stacked([len(request.source) for request in requests])
-    stored = lane.room("coded", end)
+    stored = lane.buffer("coded", end)
     bodies = [request.form.body(len(request.out)) for request in requests]
     places, end = stacked(bodies)
-    raw = lane.room("raw", end)
-    planes = _plane_rooms(lane, requests, bodies)
+    raw = lane.buffer("raw", end)
+    planes = _plane_buffers(lane, requests, bodies)
     groups: dict[str, tuple[list[Array], list[Array]]] = {}
     joins: list[tuple[Request, list[Array], Array]] = []
     for n, (request, at) in enumerate(zip(requests, offsets, strict=True)):
@@ -157,8 +158,8 @@ def decode(lane: Lane, requests: list[Request]) -> None:
         own = planes[n] if request.form.split else [whole]
         sources, targets = groups.setdefault(request.form.type, ([], []))
         sources += [view for view, s in zip(views, streams, strict=True) if s.coded]
-        targets += [room for room, s in zip(own, streams, strict=True) if s.coded]
-        parts = [room if s.coded else view for room, view, s in zip(own, views, streams, strict=True)]
+        targets += [buffer for buffer, s in zip(own, streams, strict=True) if s.coded]
+        parts = [buffer if s.coded else view for buffer, view, s in zip(own, views, streams, strict=True)]
         joins.append((request, parts, whole))
     for kind, (sources, targets) in groups.items():
         _decompress(lane, kind, sources, targets, alone=len(requests) == 1)
@@ -180,10 +181,10 @@ def _decompress(lane: Lane, kind: str, sources: list[Array], targets: list[Array
     raise Corrupt(f"nvcomp-ans/6: {type(error).__name__}: {error}") from error
 
 
-def _plane_rooms(lane: Lane, requests: list[Request], bodies: list[int]) -> list[list[Array]]:
+def _plane_buffers(lane: Lane, requests: list[Request], bodies: list[int]) -> list[list[Array]]:
     sizes = [
         [body // r.form.width] * r.form.width if r.form.split else [] for r, body in zip(requests, bodies, strict=True)
     ]
     offsets, end = stacked([size for each in sizes for size in each])
-    room, at = lane.room("planes", max(end, 1)), iter(offsets)
-    return [[room[start : start + size] for size, start in zip(each, at, strict=False)] for each in sizes]
+    buffer, at = lane.buffer("planes", max(end, 1)), iter(offsets)
+    return [[buffer[start : start + size] for size, start in zip(each, at, strict=False)] for each in sizes]

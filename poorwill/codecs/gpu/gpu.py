@@ -5,28 +5,23 @@ While one lane's batch is coded, the copies of the others run. All lanes share t
 
 from __future__ import annotations
 
-import ctypes
-import importlib
 import logging
-import os
 import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
 from poorwill.codecs.gpu import ans, planes
-from poorwill.codecs.gpu.lanes import Lane, Libraries
+from poorwill.codecs.gpu.lanes import Lane
+from poorwill.codecs.gpu.libraries import Libraries
 from poorwill.codecs.gpu.queue import BatchQueue, Request
 from poorwill.errors import Corrupt, DeviceFailed, OutOfMemory, PoorwillError, Unsupported
 
 log = logging.getLogger(__name__)
 
-NVCOMP_MAJOR = 6
-CAPABILITY_MIN = (7, 0)
-"""Volta, the oldest that the wheels for CUDA 12 carry code for."""
 LANES = 3
 BATCH_BYTES_MAX, BATCH_BYTES_MIN = 128 << 20, 16 << 20
-ROOMS = 5
+BUFFERS = 5
 """What a lane takes of a batch's size: raw, planes, coded, check, and what nvCOMP and CuPy need meanwhile."""
 MEMORY_SHARE = 0.25
 """Of the memory that is free: the workspace's own programs may be using the GPU."""
@@ -35,47 +30,6 @@ OUT_OF_MEMORY_MAX = 8
 _WORK: dict[str, Callable[[Lane, list[Request]], None]] = {
     "ans": ans.encode, "ans-decode": ans.decode, "planes": planes.encode,
 }  # fmt: skip
-
-
-def check_driver() -> None:
-    """Unsupported where there is none: that is seen at once, and the libraries take a third of a second to load."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise Unsupported(f"there is no driver of NVIDIA: {error}") from None
-
-
-def load() -> Libraries:
-    """CuPy and nvCOMP. Unsupported if one is missing, cannot be loaded, or is of another major version."""
-    # Where CuPy keeps its kernels, which it makes as soon as it is imported: not in a home that may be read-only.
-    state = os.environ.get("POORWILL_STATE_DIR") or os.path.expanduser("~/.poorwill")
-    os.environ.setdefault("CUPY_CACHE_DIR", os.path.join(state, "cupy"))
-    try:
-        libraries = Libraries(importlib.import_module("cupy"), importlib.import_module("nvidia.nvcomp"))
-    except Exception as error:  # a library that is there and does not load raises anything
-        raise Unsupported(f"the GPU's libraries cannot be used: {type(error).__name__}: {error}") from None
-    found = str(libraries.nvcomp.__version__)
-    if found.partition(".")[0] != str(NVCOMP_MAJOR):
-        raise Unsupported(f"nvCOMP {found} is installed, and codec 'nvcomp-ans/{NVCOMP_MAJOR}' needs {NVCOMP_MAJOR}")
-    return libraries
-
-
-def devices(libraries: Libraries) -> list[int]:
-    """The numbers of the GPUs that can code. Unsupported, with the reason, if there is none."""
-    runtime = libraries.cupy.cuda.runtime
-    try:
-        found = range(runtime.getDeviceCount())
-        able = [n for n in found if capability(libraries, n) >= CAPABILITY_MIN]
-    except runtime.CUDARuntimeError as error:
-        raise Unsupported(f"CUDA finds no GPU: {error}") from None
-    if not able:
-        raise Unsupported(f"CUDA finds {len(found)} GPUs, and none of compute capability 7.0 or newer")
-    return able
-
-
-def capability(libraries: Libraries, device: int) -> tuple[int, int]:
-    facts = libraries.cupy.cuda.runtime.getDeviceProperties(device)
-    return int(facts["major"]), int(facts["minor"])
 
 
 class Gpu:
@@ -123,7 +77,7 @@ class Gpu:
         try:
             lane = self._new_lane(self._libraries, self.device)
             batch_bytes = self._batch_bytes or self._affordable(lane)
-            lane.room_bytes = batch_bytes * 5 // 4
+            lane.buffer_bytes_min = batch_bytes * 5 // 4
         except Exception as error:
             self._lose(DeviceFailed(f"{self.name} cannot be opened: {type(error).__name__}: {error}"))
             return
@@ -134,7 +88,7 @@ class Gpu:
 
     def _affordable(self, lane: Lane) -> int:
         free, _ = lane.cupy.cuda.runtime.memGetInfo()
-        size = int(free * MEMORY_SHARE) // (self._lanes * ROOMS)
+        size = int(free * MEMORY_SHARE) // (self._lanes * BUFFERS)
         if size < BATCH_BYTES_MIN:
             raise OutOfMemory(f"{free >> 20} MiB of its memory are free, and that is too little")
         return min(size, BATCH_BYTES_MAX)
@@ -203,8 +157,3 @@ def _healthy(lane: Lane) -> bool:
         return True
     except Exception:
         return False
-
-
-def pin(libraries: Libraries, start: int, size: int) -> None:
-    """Pin host memory for all contexts of this process. Raises what CUDA does."""
-    libraries.cupy.cuda.runtime.hostRegister(start, size, 1)  # cudaHostRegisterPortable

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from poorwill.codecs.gpu import gpu
-from poorwill.codecs.gpu.gpu import Gpu
-from poorwill.codecs.gpu.lanes import Libraries, address
+from poorwill.codecs.gpu.gpu import LANES, Gpu
+from poorwill.codecs.gpu.lanes import address
+from poorwill.codecs.gpu.libraries import Libraries, check_driver, load, pin, usable_devices
 from poorwill.codecs.gpu.queue import Request
 from poorwill.errors import DeviceFailed, EngineLost, OutOfMemory, PoorwillError, Unsupported
 
@@ -91,7 +91,7 @@ class Gpus:
         It is kept as long as the process lives: the device would go on writing to pages that were given back.
         """
         try:
-            gpu.pin(self.libraries, address(buffer), len(buffer))
+            pin(self.libraries, address(buffer), len(buffer))
             with self._lock:
                 self._pinned.append(buffer)
         except Exception as error:  # a container's limit on locked memory, for example: slower, not wrong
@@ -112,9 +112,9 @@ class Gpus:
             each.close()
 
 
-def open_gpus(libraries: Libraries | None = None, lanes: int = gpu.LANES) -> Gpus:
+def open_gpus(libraries: Libraries | None = None, lanes: int = LANES) -> Gpus:
     """The GPUs of this machine. Unsupported, with the reason, if there is none that can code."""
     if libraries is None:
-        gpu.check_driver()
-    loaded = libraries or gpu.load()
-    return Gpus(loaded, [Gpu(loaded, device, lanes) for device in gpu.devices(loaded)])
+        check_driver()
+    loaded = libraries or load()
+    return Gpus(loaded, [Gpu(loaded, device, lanes) for device in usable_devices(loaded)])

@@ -11,34 +11,27 @@ from typing import Any
 
 import numpy as np
 
+from poorwill.codecs.gpu.layout import stacked
+from poorwill.codecs.gpu.libraries import Libraries
+
 Array = Any
-ALIGNMENT = 256
-"""What CUDA's own allocations have; nvCOMP asks for 16."""
 _TO_DEVICE, _TO_HOST = 1, 2
 _MOST_STEP_BYTES = 64 << 10
 _ELEMENTS = {"|u1": "uint8", "<f2": "float16", "<f4": "float32"}
 
 
 @dataclass(frozen=True, slots=True)
-class Libraries:
-    """CuPy and nvCOMP, as modules."""
-
-    cupy: Any
-    nvcomp: Any
-
-
-@dataclass(frozen=True, slots=True)
 class Coded:
-    """Streams that nvCOMP wrote: its own batch, and each one's place in `room` and size."""
+    """Streams that nvCOMP wrote: its own batch, and each one's place in `buffer` and size."""
 
     batch: Any
-    room: Array
+    buffer: Array
     offsets: list[int]
     sizes: list[int]
 
     def stream(self, number: int) -> Array:
         at = self.offsets[number]
-        return self.room[at : at + self.sizes[number]]
+        return self.buffer[at : at + self.sizes[number]]
 
 
 class Lane:
@@ -48,9 +41,9 @@ class Lane:
         self.cupy, self.nvcomp, self.device = libraries.cupy, libraries.nvcomp, device
         self.cupy.cuda.Device(device).use()
         self.stream = self.cupy.cuda.Stream(non_blocking=True)
-        self.room_bytes = 0
-        """The least that a room is made with: rooms that grow leave their former memory with CuPy."""
-        self._rooms: dict[str, Array] = {}
+        self.buffer_bytes_min = 0
+        """The least that a buffer is made with: buffers that grow leave their former memory with CuPy."""
+        self._buffers: dict[str, Array] = {}
         self._codecs: dict[tuple[Any, ...], Any] = {}
         self._most: dict[tuple[Any, int], int] = {}
 
@@ -61,18 +54,18 @@ class Lane:
     def __exit__(self, *error: Any) -> None:
         self.stream.__exit__(*error)
 
-    def room(self, name: str, size: int) -> Array:
+    def buffer(self, name: str, size: int) -> Array:
         """Device memory of that name, `size` bytes of undefined content, kept until more is asked for."""
-        kept = self._rooms.pop(name, None)
+        kept = self._buffers.pop(name, None)
         if kept is None or kept.size < size:
             kept = None  # let go of the old one first
-            kept = self.cupy.empty(max(size, self.room_bytes), self.cupy.uint8)
-        self._rooms[name] = kept
+            kept = self.cupy.empty(max(size, self.buffer_bytes_min), self.cupy.uint8)
+        self._buffers[name] = kept
         return kept[:size]
 
     def free(self) -> None:
         """Give all memory back to the device."""
-        self._rooms.clear()
+        self._buffers.clear()
         self._codecs.clear()
         self._most.clear()
         self.cupy.get_default_memory_pool().free_all_blocks()
@@ -106,19 +99,19 @@ class Lane:
         return self._codecs[key]
 
     def compress(self, codec: Any, area: Array, kind: str, places: list[tuple[int, int]]) -> Coded:
-        """Code these (offset, bytes) of `area`, as elements of `kind`; waits for the sizes. The room is `coded`."""
+        """Code these (offset, bytes) of `area`, as elements of `kind`; waits for the sizes. The buffer is `coded`."""
         most = [self._most_of(codec, size) for _, size in places]
         offsets, end = stacked(most)
-        room = self.room("coded", end)
+        buffer = self.buffer("coded", end)
         source = self._batch(area.view(getattr(self.cupy, _ELEMENTS[kind])), places)
-        done = codec.encode(source, out=self._batch(room, list(zip(offsets, most, strict=True))))
+        done = codec.encode(source, out=self._batch(buffer, list(zip(offsets, most, strict=True))))
         self.synchronize()  # before nvCOMP is asked for sizes
-        return Coded(done, room, offsets, list(done.buffer_sizes))
+        return Coded(done, buffer, offsets, list(done.buffer_sizes))
 
     def _most_of(self, codec: Any, size: int) -> int:
         size = -(-size // _MOST_STEP_BYTES) * _MOST_STEP_BYTES
         if (codec, size) not in self._most:
-            array = self.nvcomp.as_array(self.room("coded", size), self.stream.ptr)
+            array = self.nvcomp.as_array(self.buffer("coded", size), self.stream.ptr)
             self._most[codec, size] = int(codec.get_max_comp_buffer_size(array))
         return self._most[codec, size]
 
@@ -152,15 +145,6 @@ class Lane:
     def batch_of(self, arrays: list[Array]) -> Any:
         """nvCOMP's batch of arrays that lie anywhere."""
         return self.nvcomp.as_arrays(arrays, self.stream.ptr)
-
-
-def stacked(sizes: list[int], to: int = ALIGNMENT) -> tuple[list[int], int]:
-    """Where things of these sizes begin, one behind the other and aligned, and where the last one ends."""
-    offsets, at = [], 0
-    for size in sizes:
-        offsets.append(at)
-        at = -(-(at + size) // to) * to
-    return offsets, at
 
 
 def address(view: memoryview) -> int:

@@ -1,10 +1,13 @@
-"""Splitting elements into byte planes and joining them, on any array library: CuPy on a GPU, NumPy in the tests."""
+"""How bytes lie in memory: elements split into byte planes and joined again, on any array library (CuPy on a GPU, NumPy
+in the tests); and pieces of a buffer, one behind the other."""
 
 from __future__ import annotations
 
 from typing import Any
 
 Array = Any
+ALIGNMENT = 256
+"""What CUDA's own allocations have; nvCOMP asks for 16."""
 
 
 def words(xp: Any, data: Array, width: int) -> Array:
@@ -34,3 +37,16 @@ def join(xp: Any, planes: list[Array], rotated: bool, out: Array) -> None:
     if rotated:
         elements = words(xp, out, width)
         elements[...] = (elements >> 1) | (elements << (8 * width - 1))
+
+
+def stacked(sizes: list[int], alignment: int = ALIGNMENT, at: int = 0) -> tuple[list[int], int]:
+    """Where pieces of these sizes begin, one behind the other from `at` on and aligned, and where the last one ends."""
+    offsets = []
+    for size in sizes:
+        offsets.append(at)
+        at = aligned(at + size, alignment)
+    return offsets, at
+
+
+def aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment

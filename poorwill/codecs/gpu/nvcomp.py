@@ -1,10 +1,11 @@
 """Id 4: nvCOMP's rANS on a GPU. No CPU reads it, nor does nvCOMP of another major version: a snapshot says so.
 
-Here is what belongs to one thread; gpu_ans.py is what happens on the device, nvcomp_form.py the stored form.
+Here is what belongs to one thread; ans.py is what happens on the device, nvcomp_form.py the stored form.
 """
 
 from __future__ import annotations
 
+from poorwill.codecs import registry
 from poorwill.codecs.gpu import nvcomp_form
 from poorwill.codecs.gpu.gpus import Gpus
 from poorwill.codecs.gpu.nvcomp_form import Form
@@ -15,10 +16,10 @@ BODY_BYTES_MIN = 1024
 
 
 class NvcompAns:
-    """Encodes by `layout`, which the chooser sets; decodes any. Calls wait for the GPU, and hold no lock meanwhile."""
+    """Encodes by `layout`, which the chooser sets; decodes any. Calls wait for the GPU and hold no lock meanwhile."""
 
-    id = 4
-    name = "nvcomp-ans/6"
+    id = registry.NVCOMP_ANS
+    name = registry.name(id)
 
     def __init__(self, gpus: Gpus) -> None:
         self._gpus = gpus
@@ -36,8 +37,8 @@ class NvcompAns:
 class PlanesOnGpu:
     """Id 2, written by a GPU: what any CPU reads. Decodes on the CPU."""
 
-    id = 2
-    name = "planes"
+    id = Planes.id
+    name = Planes.name
 
     def __init__(self, gpus: Gpus) -> None:
         self._gpus = gpus

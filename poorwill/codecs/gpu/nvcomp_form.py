@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from poorwill.codecs.gpu.layout import aligned, stacked
 from poorwill.codecs.planes import Layout
 from poorwill.errors import Corrupt
 
@@ -49,7 +50,7 @@ class Form:
     @property
     def head_bytes(self) -> int:
         """Where the first stream begins."""
-        return aligned(_HEAD.size + 4 * self.streams)
+        return aligned(_HEAD.size + 4 * self.streams, ALIGNMENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +76,10 @@ def split_of(layout: Layout) -> Form:
     return Form(layout.width, layout.rotated, split=layout.width > 1, coded=layout.coded if layout.width > 1 else 1)
 
 
-def aligned(size: int, to: int = ALIGNMENT) -> int:
-    return -(-size // to) * to
-
-
 def placed(form: Form, raw_bytes: int, sizes: list[int]) -> tuple[list[int], int]:
     """Where streams of these sizes begin, and the stored bytes of the whole chunk."""
-    offsets, at = [], form.head_bytes
-    for size in sizes:
-        offsets.append(at)
-        at = aligned(at + size)
-    return offsets, at + raw_bytes - form.body(raw_bytes)
+    offsets, end = stacked(sizes, ALIGNMENT, form.head_bytes)
+    return offsets, end + raw_bytes - form.body(raw_bytes)
 
 
 def write(form: Form, raw: memoryview, sizes: list[int], out: memoryview) -> None:

@@ -39,7 +39,7 @@ def zstd(lane: Lane) -> Any:
 
 
 def encode(lane: Lane, requests: list[Request]) -> None:
-    """Set the size of each request, as gpu_ans.encode does. Unsupported for frames that not every reader takes."""
+    """Set the size of each request, as ans.encode does. Unsupported for frames that not every reader takes."""
     items = loaded(lane, requests)
     by_item: list[list[_Block]] = []
     for item in items:
@@ -58,14 +58,14 @@ def encode(lane: Lane, requests: list[Request]) -> None:
                 if item.form.split == split:
                     _store(lane, item.request, each)
             check(lane, zstd(lane), coded, sources)
-            # The room of coded bytes is used again: what is in it goes out first.
+            # The buffer of coded bytes is used again: what is in it goes out first.
             lane.synchronize()
     for request in requests:
         _check_frames(request)
 
 
-def _code(lane: Lane, group: list[_Block], room: str) -> tuple[Coded, list[Array]]:
-    area = lane.room(room, max(block.at + block.plane.size for block in group))
+def _code(lane: Lane, group: list[_Block], buffer: str) -> tuple[Coded, list[Array]]:
+    area = lane.buffer(buffer, max(block.at + block.plane.size for block in group))
     coded = lane.compress(zstd(lane), area, "|u1", [(block.at, block.plane.size) for block in group])
     for number, block in enumerate(group):
         stream = coded.stream(number)

@@ -56,10 +56,10 @@ def nvcomp_version() -> str:
 
 def unusable_because() -> str:
     """Why nothing can be coded on a GPU; empty if it can. Takes seconds the first time, and no memory of the GPU."""
-    from poorwill.codecs.gpu import gpu
+    from poorwill.codecs.gpu.libraries import load, usable_devices
 
     try:
-        gpu.devices(gpu.load())
+        usable_devices(load())
         return ""
     except Unsupported as error:
         return error.message

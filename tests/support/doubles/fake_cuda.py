@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from poorwill.codecs.gpu.lanes import Libraries
+from poorwill.codecs.gpu.libraries import Libraries
 from poorwill.codecs.planes import Layout, Planes
 
 ALIGNMENT = 16

@@ -20,8 +20,8 @@ from bench.gpu.device import QUICK, EventTimer, Sizes, Timer, cuda_version, slug
 from bench.gpu.report import GpuReport, gb_s, median, shown
 from bench.gpu.targets import findings
 from bench.measure import Spread
-from poorwill.codecs.gpu import gpu as real_gpu
 from poorwill.codecs.gpu.lanes import Lane
+from poorwill.codecs.gpu.libraries import load
 from tests.support.doubles.fake_cuda import FakeCuda
 
 POORWILL = Path(poorwill.__file__).parent
@@ -204,7 +204,7 @@ def test_time_is_taken_of_the_step_alone() -> None:
 
 def test_what_is_measured_with_is_real() -> None:
     """What the benchmark asks of CuPy and nvCOMP beyond the codecs is there, by these names and arguments."""
-    real = real_gpu.load()
+    real = load()
     assert {"Event", "get_elapsed_time"} <= set(dir(real.cupy.cuda))
     assert {"driverGetVersion", "runtimeGetVersion", "memGetInfo"} <= set(dir(real.cupy.cuda.runtime))
     configured = str(real.nvcomp.Codec.compression_config.__doc__) + str(real.nvcomp.Codec.decompression_config.__doc__)

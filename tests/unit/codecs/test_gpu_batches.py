@@ -17,7 +17,7 @@ from poorwill.codecs.chooser import Chooser
 from poorwill.codecs.gpu import gpu
 from poorwill.codecs.gpu.gpu import Gpu
 from poorwill.codecs.gpu.gpus import Gpus, open_gpus
-from poorwill.codecs.gpu.lanes import stacked
+from poorwill.codecs.gpu.layout import stacked
 from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu
 from poorwill.codecs.gpu.queue import BatchQueue, Request, planned
 from poorwill.codecs.planes import Layout, Planes

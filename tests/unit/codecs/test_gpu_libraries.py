@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from poorwill.codecs.gpu import ans, gpu, planes
-from poorwill.codecs.gpu.lanes import Lane, Libraries
+from poorwill.codecs.gpu import ans, planes
+from poorwill.codecs.gpu.lanes import Lane
+from poorwill.codecs.gpu.libraries import NVCOMP_MAJOR, Libraries, load, usable_devices
 from poorwill.codecs.toolset import Toolset, gpus_of_this_machine
 from poorwill.errors import Unsupported
 from tests.support.doubles import fake_cuda
@@ -21,7 +22,7 @@ from tests.support.doubles.fake_cuda import CODEC_OPTIONS, ITEM_BYTES, FakeCuda
 
 @pytest.fixture(scope="module")
 def real() -> Libraries:
-    return gpu.load()
+    return load()
 
 
 def names(double: object, prefix: str = "") -> Iterator[str]:
@@ -52,7 +53,7 @@ def test_every_name_of_the_double_is_real(real: Libraries) -> None:
     for kind in (fake_cuda.BitstreamKind, fake_cuda.ChecksumPolicy):
         theirs = getattr(real.nvcomp, kind.__name__).__members__
         assert set(kind.__members__) <= set(theirs)
-    assert real.nvcomp.__version__.split(".")[0] == str(gpu.NVCOMP_MAJOR)
+    assert real.nvcomp.__version__.split(".")[0] == str(NVCOMP_MAJOR)
 
 
 def test_every_option_is_documented(real: Libraries) -> None:
@@ -88,7 +89,7 @@ def test_a_machine_without_a_gpu(real: Libraries) -> None:
     with a GPU it is found."""
     toolset = Toolset(gpus_of_this_machine)
     try:
-        assert gpu.devices(real)
+        assert usable_devices(real)
     except Unsupported as error:
         assert "CUDA finds" in error.message
         made = toolset.decision("auto", False)
@@ -103,7 +104,7 @@ def test_another_major_version(monkeypatch: pytest.MonkeyPatch, real: Libraries)
     """nvCOMP 7 would write what 6 does not read: it is not used under this codec's name."""
     monkeypatch.setattr(real.nvcomp, "__version__", "7.0.0")
     with pytest.raises(Unsupported, match=r"nvCOMP 7\.0\.0 is installed.*'nvcomp-ans/6' needs 6"):
-        gpu.load()
+        load()
 
 
 def test_nothing_of_it_is_imported_before_it_is_needed() -> None:

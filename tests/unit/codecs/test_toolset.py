@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from bench.chunks import chunk
 from poorwill.codecs.chooser import estimate
-from poorwill.codecs.gpu import benchmark
-from poorwill.codecs.gpu.benchmark import ENOUGH_MB_S, decide, measure, weights
+from poorwill.codecs.gpu import decision
+from poorwill.codecs.gpu.decision import ENOUGH_MB_S, decide, measure, weights
 from poorwill.codecs.gpu.gpus import Gpus, open_gpus
 from poorwill.codecs.gpu.nvcomp import NvcompAns
 from poorwill.codecs.planes import Planes
@@ -61,7 +61,7 @@ def test_a_faster_gpu_is_never_less_wanted(hash_: int, cpu: int, gpu: int, threa
 
 def test_what_is_measured() -> None:
     """Bytes that code like weights, on the CPU by one thread and on the GPU by many; one that fails has the rate 0."""
-    assert estimate(weights()).layout == benchmark.WEIGHTS and len(weights()) == benchmark.SAMPLE_BYTES
+    assert estimate(weights()).layout == decision.WEIGHTS and len(weights()) == decision.SAMPLE_BYTES
     gpus = open_gpus(FakeCuda().libraries())
     found = measure(NvcompAns(gpus), gpus)
     assert min(found.values()) > 0 and set(found) == {"hash", "cpu", "gpu"}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import blake3
 import numpy as np
@@ -38,12 +38,6 @@ class Decision:
     reason: str
     rates_mb_s: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-
-    def to_wire(self) -> dict[str, Any]:
-        return {
-            "by": self.by, "codec": self.codec, "reason": self.reason, "rates_mb_s": dict(self.rates_mb_s),
-            "versions": dict(self.versions),
-        }  # fmt: skip
 
 
 class Pins(Protocol):
