@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -16,35 +20,32 @@ from rich.progress import (
 )
 
 
+@dataclass(frozen=True, slots=True)
 class Bar:
-    """One step's bar on stderr; gone when the step ends, but for its last line."""
+    """One step's bar."""
 
-    def __init__(self, what: str, total: int) -> None:
-        columns = [TextColumn("{task.description:>10}")]
-        if total:
-            self._bar = Progress(
-                *columns, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("{task.fields[ratio]}"),
-                TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), console=Console(stderr=True),
-            )  # fmt: skip
-        else:
-            self._bar = Progress(
-                *columns, TextColumn("{task.completed} entries"), TimeElapsedColumn(), console=Console(stderr=True)
-            )
-        self._task = self._bar.add_task(what, total=total or None, ratio="")
+    progress: Progress
+    task: TaskID
 
     def entries(self, count: int) -> None:
-        self._bar.update(self._task, completed=count)
+        self.progress.update(self.task, completed=count)
 
     def bytes(self, done: int, coded: int) -> None:
         low, high = sorted((done, coded))
         ratio = f"ratio {high / low:.2f}" if low else ""
-        self._bar.update(self._task, completed=done, ratio=ratio)
+        self.progress.update(self.task, completed=done, ratio=ratio)
 
-    def __enter__(self) -> Bar:
-        self._bar.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+@contextmanager
+def bar(what: str, total: int) -> Iterator[Bar]:
+    """A bar on stderr, which leaves its last line when the step ends. total: 0 where it is not known."""
+    columns: list[ProgressColumn] = [TextColumn("{task.description:>10}")]
+    if total:
+        columns += [
+            BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("{task.fields[ratio]}"),
+            TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(),
+        ]  # fmt: skip
+    else:
+        columns += [TextColumn("{task.completed} entries"), TimeElapsedColumn()]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield Bar(progress, progress.add_task(what, total=total or None, ratio=""))

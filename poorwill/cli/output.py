@@ -6,8 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from poorwill.errors import PoorwillError
@@ -32,12 +32,6 @@ class Progress(Protocol):
 
     def bytes(self, done: int, coded: int) -> None: ...
 
-    def __enter__(self) -> Progress: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
 
 class Output:
     """Everything the program says. Results go to stdout, progress and errors to stderr."""
@@ -61,12 +55,16 @@ class Output:
         if self._json:
             self._say(json.dumps({"event": event, **fields}))
 
-    def progress(self, what: str, total: int = 0) -> Progress:
+    @contextmanager
+    def progress(self, what: str, total: int = 0) -> Iterator[Progress]:
+        """Show the progress of a step for as long as it runs."""
         if not self._json and sys.stderr.isatty():
-            from poorwill.cli.bar import Bar  # rich takes a tenth of a second to import
+            from poorwill.cli.bar import bar  # rich takes a tenth of a second to import
 
-            return Bar(what, total)
-        return _Events(self, what, total)
+            with bar(what, total) as shown:
+                yield shown
+        else:
+            yield _Events(self, what, total)
 
     def left_out(self, shown: list[dict[str, str]], count: int) -> None:
         for left in shown[:SHOWN_MAX] if not self._json else []:
@@ -95,7 +93,7 @@ class Output:
             self._say(json.dumps(document, indent=2))
 
     def done(self, message: str, totals: Mapping[str, int], *, quiet: bool = False, **fields: Any) -> None:
-        """The last word: what was done, and the totals."""
+        """The last line: what was done, and the totals."""
         if self._json:
             self._say(json.dumps({**fields, **totals, "totals": dict(totals), "event": "done"}))
         elif not quiet:
@@ -127,31 +125,23 @@ def _figures(totals: Mapping[str, int]) -> str:
 
 
 class _Events:
-    """Progress as JSON lines, at most one a second; nothing for a person without a terminal."""
+    """Progress as JSON lines, at most one a second; nothing for people without a terminal."""
 
     def __init__(self, output: Output, what: str, total: int) -> None:
         self._output, self._what, self._total = output, what, total
         self._began_s = self._last_s = time.monotonic()
 
     def entries(self, count: int) -> None:
-        self._tell(entries=count)
+        self._event(entries=count)
 
     def bytes(self, done: int, coded: int) -> None:
         rate = done / max(time.monotonic() - self._began_s, 1e-9)
         left = max(self._total - done, 0)
-        self._tell(done_bytes=done, coded_bytes=coded, total_bytes=self._total,
+        self._event(done_bytes=done, coded_bytes=coded, total_bytes=self._total,
                    bytes_per_s=round(rate), eta_s=round(left / rate, 1) if rate else None)  # fmt: skip
 
-    def _tell(self, **fields: Any) -> None:
+    def _event(self, **fields: Any) -> None:
         now = time.monotonic()
         if now - self._last_s >= EVENT_EVERY_S:
             self._last_s = now
             self._output.event("progress", step=self._what, **fields)
-
-    def __enter__(self) -> _Events:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from poorwill.cli import address, flow_parameters, run_report
+from poorwill.cli import address, flow_arguments, run_report
 from poorwill.cli.following import Following, Look
 from poorwill.cli.output import Output
 from poorwill.cli.run_display import Bars, facts
@@ -29,7 +29,7 @@ _TAKEN = ("message", "totals", "quiet")  # of Output.done: no artifact's name ma
 def start(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     """Run a flow, and follow it. What is wrong with the call is said before there is a run."""
     flow = str(arguments.command)
-    parameters = flow_parameters.given(flow, arguments)
+    parameters = flow_arguments.given(flow, arguments)
     runs = connected()
     deployment = runs.deployment(flow)
     if flow == "hibernate":

@@ -24,7 +24,7 @@ from flows.generate import generate
 from flows.hibernate import hibernate
 from flows.replicate import replicate
 from flows.wake import wake
-from poorwill.cli.flow_parameters import FLOWS
+from poorwill.cli.flow_arguments import FLOWS
 from tests.support.flow_world import World
 from tests.support.program import PROGRAM, Ran, environment, poorwill, start
 from tests.worker.rig import Rig, until

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from poorwill.cli import commands, main
+from poorwill.cli import commands
+from poorwill.cli.arguments import parser
 from poorwill.cli.output import Output
 from poorwill.codecs import registry
 from poorwill.control.records import catalog
@@ -272,7 +273,7 @@ def run_command(
     *arguments: str, host: ThreadHost, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int | PoorwillError, list[dict[str, object]]]:
     """The command in this process, with an engine of our own: its exit code or error, and its JSON lines."""
-    parsed: argparse.Namespace = main.parser("convert").parse_args(["convert", *arguments, "--json"])
+    parsed: argparse.Namespace = parser("convert").parse_args(["convert", *arguments, "--json"])
     ended: int | PoorwillError
     try:
         ended = commands.convert(parsed, Output(json_lines=True), host)

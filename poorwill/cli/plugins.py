@@ -1,4 +1,4 @@
-"""Commands that other packages bring: entry points `poorwill.commands`, callables from arguments to an exit code."""
+"""Commands of other packages: entry points `poorwill.commands`, callables from arguments to an exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMANDS = {
 
 
 def run(command: str, arguments: list[str]) -> int:
-    """The exit code of such a command. UsageError says what to install."""
+    """Run such a command, which reads its arguments itself; its exit code. UsageError says what to install."""
     from importlib.metadata import entry_points  # every other command is quicker without it
 
     found = next(iter(entry_points(group=GROUP, name=command)), None)
