@@ -1,15 +1,15 @@
 """Columnar tables: a row is an index into equally long numpy arrays.
 
-A table is a dataclass whose fields are `Ints` columns (fixed-width little-endian integers, or fixed-width
-byte strings) or `Blobs` (byte strings of any length). Three hundred thousand files are a few arrays this
-way instead of a few hundred megabytes of objects.
+A table is a dataclass whose fields are columns: arrays of little-endian integers or of digests, or `Blobs` (byte
+strings of any length). Three hundred thousand files are a few arrays this way instead of a few hundred megabytes of
+objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -68,31 +68,37 @@ class Blobs:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a schema. `width` is bytes per row; 0 means a blob (u32 lengths) of at most `bytes_max`."""
+    """How a column is stored: as NumPy's `dtype`, or, without one, as byte strings of at most `bytes_max`."""
 
-    name: str
     dtype: str = ""
-    width: int = 0
     bytes_max: int = 0
+    name: str = ""
+
+    @property
+    def width(self) -> int:
+        """Bytes per row; 0 for byte strings, whose lengths are u32."""
+        return np.dtype(self.dtype).itemsize if self.dtype else 0
 
 
-def ints(name: str, dtype: str) -> Column:
-    return Column(name, dtype, np.dtype(dtype).itemsize)
-
-
-def digest(name: str) -> Column:
-    return Column(name, "32u1", 32)
-
-
-def blob(name: str, bytes_max: int) -> Column:
-    return Column(name, bytes_max=bytes_max)
+UInt8 = Annotated[Array, Column("u1")]
+UInt16 = Annotated[Array, Column("<u2")]
+UInt32 = Annotated[Array, Column("<u4")]
+UInt64 = Annotated[Array, Column("<u8")]
+Int64 = Annotated[Array, Column("<i8")]
+Digest = Annotated[Array, Column("32u1")]
 
 
 @dataclass(slots=True)
 class Table:
-    """Base of all tables: subclasses declare `SCHEMA` and one field per column, in its order."""
+    """Base of all tables: a subclass declares its columns in their order, each as a type annotated with a Column."""
 
     SCHEMA: ClassVar[tuple[Column, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        hints = get_type_hints(cls, include_extras=True)
+        cls.SCHEMA = tuple(
+            replace(hint.__metadata__[0], name=name) for name, hint in hints.items() if get_origin(hint) is Annotated
+        )
 
     def __len__(self) -> int:
         return len(getattr(self, self.SCHEMA[0].name))
@@ -108,7 +114,7 @@ class Table:
 
     def take(self: T, rows: Array) -> T:
         """The rows at those indexes, in that order."""
-        columns = [getattr(self, f.name) for f in fields(self)]
+        columns = [getattr(self, column.name) for column in self.SCHEMA]
         return type(self)(*[c.take(rows) if isinstance(c, Blobs) else c[rows] for c in columns])
 
     @classmethod

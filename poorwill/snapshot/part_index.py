@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import ClassVar
 
 import blake3
 import numpy as np
@@ -15,7 +14,7 @@ import zstandard
 
 from poorwill.errors import Corrupt
 from poorwill.snapshot import ids, limits, versions
-from poorwill.snapshot.columns import Array, Column, Table, digest, ints
+from poorwill.snapshot.columns import Digest, Table, UInt8, UInt32, UInt64
 
 MAGIC = b"PWPARTv"
 """Behind it stands the version of the index, one digit: the last byte of a part."""
@@ -27,23 +26,13 @@ TRAILER_BYTES = _TRAILER.size
 class IndexRows(Table):
     """One row per chunk, by offset. `source` identifies what was read for it (see plan.source_keys)."""
 
-    SCHEMA: ClassVar[tuple[Column, ...]] = (
-        digest("source"),
-        ints("offset", "<u8"),
-        ints("stored", "<u4"),
-        ints("raw", "<u4"),
-        ints("codec", "u1"),
-        digest("stored_hash"),
-        digest("raw_hash"),
-    )
-
-    source: Array
-    offset: Array
-    stored: Array
-    raw: Array
-    codec: Array
-    stored_hash: Array
-    raw_hash: Array
+    source: Digest
+    offset: UInt64
+    stored: UInt32
+    raw: UInt32
+    codec: UInt8
+    stored_hash: Digest
+    raw_hash: Digest
 
 
 def encode(snapshot_id: str, number: int, rows: IndexRows) -> bytes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 
 from poorwill.snapshot import keys, limits
-from poorwill.snapshot.columns import Array, Blobs, Column, Table, blob, digest, ints
+from poorwill.snapshot.columns import Array, Blobs, Column, Digest, Int64, Table, UInt8, UInt16, UInt32, UInt64
 
 
 class Kind(IntEnum):
@@ -26,17 +26,10 @@ class Kind(IntEnum):
 class Parts(Table):
     """Part objects whose chunks the snapshot uses: its own and borrowed ones."""
 
-    SCHEMA: ClassVar[tuple[Column, ...]] = (
-        blob("machine", limits.MACHINE_BYTES_MAX),
-        blob("snapshot_id", limits.SNAPSHOT_ID_BYTES),
-        ints("number", "u1"),
-        ints("size", "<u8"),
-    )
-
-    machine: Blobs
-    snapshot_id: Blobs
-    number: Array
-    size: Array
+    machine: Annotated[Blobs, Column(bytes_max=limits.MACHINE_BYTES_MAX)]
+    snapshot_id: Annotated[Blobs, Column(bytes_max=limits.SNAPSHOT_ID_BYTES)]
+    number: UInt8
+    size: UInt64
 
     def key(self, row: int) -> str:
         return keys.part(self.machine[row].decode(), self.snapshot_id[row].decode(), int(self.number[row]))
@@ -46,23 +39,13 @@ class Parts(Table):
 class Chunks(Table):
     """Where each chunk lies and what it must hash to (BLAKE3-256 of the stored and of the raw bytes)."""
 
-    SCHEMA: ClassVar[tuple[Column, ...]] = (
-        ints("part", "<u4"),
-        ints("offset", "<u8"),
-        ints("stored", "<u4"),
-        ints("raw", "<u4"),
-        ints("codec", "u1"),
-        digest("stored_hash"),
-        digest("raw_hash"),
-    )
-
-    part: Array
-    offset: Array
-    stored: Array
-    raw: Array
-    codec: Array
-    stored_hash: Array
-    raw_hash: Array
+    part: UInt32
+    offset: UInt64
+    stored: UInt32
+    raw: UInt32
+    codec: UInt8
+    stored_hash: Digest
+    raw_hash: Digest
 
 
 @dataclass(slots=True)
@@ -74,35 +57,19 @@ class Entries(Table):
     in `XattrSets`, 0 for none. `ctime_ns` and `inode` only serve to recognise unchanged files.
     """
 
-    SCHEMA: ClassVar[tuple[Column, ...]] = (
-        ints("parent", "<u4"),
-        ints("kind", "u1"),
-        ints("mode", "<u2"),
-        ints("uid", "<u4"),
-        ints("gid", "<u4"),
-        ints("size", "<u8"),
-        ints("mtime_ns", "<i8"),
-        ints("ctime_ns", "<i8"),
-        ints("inode", "<u8"),
-        ints("link", "<u4"),
-        ints("xattrs", "<u4"),
-        ints("segments", "<u4"),
-        blob("name", limits.NAME_BYTES_MAX),
-    )
-
-    parent: Array
-    kind: Array
-    mode: Array
-    uid: Array
-    gid: Array
-    size: Array
-    mtime_ns: Array
-    ctime_ns: Array
-    inode: Array
-    link: Array
-    xattrs: Array
-    segments: Array
-    name: Blobs
+    parent: UInt32
+    kind: UInt8
+    mode: UInt16
+    uid: UInt32
+    gid: UInt32
+    size: UInt64
+    mtime_ns: Int64
+    ctime_ns: Int64
+    inode: UInt64
+    link: UInt32
+    xattrs: UInt32
+    segments: UInt32
+    name: Annotated[Blobs, Column(bytes_max=limits.NAME_BYTES_MAX)]
 
     def path(self, row: int) -> bytes:
         """The entry's path below the workspace; b'' for the workspace itself."""
@@ -124,35 +91,24 @@ class Segments(Table):
     """The content of files, file after file in entry order: `length` bytes at `file_offset` are found at
     `chunk_offset` of the raw `chunk`. What no segment covers is a hole and reads as zeros."""
 
-    SCHEMA: ClassVar[tuple[Column, ...]] = (
-        ints("file_offset", "<u8"),
-        ints("chunk", "<u4"),
-        ints("chunk_offset", "<u4"),
-        ints("length", "<u4"),
-    )
-
-    file_offset: Array
-    chunk: Array
-    chunk_offset: Array
-    length: Array
+    file_offset: UInt64
+    chunk: UInt32
+    chunk_offset: UInt32
+    length: UInt32
 
 
 @dataclass(slots=True)
 class Targets(Table):
     """What symlinks point to."""
 
-    SCHEMA: ClassVar[tuple[Column, ...]] = (blob("target", limits.TARGET_BYTES_MAX),)
-
-    target: Blobs
+    target: Annotated[Blobs, Column(bytes_max=limits.TARGET_BYTES_MAX)]
 
 
 @dataclass(slots=True)
 class XattrSets(Table):
     """Distinct sets of extended attributes, each as snapshot/xattrs.py encodes it."""
 
-    SCHEMA: ClassVar[tuple[Column, ...]] = (blob("attributes", limits.XATTR_SET_BYTES_MAX),)
-
-    attributes: Blobs
+    attributes: Annotated[Blobs, Column(bytes_max=limits.XATTR_SET_BYTES_MAX)]
 
 
 @dataclass(slots=True)
