@@ -95,10 +95,9 @@ class Table:
     SCHEMA: ClassVar[tuple[Column, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        hints = get_type_hints(cls, include_extras=True)
-        cls.SCHEMA = tuple(
-            replace(hint.__metadata__[0], name=name) for name, hint in hints.items() if get_origin(hint) is Annotated
-        )
+        if not cls.SCHEMA:  # a dataclass with slots is made a second time, from what the first one has
+            hints = get_type_hints(cls, include_extras=True).items()
+            cls.SCHEMA = tuple(replace(t.__metadata__[0], name=name) for name, t in hints if get_origin(t) is Annotated)
 
     def __len__(self) -> int:
         return len(getattr(self, self.SCHEMA[0].name))
