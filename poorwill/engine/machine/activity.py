@@ -1,7 +1,7 @@
-"""What goes on on a machine, apart from us: the operation `activity`. It reads, and changes nothing.
+"""How a machine is used, apart from us: the operation `activity`. It reads, and changes nothing.
 
-A figure that cannot be had is null and named in `unreadable`; who decides takes it for activity. Everything below
-`root` is read from there, so that trees of made files can stand for machines.
+A figure that cannot be read is null and named in `unreadable`; whoever decides counts it as use. All files are read
+below `root`, so that a folder of made files can stand for a machine.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import ipaddress
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from poorwill.engine.context import Context
 from poorwill.engine.machine import logins, processes
@@ -21,6 +21,7 @@ from poorwill.engine.machine.gpu_load import GpuLoad, busiest, gpu_loads
 from poorwill.engine.machine.processes import read_text
 from poorwill.errors import HostUnfit
 
+T = TypeVar("T")
 WINDOW_S_MAX = 10.0
 LISTED_MAX = 100
 LINE_MAX = 200
@@ -33,7 +34,7 @@ _CPU_V1 = ("sys/fs/cgroup/cpuacct/cpuacct.usage", "sys/fs/cgroup/cpu,cpuacct/cpu
 
 
 class Activity:
-    """Looks at the machine below `root` for `window_s`, with `environment` of this process and nvidia-smi in `path`."""
+    """Looks at the machine below `root`, with `environment` of this process and the nvidia-smi in `path`."""
 
     def __init__(
         self,
@@ -52,22 +53,21 @@ class Activity:
 
     def look(self, window_s: float, context: Context) -> dict[str, Any]:
         """The result of the request. It takes the window, at most WINDOW_S_MAX, and the answers of nvidia-smi."""
-        gpus_before = self._gpus()
+        root = self._root
+        gpus_before = self._figure("GPU", lambda: gpu_loads(root, self._path))
         began_s, network_before, cpu_before = self._clock(), self._network_bytes(), self._cpu_s()
         context.pause(min(max(window_s, 0.0), WINDOW_S_MAX))
         network, cpu_s, lasted_s = self._network_bytes(), self._cpu_s(), max(self._clock() - began_s, 0.001)
-        gpus = self._gpus() if gpus_before is not None else None
-        found = self._processes()
-        ours = logins.own_keeper(self._root, self._pid, found) if found is not None else ""
-        sessions = logins.logins(self._root, found, ours) if found is not None else []
-        used = logins.terminals(self._root, found.values(), self._now_s()) if found is not None else []
-        clients = self._clients()
+        gpus = self._figure("GPU", lambda: gpu_loads(root, self._path)) if gpus_before is not None else None
+        found = self._figure("logins", lambda: processes.read_processes(root))
+        sessions, used = self._people(found) if found is not None else (None, None)
+        clients = self._figure("clients", lambda: _clients(root, self._ssh_ports()))
         return {
-            "boot": self._boot(),
+            "boot": _boot(root),
             "window_s": round(lasted_s, 3),
-            "gpus": [asdict(load) for load in busiest(gpus_before or {}, gpus)] if gpus is not None else None,
-            "logins": [asdict(login) for login in sessions[:LISTED_MAX]] if found is not None else None,
-            "terminals": [asdict(terminal) for terminal in used[:LISTED_MAX]] if found is not None else None,
+            "gpus": _listed(busiest(gpus_before or {}, gpus)) if gpus is not None else None,
+            "logins": _listed(sessions),
+            "terminals": _listed(used),
             "clients": [{"port": port, "count": count} for port, count in clients.most_common(LISTED_MAX)]
             if clients is not None
             else None,
@@ -75,83 +75,77 @@ class Activity:
             "network_bytes_per_s": _rate(network_before, network, lasted_s),
             "cpu_s": cpu_s,
             "cpu_cores": _rate(cpu_before, cpu_s, lasted_s),
-            "load_1m": self._load(),
+            "load_1m": _load(root),
             "unreadable": list(dict.fromkeys(self._unreadable))[:LISTED_MAX],
         }
 
-    def _cannot(self, what: str, error: BaseException) -> None:
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        self._unreadable.append(f"{what}: {said}"[:LINE_MAX])
-
-    def _gpus(self) -> dict[str, GpuLoad] | None:
+    def _figure(self, what: str, read: Callable[[], T]) -> T | None:
+        """What `read` returns; None, with a line in `unreadable`, where it fails."""
         try:
-            return gpu_loads(self._root, self._path)
-        except HostUnfit as error:
-            self._cannot("GPU", error)
-            return None
-
-    def _processes(self) -> dict[int, processes.Process] | None:
-        try:
-            return processes.read_processes(self._root)
-        except HostUnfit as error:
-            self._cannot("logins", error)
+            return read()
+        except (HostUnfit, OSError, ValueError, IndexError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            self._unreadable.append(f"{what}: {reason}"[:LINE_MAX])
             return None
 
     def _network_bytes(self) -> int | None:
-        """Received and sent by all interfaces but loopback, since they were made."""
-        try:
-            total = 0
-            for line in read_text(self._root / "proc/net/dev").splitlines()[2:]:
-                name, _, counters = line.partition(":")
-                cells = counters.split()
-                if name.strip() != "lo":
-                    total += int(cells[0]) + int(cells[8])
-            return total
-        except (OSError, ValueError, IndexError) as error:
-            self._cannot("network", error)
-            return None
+        return self._figure("network", lambda: _network_bytes(self._root))
 
     def _cpu_s(self) -> float | None:
-        """Seconds of CPU used since the container, or else the machine, was started."""
-        try:
-            return _cgroup_cpu_s(self._root) or _host_cpu_s(self._root)
-        except (OSError, ValueError, IndexError) as error:
-            self._cannot("CPU", error)
-            return None
+        return self._figure("CPU", lambda: _cgroup_cpu_s(self._root) or _host_cpu_s(self._root))
 
-    def _load(self) -> float | None:
-        """Only told, as the load of a container's host may be that of others."""
-        try:
-            return float(read_text(self._root / "proc/loadavg").split()[0])
-        except (OSError, ValueError, IndexError):
-            return None
-
-    def _boot(self) -> str:
-        """Another one whenever the counters above began anew: of the machine, and of a container's first process."""
-        try:
-            machine = read_text(self._root / "proc/sys/kernel/random/boot_id").strip()
-        except OSError:
-            machine = ""
-        return f"{machine}/{processes.born(self._root, 1)}"[:LINE_MAX]
-
-    def _clients(self) -> Counter[int] | None:
-        """Connections from elsewhere to servers here, by the server's port: notebooks, web interfaces, desktops.
-
-        Without SSH's, whose sessions are `logins`.
-        """
-        try:
-            tables = [self._root / "proc/net/tcp", self._root / "proc/net/tcp6"]
-            rows = [row for table in tables if table.exists() for row in _tcp_rows(read_text(table, TCP_BYTES_MAX))]
-        except (OSError, ValueError, IndexError) as error:
-            self._cannot("clients", error)
-            return None
-        served = {port for port, _, state in rows if state == _LISTENING} - self._ssh_ports()
-        return Counter(port for port, peer, state in rows if state == _ESTABLISHED and port in served and _far(peer))
+    def _people(self, found: dict[int, processes.Process]) -> tuple[list[logins.Login], list[logins.Terminal]]:
+        """The logins, without our own, and the terminals in use."""
+        ours = logins.own_keeper(self._root, self._pid, found)
+        return logins.logins(self._root, found, ours), logins.terminals(self._root, found.values(), self._now_s())
 
     def _ssh_ports(self) -> set[int]:
         """22, and the one that this engine was started through."""
         through = self._environment.get("SSH_CONNECTION", "").split()
         return {SSH_PORT, *(int(port) for port in through[3:4] if port.isdecimal())}
+
+
+def _listed(found: Sequence[GpuLoad | logins.Login | logins.Terminal] | None) -> list[dict[str, Any]] | None:
+    return [asdict(each) for each in found[:LISTED_MAX]] if found is not None else None
+
+
+def _network_bytes(root: Path) -> int:
+    """Received and sent by all interfaces but loopback, since they were made."""
+    total = 0
+    for line in read_text(root / "proc/net/dev").splitlines()[2:]:
+        name, _, counters = line.partition(":")
+        cells = counters.split()
+        if name.strip() != "lo":
+            total += int(cells[0]) + int(cells[8])
+    return total
+
+
+def _load(root: Path) -> float | None:
+    """For information only: the load of a container's host may be that of others."""
+    try:
+        return float(read_text(root / "proc/loadavg").split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _boot(root: Path) -> str:
+    """Another one whenever the counters above began anew: of the machine, and of a container's first process."""
+    try:
+        machine = read_text(root / "proc/sys/kernel/random/boot_id").strip()
+    except OSError:
+        machine = ""
+    return f"{machine}/{processes.born(root, 1)}"[:LINE_MAX]
+
+
+def _clients(root: Path, ssh_ports: set[int]) -> Counter[int]:
+    """Connections from elsewhere to servers here, by the server's port: notebooks, web interfaces, desktops.
+
+    Without SSH's, whose sessions are `logins`.
+    """
+    tables = [root / "proc/net/tcp", root / "proc/net/tcp6"]
+    rows = [row for table in tables if table.exists() for row in _tcp_rows(read_text(table, TCP_BYTES_MAX))]
+    served = {port for port, _, state in rows if state == _LISTENING} - ssh_ports
+    return Counter(port for port, peer, state in rows if state == _ESTABLISHED and port in served and _far(peer))
 
 
 def _rate(before: float | None, after: float | None, seconds: float) -> float | None:
