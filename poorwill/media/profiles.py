@@ -60,17 +60,9 @@ class Profile:
 
 
 ADJUSTABLE = (
-    "num_frames",
-    "height",
-    "width",
-    "steps",
-    "guidance",
-    "fps",
-    "frames_max",
-    "pixels_max",
-    "steps_max",
-    "size_multiple",
-)
+    "num_frames", "height", "width", "steps", "guidance", "fps",
+    "frames_max", "pixels_max", "steps_max", "size_multiple",
+)  # fmt: skip
 """What a model may say otherwise than its profile, in `Model.defaults`."""
 _PROFILES: dict[str, Profile] = {}
 
@@ -98,128 +90,53 @@ def profile_of(pipeline_class: str) -> Profile:
     return _PROFILES[pipeline_class]
 
 
-register(
+for _profile in (
     Profile(
-        "HunyuanSkyreelsImageToVideoPipeline",
-        "SkyReels",
-        num_frames=97,
-        height=544,
-        width=960,
-        steps=50,
-        fps=24,
-        guidance=6.0,
-        frames_max=193,
+        "HunyuanSkyreelsImageToVideoPipeline", "SkyReels",
+        num_frames=97, height=544, width=960, steps=50, fps=24, guidance=6.0, frames_max=193,
         # Its authors begin every prompt with "FPS-24, ", which is left to whoever asks.
         # True guidance is a second pass; `guidance_scale` is an input of HunyuanVideo, and 1 for this model.
-        guidance_argument="true_cfg_scale",
-        fixed=(("guidance_scale", 1.0),),
+        guidance_argument="true_cfg_scale", fixed=(("guidance_scale", 1.0),),
         component_dtypes=(("vae", "float16"),),
-    )
-)
-register(
+    ),
     Profile(
-        "LTXImageToVideoPipeline",
-        "LTX",
-        num_frames=161,
-        height=512,
-        width=704,
-        steps=50,
-        fps=25,
-        guidance=3.0,
-        frame_step=8,
-        frames_max=257,
-        size_multiple=32,
-        frame_rate_argument="frame_rate",
-        noise_on_device=True,
+        "LTXImageToVideoPipeline", "LTX",
+        num_frames=161, height=512, width=704, steps=50, fps=25, guidance=3.0,
+        frame_step=8, frames_max=257, size_multiple=32, frame_rate_argument="frame_rate", noise_on_device=True,
         # As its page recommends for the versions whose decoder denoises; the others ignore them.
         fixed=(("decode_timestep", 0.05), ("decode_noise_scale", 0.025)),
-    )
-)
-register(
+    ),
     Profile(
-        "LTX2ImageToVideoPipeline",
-        "LTX-2",
-        num_frames=121,
-        height=512,
-        width=768,
-        steps=30,
-        fps=24,
-        guidance=3.0,
-        frame_step=8,
-        frames_max=481,
-        size_multiple=32,
-        pixels_max=1920 * 1088,
-        frame_rate_argument="frame_rate",
-    )
-)
-register(
+        "LTX2ImageToVideoPipeline", "LTX-2",
+        num_frames=121, height=512, width=768, steps=30, fps=24, guidance=3.0,
+        frame_step=8, frames_max=481, size_multiple=32, pixels_max=1920 * 1088, frame_rate_argument="frame_rate",
+    ),
     # The 5B model of Wan 2.2 compresses more: its record needs size_multiple=32 (and 704x1280, 121 frames, 24 fps).
     Profile(
-        "WanImageToVideoPipeline",
-        "Wan",
-        num_frames=81,
-        height=480,
-        width=832,
-        steps=50,
-        fps=16,
-        guidance=5.0,
-        frames_max=161,
-        component_dtypes=(("vae", "float32"), ("image_encoder", "float32")),
-        packages=("ftfy",),
-    )
-)
-register(
+        "WanImageToVideoPipeline", "Wan",
+        num_frames=81, height=480, width=832, steps=50, fps=16, guidance=5.0, frames_max=161,
+        component_dtypes=(("vae", "float32"), ("image_encoder", "float32")), packages=("ftfy",),
+    ),
     # It chooses height and width itself, by the image's shape, and its guidance is a component of the model.
     Profile(
-        "HunyuanVideo15ImageToVideoPipeline",
-        "HunyuanVideo-1.5",
-        num_frames=121,
-        height=480,
-        width=848,
-        steps=50,
-        fps=24,
-        frames_max=241,
-        guidance_argument="",
-        takes_size=False,
-        takes_callback=False,
-    )
-)
-register(
+        "HunyuanVideo15ImageToVideoPipeline", "HunyuanVideo-1.5",
+        num_frames=121, height=480, width=848, steps=50, fps=24, frames_max=241,
+        guidance_argument="", takes_size=False, takes_callback=False,
+    ),
     # Its decoder works on pairs of latent frames: 4k+1 alone would give fewer frames than asked for.
     Profile(
-        "CogVideoXImageToVideoPipeline",
-        "CogVideoX",
-        num_frames=49,
-        height=480,
-        width=720,
-        steps=50,
-        fps=8,
-        guidance=6.0,
-        frame_step=8,
-        frames_max=161,
-        pixels_max=1360 * 768,
-    )
-)
-register(
+        "CogVideoXImageToVideoPipeline", "CogVideoX",
+        num_frames=49, height=480, width=720, steps=50, fps=8, guidance=6.0,
+        frame_step=8, frames_max=161, pixels_max=1360 * 768,
+    ),
     Profile(
-        "StableVideoDiffusionPipeline",
-        "SVD",
-        num_frames=25,
-        height=576,
-        width=1024,
-        steps=25,
-        fps=7,
-        guidance=3.0,
-        frame_step=1,
-        frame_offset=0,
-        frames_max=50,
-        size_multiple=8,
-        pixels_max=1024 * 1024,
-        guidance_argument="max_guidance_scale",
-        frame_rate_argument="fps",
-        takes_prompt=False,
-        takes_negative_prompt=False,
+        "StableVideoDiffusionPipeline", "SVD",
+        num_frames=25, height=576, width=1024, steps=25, fps=7, guidance=3.0,
+        frame_step=1, frame_offset=0, frames_max=50, size_multiple=8, pixels_max=1024 * 1024,
+        guidance_argument="max_guidance_scale", frame_rate_argument="fps",
+        takes_prompt=False, takes_negative_prompt=False,
         # All frames at once, its default, take more memory than everything before.
         fixed=(("decode_chunk_size", 8),),
-    )
-)
+    ),
+):  # fmt: skip
+    register(_profile)
