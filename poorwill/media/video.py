@@ -24,7 +24,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 
 from poorwill.errors import Corrupt, UsageError, WorkspaceError
-from poorwill.store.directory_tree import sync_folder
+from poorwill.store.directory_tree import sync_file, sync_folder
 
 FPS_MAX = 240
 SIDE_PIXELS_MAX = 8192
@@ -211,11 +211,7 @@ def _require_whole(frames: npt.NDArray[np.uint8], rate: Fraction, target: Path, 
 def _place(temporary: Path, target: Path) -> None:
     """Give a written file its name, durably."""
     try:
-        fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_file(temporary)
         os.replace(temporary, target)
         sync_folder(str(target.parent))
     except OSError as error:

@@ -137,11 +137,20 @@ class DirectoryTree:
 def sync_folder(folder: str) -> None:
     """Make the names in a folder durable; a folder that is gone has none."""
     with contextlib.suppress(FileNotFoundError):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync(folder, os.O_DIRECTORY)
+
+
+def sync_file(path: str | os.PathLike[str]) -> None:
+    """Make a file's content durable. OSError, also for a symbolic link."""
+    _sync(path, os.O_NOFOLLOW)
+
+
+def _sync(path: str | os.PathLike[str], flags: int) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _link(temporary: str, path: str) -> None:
