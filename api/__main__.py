@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from typing import Any
 
 import uvicorn
 from prefect.settings import PREFECT_API_URL
 
-from api.gateway import guard_of
+from api.http.auth import Guard
 from api.settings import Settings
 from poorwill.errors import UsageError
 
 EXIT_USAGE = 2
 PORT = 8000
 CONCURRENT_MAX = 1000
-"""Requests beyond these, and beyond the streams that are allowed, are turned away at the door."""
+"""More requests at once than these and the allowed streams are refused before they are read."""
 SOCKET_MESSAGE_BYTES_MAX = 4096
 DRAIN_S = 10
 LOGGING: dict[str, Any] = {
@@ -41,7 +40,7 @@ LOGGING: dict[str, Any] = {
 
 
 def main() -> int:
-    """Returns the exit code: 2, and one line, for settings that are none."""
+    """Returns the exit code: 2, and one line, for settings that are wrong."""
     parser = argparse.ArgumentParser(prog="python -m api", description=__doc__, epilog="Settings: see docs/api.md.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=PORT, help=f"port to listen on (default {PORT})")
@@ -53,8 +52,8 @@ def main() -> int:
     if not 1 <= given.workers <= 64:
         parser.error("--workers is 1 to 64")
     try:
-        settings = Settings.read(os.environ)
-        guard_of(settings)
+        settings = Settings.read()
+        Guard.of(settings)
         if not PREFECT_API_URL.value():
             raise UsageError("PREFECT_API_URL is not set: set it to the API of a Prefect server, http://host:4200/api")
     except UsageError as error:

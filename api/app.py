@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -12,10 +11,12 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from api.gateway import gateway, guard_of
+from api.gateway import open_gateway
+from api.gauges import requests
 from api.http import problems
+from api.http.auth import Guard
 from api.http.limits import BodyLimit
-from api.http.middleware import REQUEST_ID, Edge
+from api.http.middleware import REQUEST_ID, RequestMiddleware
 from api.routes import generation, health, instances, metrics, snapshots, streams
 from api.settings import Settings
 
@@ -23,20 +24,20 @@ ROUTES = (generation, streams, snapshots, instances, health, metrics)
 DESCRIPTION = """Generates videos from images, puts machines to sleep and wakes them.
 
 Every endpoint starts or shows a run of a Prefect flow. Errors are `application/problem+json` (RFC 9457); their `type`
-says whether the request, the moment or the service is at fault."""
+says whether the request is wrong, may be sent again later, or the service failed."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application, with the settings of the environment unless others are given. UsageError for settings that
-    are none. It starts whether or not the Prefect server is there."""
-    chosen = settings if settings is not None else Settings.read(os.environ)
-    guard_of(chosen)  # refused now, rather than when the application has begun
+    are wrong. It starts whether or not the Prefect server is there."""
+    chosen = settings if settings is not None else Settings.read()
+    Guard.of(chosen)  # refused now, rather than when the application starts
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with gateway(chosen) as opened:
-            app.state.gateway = opened
-            # What was imported stays; looking through it again would stop every request for a third of a second.
+        async with open_gateway(chosen) as gateway:
+            app.state.gateway = gateway
+            # Imported modules stay; a collection that looked through them would stop every request for 0.3 s.
             gc.collect()
             gc.freeze()
             yield
@@ -58,16 +59,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", REQUEST_ID],
             expose_headers=[REQUEST_ID, "Retry-After", "Location"],
         )
-    metrics.install(app)
-    app.add_middleware(Edge)
+    requests.install(app)
+    app.add_middleware(RequestMiddleware)
     for module in ROUTES:
         app.include_router(module.router)
     return app
 
 
 def __getattr__(name: str) -> Any:
-    """`app`, made when it is first asked for: importing this module must not need settings."""
+    """`app`, made when it is first asked for: importing this module needs no settings."""
     if name == "app":
-        made = globals()["app"] = create_app()
-        return made
+        return globals().setdefault("app", create_app())
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

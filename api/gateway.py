@@ -2,52 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
-from api.estate import Estate
-from api.http.auth import Guard, Tokens
-from api.http.limits import TokenBuckets
+from api.gauges.cache import GaugeCache
+from api.gauges.sources import MachinesByStatus, Queues, RunsByFlow, Snapshots, Stages
+from api.http.auth import Guard
+from api.machines.blocks import MachineBlocks
+from api.machines.prices import PriceList
+from api.machines.register import Register
 from api.readiness import Readiness
-from api.runs.client import Server, open_client
+from api.runs.client import Prefect, open_client
+from api.runs.orders import Orders
 from api.runs.runs import Runs
-from api.runs.watching import Watches
+from api.runs.watching import Watchers
 from api.settings import Settings
+from api.store.snapshots import Catalog
+from api.store.threads import Threads
+from blocks.lookup import store_block
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Gateway:
-    """`app.state.gateway` while the application runs."""
+    """`app.state.gateway` while the application runs. Nothing is asked of anybody before the first request that needs
+    it: neither the Prefect server nor the store need be there yet."""
 
     settings: Settings
     guard: Guard
-    server: Server
     runs: Runs
-    estate: Estate
-    watches: Watches
+    orders: Orders
+    watchers: Watchers
+    machines: MachineBlocks
+    register: Register
+    prices: PriceList
+    gauges: GaugeCache
     readiness: Readiness
+    catalog: Catalog
+    threads: Threads
 
+    @classmethod
+    def of(cls, settings: Settings, prefect: Prefect) -> Gateway:
+        """UsageError for tokens that cannot be read."""
+        threads, machines, runs = Threads(), MachineBlocks(prefect), Runs(prefect, settings)
+        catalog = Catalog(lambda: store_block(settings.store).open())
+        prices = PriceList(catalog, threads)
+        sources = (
+            RunsByFlow(prefect),
+            Queues(prefect, settings.pool),
+            Stages(prefect),
+            Snapshots(catalog, threads),
+            MachinesByStatus(machines, prices),
+        )
+        return cls(
+            settings=settings,
+            guard=Guard.of(settings),
+            runs=runs,
+            orders=Orders(prefect, runs),
+            watchers=Watchers(runs, settings.streams_max),
+            machines=machines,
+            register=Register(prefect, machines, threads, settings.provider),
+            prices=prices,
+            gauges=GaugeCache(sources, settings.metrics_every_s),
+            readiness=Readiness(settings, prefect),
+            catalog=catalog,
+            threads=threads,
+        )
 
-def guard_of(settings: Settings) -> Guard:
-    """UsageError for tokens that cannot be read."""
-    tokens = None if settings.open else Tokens(settings.tokens, settings.tokens_file)
-    return Guard(tokens, TokenBuckets(settings.rate_per_s, settings.rate_burst))
+    async def ask_store(self, call: Callable[[Catalog], T]) -> T:
+        """What `call` finds in the catalog of snapshots, or raises. Problem `unavailable`."""
+        return await self.threads.run(partial(call, self.catalog), "the store")
+
+    async def close(self) -> None:
+        await self.watchers.close()
+        self.readiness.close()
+        await self.gauges.close()
+        self.threads.close()
+        self.catalog.close()
+        await self.runs.close()
 
 
 @asynccontextmanager
-async def gateway(settings: Settings) -> AsyncIterator[Gateway]:
-    """Opened with the application. The Prefect server need not be there yet."""
-    guard = guard_of(settings)
+async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    """Opened and closed with the application."""
     async with open_client(settings.prefect_timeout_s) as client:
-        server = Server(client, settings.prefect_timeout_s)
-        runs = Runs(server, settings)
-        estate = Estate.of(settings, server, runs)
-        watches, readiness = Watches(runs, settings.streams_max), Readiness(settings, server)
+        gateway = Gateway.of(settings, Prefect(client, settings.prefect_timeout_s))
         try:
-            yield Gateway(settings, guard, server, runs, estate, watches, readiness)
+            yield gateway
         finally:
-            await watches.close()
-            readiness.close()
-            await estate.close()
-            await runs.close()
+            await gateway.close()

@@ -1,4 +1,4 @@
-"""Whether the gateway could do its work now: is all there that it needs?"""
+"""Whether all that the gateway needs is there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 import httpx
 from pydantic import BaseModel, Field
 
+from api.http.limits import within
 from api.http.problems import Problem
-from api.runs.client import Server
+from api.runs.client import Prefect
 from api.settings import Settings
 from api.store.threads import Threads
 from blocks.lookup import media_block, store_block
@@ -23,7 +24,7 @@ THREADS = 2
 
 
 class Check(BaseModel):
-    """One thing that is needed."""
+    """One thing that the gateway needs."""
 
     ok: bool = Field(examples=[True])
     detail: str = Field("", examples=["2 online"])
@@ -31,18 +32,18 @@ class Check(BaseModel):
 
 
 class Ready(BaseModel):
-    """All of it."""
+    """All checks."""
 
     status: str = Field(examples=["ready"])
     checks: dict[str, Check]
 
 
 class Readiness:
-    """`look()` checks everything at once, each within `ready_timeout_s`; what was found is good for `KEPT_S` seconds,
-    and nobody looks twice at the same time."""
+    """`look()` runs all checks at once, each within `ready_timeout_s`. Its answer is kept for `KEPT_S` seconds, and
+    only one look is under way at a time."""
 
-    def __init__(self, settings: Settings, server: Server, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings, self._server, self._clock = settings, server, clock
+    def __init__(self, settings: Settings, prefect: Prefect, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._prefect, self._clock = settings, prefect, clock
         self._threads = Threads(THREADS, settings.ready_timeout_s)
         self._lock = asyncio.Lock()
         self._found: Ready | None = None
@@ -52,7 +53,7 @@ class Readiness:
         self._threads.close()
 
     async def look(self) -> Ready:
-        """What was found at most a moment ago."""
+        """An answer that is at most `KEPT_S` old."""
         async with self._lock:
             if self._found is None or self._clock() >= self._good_until_s:
                 self._found = await self._look()
@@ -60,7 +61,7 @@ class Readiness:
             return self._found
 
     async def _look(self) -> Ready:
-        checks = {"prefect": self._prefect, "store": self._store, "media": self._media, "worker": self._worker}
+        checks = {"prefect": self._server, "store": self._store, "media": self._media, "worker": self._worker}
         found = await asyncio.gather(*(self._checked(check) for check in checks.values()))
         ready = all(check.ok for check in found)
         return Ready(status="ready" if ready else "not-ready", checks=dict(zip(checks, found, strict=True)))
@@ -68,8 +69,7 @@ class Readiness:
     async def _checked(self, check: Callable[[], Awaitable[str]]) -> Check:
         began_s = self._clock()
         try:
-            async with asyncio.timeout(self._settings.ready_timeout_s):
-                ok, detail = True, await check()
+            ok, detail = True, await within(self._settings.ready_timeout_s, check())
         except TimeoutError:
             ok, detail = False, f"no answer in {self._settings.ready_timeout_s:g} s"
         except Problem as problem:
@@ -80,8 +80,8 @@ class Readiness:
             ok, detail = False, f"unexpected: {type(error).__name__}"
         return Check(ok=ok, detail=detail, took_ms=round((self._clock() - began_s) * 1000))
 
-    async def _prefect(self) -> str:
-        await self._server.ask(self._server.client.request("GET", "/ready"))  # type: ignore[arg-type]
+    async def _server(self) -> str:
+        await self._prefect.ask(self._prefect.client.request("GET", "/ready"))
         return "it answers, and its database does"
 
     async def _store(self) -> str:
@@ -96,7 +96,7 @@ class Readiness:
         pool = self._settings.pool
         online = {"workers": {"status": {"any_": ["ONLINE"]}}, "limit": 100}
         try:
-            found = await self._server.post(f"/work_pools/{pool}/workers/filter", online)
+            found = await self._prefect.post(f"/work_pools/{pool}/workers/filter", online)
         except httpx.HTTPStatusError as error:
             if error.response.status_code != httpx.codes.NOT_FOUND:
                 raise
@@ -107,7 +107,7 @@ class Readiness:
 
 
 def _reached(store: Store) -> str:
-    """Asks for an object that need not be there: address, bucket and keys are right if that is answered."""
+    """Asks for an object that need not exist: any answer proves that address, bucket and keys are right."""
     try:
         store.head(f"{keys.SNAPSHOTS}ready")
     except NotFound:

@@ -1,12 +1,15 @@
-"""What an operator sets of the gateway, by environment variables POORWILL_API_*."""
+"""The settings of the gateway, from environment variables POORWILL_API_*."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from typing_extensions import Self
 
 from poorwill.errors import UsageError
 
@@ -15,54 +18,13 @@ TOKEN_CHARACTERS_MIN, TOKEN_CHARACTERS_MAX, TOKENS_MAX = 16, 512, 1000
 TOKENS_BYTES_MAX = 1 << 20
 _CALLER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
-_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+_SHOWN_CHARACTERS_MAX = 40
+TokenPairs = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """See docs/api.md for what each of them does. `tokens` are pairs of a caller's name and its token."""
-
-    tokens: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    tokens_file: Path | None = None
-    open: bool = False
-    store: str = "default"
-    media: str = "media"
-    model: str = "video"
-    provider: str = "own"
-    pool: str = "gpu"
-    queue_max: int = 1000
-    rate_per_s: float = 100.0
-    rate_burst: int = 200
-    body_bytes_max: int = 512 << 10
-    wait_s_max: float = 60.0
-    prefect_timeout_s: float = 4.0
-    ready_timeout_s: float = 3.0
-    streams_max: int = 500
-    heartbeat_s: float = 15.0
-    cors_origins: tuple[str, ...] = ()
-    metrics_open: bool = False
-    metrics_every_s: float = 30.0
-
-    @classmethod
-    def read(cls, environment: Mapping[str, str]) -> Settings:
-        """UsageError, of one line, for a value that is none and when nobody could call."""
-        given: dict[str, Any] = {}
-        for name, read in _READERS.items():
-            text = environment.get(f"{PREFIX}{name.upper()}", "").strip()
-            if text:
-                given[name] = read(f"{PREFIX}{name.upper()}", text)
-        settings = cls(**given)
-        if not (settings.tokens or settings.tokens_file or settings.open):
-            raise UsageError(
-                f"no token is set, so nobody could call: set {PREFIX}TOKENS_FILE to a file of lines 'name:token', "
-                f"{PREFIX}TOKENS to such pairs, or {PREFIX}OPEN=true to let everybody in who reaches the port"
-            )
-        return settings
-
-
-def parse_tokens(text: str, where: str) -> tuple[tuple[str, str], ...]:
+def parse_tokens(text: str, where: str) -> TokenPairs:
     """The pairs of lines (or words) `name:token`; `#` begins a comment. A name may have several tokens, so that one
-    can be replaced while both work. UsageError, which holds no token, for anything else."""
+    can be replaced while both work. UsageError, which shows no token, for anything else."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         for word in line.partition("#")[0].replace(",", " ").split():
@@ -82,72 +44,78 @@ def parse_tokens(text: str, where: str) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _tokens(variable: str, text: str) -> tuple[tuple[str, str], ...]:
-    return parse_tokens(text, variable)
+def _tokens(given: str | TokenPairs) -> TokenPairs:
+    try:
+        return parse_tokens(given, f"{PREFIX}TOKENS") if isinstance(given, str) else given
+    except UsageError as error:
+        raise ValueError(error.message) from None
 
 
-def _file(variable: str, text: str) -> Path:
-    path = Path(text).expanduser()
-    if not path.is_file():
-        raise UsageError(f"{variable}: there is no file {path}")
-    return path
+def _file(path: Path) -> Path:
+    if not path.expanduser().is_file():
+        raise ValueError(f"{PREFIX}TOKENS_FILE: there is no file {path}")
+    return path.expanduser()
 
 
-def _text(variable: str, text: str) -> str:
-    return text
+def _words(given: Any) -> Any:
+    return given.replace(",", " ").split() if isinstance(given, str) else given
 
 
-def _words(variable: str, text: str) -> tuple[str, ...]:
-    return tuple(text.replace(",", " ").split())
+class Settings(BaseSettings):
+    """Each is read from POORWILL_API_<its name in capitals>; docs/operating.md says what it does. `tokens` are pairs of
+    a caller's name and its token."""
 
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        str_strip_whitespace=True,
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+    )
 
-def _bool(variable: str, text: str) -> bool:
-    if text.lower() not in (*_YES, *_NO):
-        raise UsageError(f"{variable} is {text[:40]!r}: must be true or false")
-    return text.lower() in _YES
+    tokens: Annotated[TokenPairs, NoDecode, BeforeValidator(_tokens), Field(repr=False)] = ()
+    tokens_file: Annotated[Path, AfterValidator(_file)] | None = None
+    open: bool = False
+    store: str = "default"
+    media: str = "media"
+    model: str = "video"
+    provider: str = "own"
+    pool: str = "gpu"
+    queue_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    rate_per_s: Annotated[float, Field(ge=0.01, le=1e6)] = 100.0
+    rate_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    body_bytes_max: Annotated[int, Field(ge=1 << 10, le=64 << 20)] = 512 << 10
+    wait_s_max: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    prefect_timeout_s: Annotated[float, Field(ge=0.1, le=60)] = 4.0
+    ready_timeout_s: Annotated[float, Field(ge=0.1, le=60)] = 3.0
+    streams_max: Annotated[int, Field(ge=0, le=100_000)] = 500
+    heartbeat_s: Annotated[float, Field(ge=0.1, le=300)] = 15.0
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
+    metrics_open: bool = False
+    metrics_every_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
 
+    @model_validator(mode="after")
+    def _check_callers(self) -> Self:
+        if not (self.tokens or self.tokens_file or self.open):
+            raise ValueError(
+                f"no token is set, so nobody could call: set {PREFIX}TOKENS_FILE to a file of lines 'name:token', "
+                f"{PREFIX}TOKENS to such pairs, or {PREFIX}OPEN=true to let everybody in who reaches the port"
+            )
+        return self
 
-def _whole(least: int, most: int) -> Any:
-    def read(variable: str, text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not least <= int(text[:20]) <= most:
-            raise UsageError(f"{variable} is {text[:40]!r}: must be a whole number from {least} to {most}")
-        return int(text)
-
-    return read
-
-
-def _number(least: float, most: float) -> Any:
-    def read(variable: str, text: str) -> float:
+    @classmethod
+    def read(cls) -> Self:
+        """Of this process's environment. UsageError, of one line, names each variable that is wrong."""
         try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not least <= value <= most:
-            raise UsageError(f"{variable} is {text[:40]!r}: must be a number from {least:g} to {most:g}")
-        return value
-
-    return read
+            return cls()
+        except ValidationError as error:
+            raise UsageError("; ".join(map(_problem, error.errors(include_url=False)))) from None
 
 
-_READERS: dict[str, Any] = {
-    "tokens": _tokens,
-    "tokens_file": _file,
-    "open": _bool,
-    "store": _text,
-    "media": _text,
-    "model": _text,
-    "provider": _text,
-    "pool": _text,
-    "queue_max": _whole(1, 100_000),
-    "rate_per_s": _number(0.01, 1e6),
-    "rate_burst": _whole(1, 1_000_000),
-    "body_bytes_max": _whole(1 << 10, 64 << 20),
-    "wait_s_max": _number(0, 3600),
-    "prefect_timeout_s": _number(0.1, 60),
-    "ready_timeout_s": _number(0.1, 60),
-    "streams_max": _whole(0, 100_000),
-    "heartbeat_s": _number(0.1, 300),
-    "cors_origins": _words,
-    "metrics_open": _bool,
-    "metrics_every_s": _number(1, 3600),
-}
+def _problem(found: ErrorDetails) -> str:
+    """What the validators above say is complete; what pydantic says lacks the variable and its value."""
+    if found["type"] == "value_error":
+        return found["msg"].removeprefix("Value error, ")
+    variable, value = f"{PREFIX}{str(found['loc'][0]).upper()}", str(found["input"])[:_SHOWN_CHARACTERS_MAX]
+    return f"{variable} is {value!r}: {found['msg'].replace('Input should be', 'must be')}"

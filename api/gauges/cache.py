@@ -1,36 +1,35 @@
-"""What `/metrics` shows, kept from one look at its sources to the next.
+"""The gauges of `/metrics`, kept from one reading of their sources to the next.
 
-A source is asked at most every `every_s` seconds, however often somebody scrapes, and never while the caller waits,
-but for the first time. One that fails leaves the others, and says so.
+A source is asked at most every `every_s` seconds, however often `/metrics` is scraped, and a scrape waits for it only
+the first time. One that fails does not stop the others, and is shown as failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-disable_created_metrics()  # a second series for each counter and histogram, which nobody reads
+from api.http.limits import within
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter and histogram
 log = logging.getLogger(__name__)
 EVERY_S = 30.0
 SOURCE_TIMEOUT_S = 20.0
 FIRST_WAIT_S = 5.0
 SAMPLES_MAX = 5000
-_PROCESS = str(os.getpid())
-BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One value of a gauge; the labels of a gauge are always the same ones."""
+    """One value of a gauge. All samples of a gauge have the same labels."""
 
     name: str
     value: float
@@ -38,13 +37,13 @@ class Sample:
 
 
 class Source(Protocol):
-    """Where samples come from. `help` has a line for every gauge that it gives."""
+    """Where samples come from. `help` has a line for each of its gauges."""
 
     name: str
     help: dict[str, str]
 
     async def read(self) -> Sequence[Sample]:
-        """Of now. Any error means that it could not be asked."""
+        """The present values. Any error means that the source could not be asked."""
         ...
 
 
@@ -55,32 +54,8 @@ class _Seen:
     took_s: float = 0.0
 
 
-@dataclass(slots=True)
-class Requests:
-    """The gateway's own requests. They are labelled by process: where several share a port, each scrape meets one of
-    them, and a counter must not jump between theirs."""
-
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    total: Counter = field(init=False)
-    seconds: Histogram = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.total = Counter(
-            "poorwill_api_requests", "Requests by route and status.", ("process", "method", "route", "status"),
-            registry=self.registry,
-        )  # fmt: skip
-        self.seconds = Histogram(
-            "poorwill_api_request_seconds", "From request to the end of the answer.", ("process", "method", "route"),
-            buckets=BUCKETS_S, registry=self.registry,
-        )  # fmt: skip
-
-    def count(self, method: str, route: str, status: int, seconds: float) -> None:
-        self.total.labels(_PROCESS, method, route, str(status)).inc()
-        self.seconds.labels(_PROCESS, method, route).observe(seconds)
-
-
-class Board(Collector):
-    """The last look at every source. To be used in one event loop."""
+class GaugeCache(Collector):
+    """The last reading of every source. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -91,57 +66,58 @@ class Board(Collector):
     ) -> None:
         self._sources, self._every_s, self._timeout_s, self._clock = sources, every_s, timeout_s, clock
         self._seen = {source.name: _Seen() for source in sources}
-        self._looked_s: float | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._read_s: float | None = None
+        self._reading: asyncio.Task[None] | None = None
 
-    async def fresh(self, wait_s: float = FIRST_WAIT_S) -> None:
-        """Begin to look again, if the last look is too old; wait for that only if there was none."""
-        idle = self._looking is None or self._looking.done()
-        if idle and (self._looked_s is None or self._clock() - self._looked_s >= self._every_s):
-            self._looking = asyncio.create_task(self._look(), name="metrics")
-        if self._looked_s is None and self._looking is not None:
-            await asyncio.wait({self._looking}, timeout=wait_s)
+    async def refresh(self, wait_s: float = FIRST_WAIT_S) -> None:
+        """Begin to read again if the last reading is too old; wait for it only if it is the first one."""
+        idle = self._reading is None or self._reading.done()
+        if idle and (self._read_s is None or self._clock() - self._read_s >= self._every_s):
+            self._reading = asyncio.create_task(self._read(), name="metrics")
+        if self._read_s is None and self._reading is not None:
+            await asyncio.wait({self._reading}, timeout=wait_s)
 
     async def settled(self) -> None:
-        """When nothing is being looked at."""
-        if self._looking is not None:
-            await asyncio.wait({self._looking})
+        """Wait for the reading under way."""
+        if self._reading is not None:
+            await asyncio.wait({self._reading})
 
     async def close(self) -> None:
-        looking, self._looking = self._looking, None
-        if looking is not None:
-            looking.cancel()
-            await asyncio.wait({looking})
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.cancel()
+            await asyncio.wait({reading})
 
-    async def _look(self) -> None:
+    async def _read(self) -> None:
         await asyncio.gather(*(self._ask(source) for source in self._sources))
-        self._looked_s = self._clock()
+        self._read_s = self._clock()
 
     async def _ask(self, source: Source) -> None:
         began_s = self._clock()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                samples = (await source.read())[:SAMPLES_MAX]
-            seen = _Seen(samples, True)
+            samples = await within(self._timeout_s, source.read())
+            seen = _Seen(samples[:SAMPLES_MAX], True)
         except Exception as error:
-            # What was seen before is not shown as if it were seen now.
+            # Its last samples are dropped, not shown as if they were new.
             log.warning("metrics of %s: %s", source.name, type(error).__name__)
             seen = _Seen()
         seen.took_s = self._clock() - began_s
         self._seen[source.name] = seen
 
     def collect(self) -> Iterable[Metric]:
-        """For prometheus_client: gauges only, since all of them are counted where they are kept."""
-        up = GaugeMetricFamily("poorwill_source_up", "Whether the last look at a source succeeded.", labels=("source",))
-        took = GaugeMetricFamily("poorwill_source_seconds", "How long that look took.", labels=("source",))
-        age = GaugeMetricFamily("poorwill_metrics_age_seconds", "How old what is shown here is.")
+        """The samples as gauges, and how the readings went."""
+        up = GaugeMetricFamily(
+            "poorwill_source_up", "Whether the last reading of a source succeeded.", labels=("source",)
+        )
+        took = GaugeMetricFamily("poorwill_source_seconds", "How long that reading took.", labels=("source",))
+        age = GaugeMetricFamily("poorwill_metrics_age_seconds", "Age of the gauges shown here.")
         for source in self._sources:
             seen = self._seen[source.name]
             up.add_metric((source.name,), float(seen.up))
             took.add_metric((source.name,), seen.took_s)
             yield from _families(source, seen.samples)
-        if self._looked_s is not None:
-            age.add_metric((), self._clock() - self._looked_s)
+        if self._read_s is not None:
+            age.add_metric((), self._clock() - self._read_s)
         yield from (up, took, age)
 
 
@@ -153,8 +129,3 @@ def _families(source: Source, samples: Iterable[Sample]) -> Iterable[Metric]:
             families[sample.name] = GaugeMetricFamily(sample.name, source.help.get(sample.name, ""), labels=names)
         families[sample.name].add_metric(tuple(value for _, value in sample.labels), sample.value)
     return families.values()
-
-
-def exposition(registries: Iterable[CollectorRegistry]) -> bytes:
-    """The text format 0.0.4."""
-    return b"".join(generate_latest(registry) for registry in registries)

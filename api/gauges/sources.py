@@ -1,5 +1,5 @@
-"""What the gateway measures of everything else: runs and queues from Prefect, snapshots from the store, machines from
-both. Each look asks for a bounded number of things, and the labels are bounded too."""
+"""The sources of the gauges: runs and queues from Prefect, snapshots from the store, machines from both. Each reading
+asks for a bounded number of things, and the labels are bounded too."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from uuid import UUID
 
 from api.gauges.cache import Sample
-from api.machines.blocks import Machines
+from api.machines.blocks import MachineBlocks
 from api.machines.prices import PriceList, price_per_hour
-from api.runs.client import Server
+from api.runs.client import Prefect
 from api.store.snapshots import Catalog, Name, Row
 from api.store.threads import Threads
 from poorwill.runs import QUEUED_TYPES
@@ -26,7 +26,7 @@ RUNS_WINDOW = timedelta(days=30)
 RUNS_AT_ONCE = 3
 TASK_RUNS = 200
 MACHINES_MAX = 200
-"""Of these there is a label each; the others are summed as OTHER."""
+"""The machines with a label of their own; the others are summed as OTHER."""
 OTHER = "(other)"
 READ_S = 10.0
 READ_BATCH = 100
@@ -34,13 +34,13 @@ _STAGE = re.compile(r"([a-z][a-z_]{0,40})-")
 
 
 class RunsByFlow:
-    """Of the last 30 days, and of those that are scheduled for the next: Prefect counts them itself."""
+    """The runs of the last 30 days, and those scheduled for the next day, as Prefect counts them."""
 
     name = "runs"
     help = {"poorwill_runs": "Runs of the last 30 days, by flow and Prefect's state."}
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, prefect: Prefect) -> None:
+        self._prefect = prefect
 
     async def read(self) -> Sequence[Sample]:
         few = asyncio.Semaphore(RUNS_AT_ONCE)
@@ -61,14 +61,14 @@ class RunsByFlow:
             "flows": {"name": {"any_": [flow]}},
         }
         counted: Counter[str] = Counter()
-        for interval in await self._server.post("/flow_runs/history", window):
+        for interval in await self._prefect.post("/flow_runs/history", window):
             for state in interval["states"]:
                 counted[str(state["state_type"]).lower()] += state["count_runs"]
         return [Sample("poorwill_runs", n, (("flow", flow), ("state", state))) for state, n in counted.items()]
 
 
 class Queues:
-    """The work pool: what waits in its queues, and whether workers are there."""
+    """The work pool: the runs that wait in its queues, and its workers."""
 
     name = "queues"
     help = {
@@ -77,11 +77,11 @@ class Queues:
         "poorwill_workers": "Workers of the pool, by Prefect's status.",
     }
 
-    def __init__(self, server: Server, pool: str) -> None:
-        self._server, self._pool = server, pool
+    def __init__(self, prefect: Prefect, pool: str) -> None:
+        self._prefect, self._pool = prefect, pool
 
     async def read(self) -> Sequence[Sample]:
-        client, ask = self._server.client, self._server.ask
+        client, ask = self._prefect.client, self._prefect.ask
         samples = []
         for queue in await ask(client.read_work_queues(work_pool_name=self._pool, limit=50)):
             labels = (("queue", queue.name),)
@@ -96,27 +96,27 @@ class Queues:
             "work_pool_queues": {"id": {"any_": [str(queue)]}},
             "flow_runs": {"state": {"type": {"any_": list(QUEUED_TYPES)}}},
         }
-        return float(await self._server.post("/flow_runs/count", waiting))
+        return float(await self._prefect.post("/flow_runs/count", waiting))
 
 
 class Stages:
-    """How long the steps of flows take: from the start of the first task of a name in a run to the end of the last,
-    for the runs among the newest TASK_RUNS completed task runs."""
+    """How long the stages of flows take: from the start of the first task of a name in a run to the end of the last,
+    in the newest TASK_RUNS completed task runs."""
 
     name = "stages"
     help = {
         "poorwill_stage_seconds": "Seconds by stage, on average over the newest runs.",
-        "poorwill_stage_seconds_max": "The most of these.",
-        "poorwill_stage_runs": "How many runs that is.",
+        "poorwill_stage_seconds_max": "The longest of them.",
+        "poorwill_stage_runs": "How many runs these are.",
     }
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, prefect: Prefect) -> None:
+        self._prefect = prefect
 
     async def read(self) -> Sequence[Sample]:
         completed = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
         newest = {**completed, "sort": "END_TIME_DESC", "limit": TASK_RUNS}
-        took = stage_seconds(await self._server.post("/task_runs/filter", newest))
+        took = stage_seconds(await self._prefect.post("/task_runs/filter", newest))
         samples = []
         for stage, seconds in sorted(took.items()):
             labels = (("stage", stage),)
@@ -127,9 +127,9 @@ class Stages:
 
 
 def stage_seconds(task_runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """Seconds of each stage, one number for each run, from task runs as Prefect gives them, newest first.
+    """Seconds of each stage, one number for each run, from task runs as Prefect answers them, newest first.
 
-    The oldest run of a full page is left out: part of its tasks may be missing.
+    The oldest run of a full page is left out: some of its tasks may be missing.
     """
     begun: dict[tuple[str, str], datetime] = {}
     ended: dict[tuple[str, str], datetime] = {}
@@ -150,15 +150,15 @@ def stage_seconds(task_runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]
 
 
 class Snapshots:
-    """What the store holds, by machine. Metadata that was not read yet is read for READ_S at a time."""
+    """The snapshots in the store, by machine. Metadata that is not known yet is read, for READ_S at a time."""
 
     name = "store"
     help = {
         "poorwill_snapshots": "Committed snapshots, by machine.",
         "poorwill_snapshot_sent_bytes": "Bytes of the parts that these snapshots own in the store.",
         "poorwill_snapshot_data_bytes": "Bytes of data that the machine's newest snapshot holds.",
-        "poorwill_snapshot_stored_bytes": "Bytes that stand for them, with parts borrowed from earlier snapshots.",
-        "poorwill_snapshot_ratio": "The former by the latter.",
+        "poorwill_snapshot_stored_bytes": "Bytes stored for them, with parts borrowed from earlier snapshots.",
+        "poorwill_snapshot_ratio": "data_bytes / stored_bytes.",
         "poorwill_snapshots_unread": "Snapshots whose bytes are not counted yet.",
     }
 
@@ -211,7 +211,7 @@ def _of_machines(rows: dict[Name, Row | None], newest: dict[str, str]) -> list[S
 
 
 class MachinesByStatus:
-    """Which machines are awake, and what that costs as far as it is known."""
+    """Which machines are awake, and what that costs as far as prices are known."""
 
     name = "machines"
     help = {
@@ -220,7 +220,7 @@ class MachinesByStatus:
         "poorwill_machines_price_unknown": "Machines with an instance whose price is not on record.",
     }
 
-    def __init__(self, machines: Machines, prices: PriceList) -> None:
+    def __init__(self, machines: MachineBlocks, prices: PriceList) -> None:
         self._machines, self._prices = machines, prices
 
     async def read(self) -> Sequence[Sample]:
@@ -231,10 +231,10 @@ class MachinesByStatus:
             for (status, kind), n in counted.items()
         ]
         prices = {entry.block: price_per_hour(entry, known) for entry in entries if entry.instance}
-        told = sorted(((price, block) for block, price in prices.items() if price is not None), reverse=True)
-        dearest: Counter[str] = Counter()
-        for number, (price, block) in enumerate(told):
-            dearest[block if number < MACHINES_MAX else OTHER] += price  # type: ignore[assignment]
+        priced = sorted(((price, block) for block, price in prices.items() if price is not None), reverse=True)
+        dearest: defaultdict[str, float] = defaultdict(float)
+        for number, (price, block) in enumerate(priced):
+            dearest[block if number < MACHINES_MAX else OTHER] += price
         samples += [
             Sample("poorwill_machine_price_per_hour_dollars", price, (("machine", block),))
             for block, price in dearest.items()

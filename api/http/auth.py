@@ -9,20 +9,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from fastapi import Depends, Header, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.http.limits import TokenBuckets
 from api.http.problems import Problem
-from api.settings import TOKENS_BYTES_MAX, parse_tokens
+from api.settings import TOKENS_BYTES_MAX, Settings, parse_tokens
 from poorwill.errors import UsageError
 
 log = logging.getLogger(__name__)
 ANYBODY = "anybody"
-IDEMPOTENCY_KEY_CHARACTERS_MAX = 255
-bearer = HTTPBearer(auto_error=False, description="A token that the operator gave out.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +29,8 @@ class Caller:
 class Tokens:
     """The tokens of the settings and of a file, which is read again when it has changed.
 
-    A file that cannot be read, or says something else than tokens, changes nothing: those that were good stay good,
-    and the log says why. Only digests are kept.
+    A file that cannot be read, or holds something other than tokens, changes nothing: the tokens read before stay
+    valid, and the log says why. Only digests are kept.
     """
 
     def __init__(self, fixed: Sequence[tuple[str, str]], file: Path | None = None) -> None:
@@ -97,20 +91,22 @@ class Guard:
     def __init__(self, tokens: Tokens | None, buckets: TokenBuckets) -> None:
         self._tokens, self._buckets = tokens, buckets
 
+    @classmethod
+    def of(cls, settings: Settings) -> Guard:
+        """UsageError for tokens that cannot be read."""
+        tokens = None if settings.open else Tokens(settings.tokens, settings.tokens_file)
+        return cls(tokens, TokenBuckets(settings.rate_per_s, settings.rate_burst))
+
     def admit(self, token: str | None) -> Caller:
         """Problem: unauthorized, or too-many-requests."""
-        caller = self._known(token)
+        caller = self._caller(token)
         wait_s = self._buckets.take(caller.name)
         if wait_s > 0:
-            raise Problem(
-                429,
-                "too-many-requests",
-                detail=f"more requests of '{caller.name}' than are allowed",
-                retry_after_s=wait_s,
-            )
+            detail = f"more requests of '{caller.name}' than are allowed"
+            raise Problem("too-many-requests", detail, retry_after_s=wait_s)
         return caller
 
-    def _known(self, token: str | None) -> Caller:
+    def _caller(self, token: str | None) -> Caller:
         if self._tokens is None:
             return Caller(ANYBODY)
         caller = self._tokens.caller(token) if token is not None else None
@@ -118,36 +114,5 @@ class Guard:
             detail = (
                 "the token is not known" if token is not None else "send the header 'Authorization: Bearer <token>'"
             )
-            raise Problem(401, "unauthorized", detail=detail, headers={"WWW-Authenticate": "Bearer"})
+            raise Problem("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
         return caller
-
-
-async def caller(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> Caller:
-    """The dependency of every router but health: who calls. Problem: unauthorized, too-many-requests."""
-    guard: Guard = request.app.state.gateway.guard
-    admitted = guard.admit(credentials.credentials if credentials is not None else None)
-    request.state.caller = admitted.name
-    return admitted
-
-
-async def idempotency_key(
-    who: Annotated[Caller, Depends(caller)],
-    key: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            min_length=1,
-            max_length=IDEMPOTENCY_KEY_CHARACTERS_MAX,
-            description="The same key with the same body is the same run, however often it is sent; "
-            "with another body it is refused (409). Keys of different callers have nothing to do with each other.",
-        ),
-    ] = None,
-) -> str | None:
-    """The dependency of what starts runs: the key that was sent, made the caller's own, for `Runs.create`."""
-    return f"{who.name}:{hashlib.sha256(key.encode()).hexdigest()}" if key is not None else None
-
-
-Admitted = Annotated[Caller, Depends(caller)]
-IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]

@@ -1,10 +1,12 @@
-"""How often, and how much: token buckets by caller, and the size of a request's body."""
+"""Limits: how often a caller may ask, how large a body may be, how long a call may take."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,12 +14,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.http.problems import Problem
 
 CALLERS_MAX = 10_000
+T = TypeVar("T")
+
+
+async def within(seconds: float, call: Awaitable[T]) -> T:
+    """What `call` returns. TimeoutError, after `call` was cancelled, if it takes longer."""
+    async with asyncio.timeout(seconds):  # type: ignore[attr-defined]  # types are checked for Python 3.10
+        return await call
 
 
 class TokenBuckets:
     """For each name a bucket of `burst` requests that fills with `rate_per_s`.
 
-    The names that called last are remembered, `names_max` of them; one that is forgotten begins with a full bucket.
+    The `names_max` names that called last are remembered; a forgotten one begins with a full bucket.
     """
 
     def __init__(
@@ -28,10 +37,10 @@ class TokenBuckets:
         names_max: int = CALLERS_MAX,
     ) -> None:
         self._rate_per_s, self._burst, self._clock, self._names_max = rate_per_s, burst, clock, names_max
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is left, and when that was
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests left, and when that was
 
     def take(self, name: str) -> float:
-        """0, and one request less; or for how many seconds there is none."""
+        """Take one request; 0, or the seconds until there is one to take."""
         now_s = self._clock()
         left, then_s = self._buckets.pop(name, (float(self._burst), now_s))
         left = min(float(self._burst), left + (now_s - then_s) * self._rate_per_s)
@@ -43,9 +52,9 @@ class TokenBuckets:
 
 
 class BodyLimit:
-    """ASGI: requests with a larger body get 413, also those that do not say how large they are.
+    """ASGI: requests with a larger body get 413, also those that do not announce their length.
 
-    What was announced too large is not read at all; what turns out too large is not read further.
+    A body that is announced too large is not read at all; one that turns out too large is read no further.
     """
 
     def __init__(self, app: ASGIApp, bytes_max: int) -> None:
@@ -57,7 +66,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         if (announced := _content_length(scope)) is not None and announced > self._bytes_max:
-            problem = Problem(413, "too-large", detail=self._detail, headers={"Connection": "close"})
+            problem = Problem("too-large", self._detail, headers={"Connection": "close"})
             await problem.response(scope.get("state", {}).get("request_id"))(scope, receive, send)
             return
         read = 0

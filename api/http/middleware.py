@@ -1,5 +1,4 @@
-"""The outermost layer of the gateway: a request's id, its line in the log, headers for safety, and what went wrong
-that nobody expected."""
+"""The outermost layer of the gateway: a request's id, its line in the log, security headers, and unexpected errors."""
 
 from __future__ import annotations
 
@@ -31,10 +30,9 @@ _PAGES = ("/docs", "/redoc")
 current_request: ContextVar[str] = ContextVar("current_request", default="-")
 
 
-class Edge:
-    """ASGI: see above. A request id of the caller is kept if it is harmless, else one is made; it is in the answer's
-    header, in problems, and in every line that is logged meanwhile (`RequestIdFilter`). Neither query nor headers
-    are logged."""
+class RequestMiddleware:
+    """ASGI. A request id of the caller is kept if it is harmless, else one is made; it is in the answer's header, in
+    problems, and in every line that is logged meanwhile (`RequestIdFilter`). Neither query nor headers are logged."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -61,18 +59,13 @@ class Edge:
             log.exception("%s %s failed", scope.get("method", "WS"), _path(scope))
             if status or scope["type"] != "http":
                 raise
-            problem = Problem(500, "internal", detail="an unexpected error: its traceback is in the gateway's log")
+            detail = "an unexpected error: its traceback is in the gateway's log"
+            problem = Problem("internal", detail, status=500)
             await problem.response(request_id)(scope, receive, send_marked)
         finally:
             took_ms = (time.perf_counter() - began_s) * 1000
-            log.info(
-                "%s %s %d %.1f ms %s",
-                scope.get("method", "WS"),
-                _path(scope),
-                status,
-                took_ms,
-                state.get("caller", "-"),
-            )
+            method, caller = scope.get("method", "WS"), state.get("caller", "-")
+            log.info("%s %s %d %.1f ms %s", method, _path(scope), status, took_ms, caller)
             current_request.reset(token)
 
 

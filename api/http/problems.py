@@ -1,9 +1,9 @@
-"""What is answered when a request cannot be done: RFC 9457 problems, whose `type` says whose turn it is.
+"""Answers to requests that cannot be done: RFC 9457 problems, whose `type` says who can do something about it.
 
 https://poorwill.dev/problems/<kind>
-user's       invalid-request  unauthorized  not-found  conflict  too-large  too-many-requests  refused
-transient    unavailable  queue-full  timeout          the same request may succeed after Retry-After
-ours         internal
+the caller       invalid-request  unauthorized  not-found  conflict  too-large  too-many-requests  refused
+nobody, wait     unavailable  queue-full  timeout          the same request may succeed after Retry-After
+the operator     internal
 """
 
 from __future__ import annotations
@@ -28,55 +28,52 @@ DETAIL_CHARACTERS_MAX = 2000
 ERRORS_MAX = 20
 RETRY_AFTER_S = 5
 
-TITLES = {
-    "invalid-request": "The request is not valid",
-    "unauthorized": "A valid token is needed",
-    "not-found": "There is no such thing",
-    "conflict": "The request contradicts an earlier one",
-    "too-large": "The request is too large",
-    "too-many-requests": "Too many requests",
-    "refused": "It was refused, so that nothing is lost",
-    "unavailable": "Something needed does not answer",
-    "queue-full": "The queue is full",
-    "timeout": "It did not end in time",
-    "internal": "The gateway failed",
+KINDS: dict[str, tuple[int, str]] = {
+    "invalid-request": (422, "The request is not valid"),
+    "unauthorized": (401, "A valid token is needed"),
+    "not-found": (404, "There is no such thing"),
+    "conflict": (409, "The request contradicts an earlier one"),
+    "too-large": (413, "The request is too large"),
+    "too-many-requests": (429, "Too many requests"),
+    "refused": (409, "It was refused, so that nothing is lost"),
+    "unavailable": (503, "Something needed does not answer"),
+    "queue-full": (429, "The queue is full"),
+    "timeout": (504, "It did not end in time"),
+    "internal": (502, "The gateway failed"),
 }
-_OF_ERRORS: tuple[tuple[type[PoorwillError], int, str], ...] = (
-    (errors.DeadlineExceeded, 504, "timeout"),
-    (errors.TransientError, 503, "unavailable"),
-    (errors.UsageError, 422, "invalid-request"),
-    (errors.NotFound, 404, "not-found"),
-    (errors.Refused, 409, "refused"),
-    (errors.HostRefused, 409, "refused"),
-    (errors.HostUnfit, 409, "refused"),
-    (errors.WorkspaceError, 409, "refused"),
-    (errors.Unsupported, 409, "refused"),
-    (errors.OutOfMemory, 409, "refused"),
-    (errors.Cancelled, 409, "refused"),
-    # Keys and settings of the operator, and damage: nothing that the caller could change.
-    (PoorwillError, 502, "internal"),
+"""The usual status of each kind of problem, and its title."""
+_REFUSED = (errors.Refused, errors.HostRefused, errors.HostUnfit, errors.WorkspaceError, errors.Unsupported,
+            errors.OutOfMemory, errors.Cancelled)  # fmt: skip
+_KIND_OF_ERROR: tuple[tuple[type[PoorwillError] | tuple[type[PoorwillError], ...], str], ...] = (
+    (errors.DeadlineExceeded, "timeout"),
+    (errors.TransientError, "unavailable"),
+    (errors.UsageError, "invalid-request"),
+    (errors.NotFound, "not-found"),
+    (_REFUSED, "refused"),
+    (PoorwillError, "internal"),  # keys and settings of the operator, and damage: the caller can change none of them
 )
-_OF_STATUS = {401: "unauthorized", 404: "not-found", 409: "conflict", 413: "too-large", 429: "too-many-requests",
-              503: "unavailable", 504: "timeout"}  # fmt: skip
+_KIND_OF_STATUS = {401: "unauthorized", 404: "not-found", 409: "conflict", 413: "too-large", 429: "too-many-requests",
+                   503: "unavailable", 504: "timeout"}  # fmt: skip
 
 
 class Problem(Exception):
     """Raised anywhere below a request, and answered as problem+json. `detail` is one line for a person, without a
-    secret; `extra` are further members of the answer. `retry_after_s` becomes the header Retry-After."""
+    secret; `extra` are further members of the answer. `retry_after_s` becomes the header Retry-After. Status and title
+    are those of the kind unless others are given."""
 
     def __init__(
         self,
-        status: int,
         kind: str,
-        title: str | None = None,
         detail: str = "",
         *,
+        status: int | None = None,
+        title: str | None = None,
         retry_after_s: float | None = None,
         headers: Mapping[str, str] | None = None,
         **extra: Any,
     ) -> None:
         super().__init__(detail)
-        self.status, self.kind, self.title = status, kind, title or TITLES[kind]
+        self.kind, self.status, self.title = kind, status or KINDS[kind][0], title or KINDS[kind][1]
         self.detail, self.extra = one_line(masked(detail))[:DETAIL_CHARACTERS_MAX], extra
         self.headers = dict(headers or {})
         if retry_after_s is not None:
@@ -99,20 +96,31 @@ class Problem(Exception):
 
 def unavailable(detail: str, retry_after_s: float = RETRY_AFTER_S) -> Problem:
     """Something that the gateway needs does not answer: the caller is to try again."""
-    return Problem(503, "unavailable", detail=detail, retry_after_s=retry_after_s)
+    return Problem("unavailable", detail, retry_after_s=retry_after_s)
 
 
-def problem_of(error: PoorwillError) -> Problem:
-    """The answer for an error of Poorwill's tree."""
-    status, kind = next((status, kind) for root, status, kind in _OF_ERRORS if isinstance(error, root))
-    later = RETRY_AFTER_S if status in (503, 504) else None
-    return Problem(status, kind, detail=error.message, retry_after_s=later, error=type(error).__name__)
+def problem_of(error: Exception) -> Problem:
+    """The answer for a Problem, an error of Poorwill's tree, or what the framework raises."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, PoorwillError):
+        kind = _kind_of(type(error))
+        later = RETRY_AFTER_S if kind in ("unavailable", "timeout") else None
+        return Problem(kind, error.message, retry_after_s=later, error=type(error).__name__)
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
+    assert isinstance(error, HTTPException)
+    return _of_framework(error)
 
 
 def kind_of(error_type: str) -> str:
     """The kind of problem that an error's type name stands for: how a failed run's error is classed."""
     named = errors.error_type(error_type)
-    return problem_of(named("")).kind if named is not None else "internal"
+    return _kind_of(named) if named is not None else "internal"
+
+
+def _kind_of(error: type[PoorwillError]) -> str:
+    return next(kind for root, kind in _KIND_OF_ERROR if issubclass(error, root))
 
 
 class InvalidField(BaseModel):
@@ -128,7 +136,7 @@ class ProblemDocument(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     type: str = Field(examples=[TYPE_PREFIX + "not-found"])
-    title: str = Field(examples=[TITLES["not-found"]])
+    title: str = Field(examples=[KINDS["not-found"][1]])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["there is no run 5f0e..."])
     request_id: str | None = None
@@ -164,30 +172,17 @@ def documented(*statuses: int, everywhere: tuple[int, ...] = EVERYWHERE) -> dict
 
 
 def install(app: FastAPI) -> None:
-    """Every error becomes a problem; what nobody expected, in `api.http.middleware`."""
-    app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(PoorwillError, _on_poorwill_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
+    """Every error becomes a problem; the unexpected ones in `api.http.middleware`."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        return problem_of(error).response(getattr(request.state, "request_id", None))
+
+    for kind in (Problem, PoorwillError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, answer)
 
 
-def request_id_of(request: Request) -> str | None:
-    return getattr(request.state, "request_id", None)
-
-
-async def _on_problem(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Problem)
-    return error.response(request_id_of(request))
-
-
-async def _on_poorwill_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, PoorwillError)
-    return problem_of(error).response(request_id_of(request))
-
-
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+def _invalid(error: RequestValidationError) -> Problem:
     """What was given is not repeated: it may be a secret, or megabytes."""
-    assert isinstance(error, RequestValidationError)
     found = [
         {
             "field": ".".join(str(part) for part in one["loc"][1:])[:200] or str(one["loc"][0]),
@@ -195,15 +190,12 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
         }
         for one in error.errors()[:ERRORS_MAX]
     ]
-    detail = "; ".join(f"{one['field']}: {one['message']}" for one in found)
-    return Problem(422, "invalid-request", detail=detail, errors=found).response(request_id_of(request))
+    return Problem("invalid-request", "; ".join(f"{one['field']}: {one['message']}" for one in found), errors=found)
 
 
-async def _on_http(request: Request, error: Exception) -> JSONResponse:
-    """What the framework itself answers: no such path, another method."""
-    assert isinstance(error, HTTPException)
-    ours = "internal" if error.status_code >= 500 else "invalid-request"
-    kind = _OF_STATUS.get(error.status_code, ours)
-    title = None if kind in _OF_STATUS.values() else HTTPStatus(error.status_code).phrase
-    problem = Problem(error.status_code, kind, title, str(error.detail), headers=error.headers)
-    return problem.response(request_id_of(request))
+def _of_framework(error: HTTPException) -> Problem:
+    """No such path, another method."""
+    usual = "internal" if error.status_code >= 500 else "invalid-request"
+    kind = _KIND_OF_STATUS.get(error.status_code, usual)
+    title = None if kind in _KIND_OF_STATUS.values() else HTTPStatus(error.status_code).phrase
+    return Problem(kind, str(error.detail), status=error.status_code, title=title, headers=error.headers)

@@ -1,10 +1,11 @@
-"""What clients write to say which machine they mean, checked before anything is asked of anybody."""
+"""The fields by which clients name a machine, checked before anything is asked of anybody."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field
 
@@ -12,42 +13,45 @@ from poorwill.errors import UsageError
 from poorwill.providers.base import checked_path
 from poorwill.remote.host_key import checked_line
 
+T = TypeVar("T")
+R = TypeVar("R")
 INSTANCE_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 SNAPSHOT_ID = r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$"
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 
+def validator(check: Callable[[T], R]) -> AfterValidator:
+    """`check` for pydantic, which takes a ValueError where `check` raises UsageError."""
+
+    def checked(value: T) -> R:
+        try:
+            return check(value)
+        except UsageError as error:
+            raise ValueError(error.message) from None
+
+    return AfterValidator(checked)
+
+
 def checked_host(host: str) -> str:
-    """A host name or an IP address, without brackets. ValueError for what a program could take for an option, a user
-    or a port."""
+    """A host name or an IP address, without brackets. ValueError for anything that a program could take for an
+    option, a user or a port."""
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
         return str(ipaddress.ip_address(bare))
     except ValueError:
         pass
     labels = host.removesuffix(".").split(".")
-    # Nothing that looks like numbers may be read in another way than it was checked: 0x7f.1, 2130706433.
+    # A name that looks like a number could be read as another address than was checked: 0x7f.1, 2130706433.
     named = all(_LABEL.fullmatch(label) for label in labels) and re.fullmatch(r"[0-9].*", labels[-1]) is None
     if len(host) > 253 or not named:
         raise ValueError("expected a host name or an IP address, like gpu.example.com or 192.0.2.7")
     return host
 
 
-def _checked_workspace(path: str) -> str:
-    try:
-        checked_path(path)
-    except UsageError as error:
-        raise ValueError(error.message) from None
+def _printable(path: str) -> str:
     if not path.isprintable():
         raise ValueError("expected a path without control characters")
     return path
-
-
-def _checked_host_key(line: str) -> str:
-    try:
-        return checked_line(line)
-    except UsageError as error:
-        raise ValueError(error.message) from None
 
 
 InstanceId = Annotated[
@@ -77,17 +81,18 @@ Workspace = Annotated[
         description="Absolute path on the machine.",
         examples=["/workspace"],
     ),
-    AfterValidator(_checked_workspace),
+    validator(checked_path),
+    AfterValidator(_printable),
 ]
 HostKey = Annotated[
     str,
     Field(max_length=20_000, description="The machine's public host key, 'ssh-ed25519 AAAA...', if you know it."),
-    AfterValidator(_checked_host_key),
+    validator(checked_line),
 ]
 
 
-class Reach(BaseModel):
-    """How a machine is reached, where the server does not know that yet. `ssh_host` is what the rest depends on."""
+class MachineAddress(BaseModel):
+    """How a machine is reached, where the server does not know that yet. The other fields count with `ssh_host`."""
 
     ssh_host: SshHost | None = None
     ssh_port: SshPort = 22

@@ -1,6 +1,6 @@
-"""The machines that Prefect's blocks name, as the gateway sees them: read in pages, bounded, remembered for a moment.
+"""The machine blocks on the Prefect server, read in pages, bounded, and remembered for a moment.
 
-Secrets are never asked for: what a machine block says beside its keys is enough here.
+Secrets are never asked for: the other fields of a block are enough here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from uuid import UUID
 from blake3 import blake3
 
 from api.http.problems import Problem
-from api.runs.client import Server
+from api.runs.client import Prefect
 from blocks.lookup import block_name_of
 from blocks.machines import Machine
 from blocks.providers import OwnMachines
@@ -24,13 +24,13 @@ from poorwill.snapshot.ids import is_machine_name
 
 PAGE = 100
 MACHINES_MAX = 2000
-"""Prefect gives 20 KB for each: their schema comes with every one of them."""
+"""Prefect answers 20 KB for each, since every one of them brings its schema."""
 REMEMBERED_S = 3.0
 _BLOCK_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class MachineBlock:
     """One machine block. `machine` is the name its snapshots are kept under."""
 
     id: UUID
@@ -63,91 +63,95 @@ class Entry:
         try:
             return fingerprint(self.host_key) if self.host_key else None
         except (ValueError, IndexError):
-            return None  # somebody typed something else into the block
+            return None  # an operator typed something else into the block
 
     @property
     def names(self) -> frozenset[str]:
-        """What it may be called by."""
+        """The names that a client may call it by."""
         called = {self.block, self.instance, f"{self.provider}:{self.instance}" if self.instance else ""}
         return frozenset(called - {""})
 
 
-def ambiguous(what: str, entries: list[Entry]) -> Problem:
-    """Several machines are meant, perhaps: nothing is guessed."""
-    named = ", ".join(sorted(entry.block for entry in entries)[:10])
-    return Problem(409, "conflict", detail=f"'{what}' may be any of the machines {named}: name the one that is meant")
+def ambiguous(what: str, machines: list[MachineBlock]) -> Problem:
+    """Several machines have that name: nothing is guessed."""
+    named = ", ".join(sorted(machine.block for machine in machines)[:10])
+    return Problem("conflict", f"'{what}' may be any of the machines {named}: name the one that is meant")
 
 
 def block_name(instance_id: str) -> str:
-    """The block of a machine that was only ever known by this id: the same each time, and no other id's.
+    """The name of the block that is made for this id: always the same, and that of no other id.
 
-    An id that can name a block is its own name; any other one is made into one, and a digest of it tells it from
-    those that look alike then.
+    An id that can name a block is its own name; any other one is turned into a name, with a digest of the id, since
+    ids may then look alike.
     """
     if _BLOCK_NAME.fullmatch(instance_id):
         return instance_id
     return f"{block_name_of(instance_id)[:54].rstrip('-')}-{blake3(instance_id.encode()).hexdigest()[:8]}"
 
 
-def called(entries: tuple[Entry, ...], instance_id: str) -> list[Entry]:
-    """The machines that are called so now, or whose block was made for that id."""
+def called(machines: tuple[MachineBlock, ...], instance_id: str) -> list[MachineBlock]:
+    """The machines with that name or id now, or whose block was made for that id."""
     made = block_name(instance_id)
-    return [entry for entry in entries if instance_id in entry.names or entry.block == made]
+    return [machine for machine in machines if instance_id in machine.names or machine.block == made]
 
 
-class Machines:
-    """All machine blocks of a server; its problems are those of `Server.ask`."""
+class MachineBlocks:
+    """All machine blocks of a server; its problems are those of `Prefect.ask`."""
 
-    def __init__(self, server: Server, remembered_s: float = REMEMBERED_S) -> None:
-        self._server, self._remembered_s = server, remembered_s
+    def __init__(self, prefect: Prefect, remembered_s: float = REMEMBERED_S) -> None:
+        self._prefect, self._remembered_s = prefect, remembered_s
         self._lock = asyncio.Lock()
-        self._entries: tuple[Entry, ...] = ()
+        self._machines: tuple[MachineBlock, ...] = ()
         self._read_s = -1e9
 
-    async def every(self, *, fresh: bool = False) -> tuple[Entry, ...]:
-        """By name. Problem `refused` if there are more than MACHINES_MAX. fresh: not as they were a moment ago."""
+    async def every(self, *, fresh: bool = False) -> tuple[MachineBlock, ...]:
+        """By name. `fresh`: read now, not remembered. Problem `refused` if there are more than MACHINES_MAX."""
         async with self._lock:
             if fresh or time.monotonic() - self._read_s > self._remembered_s:
-                self._entries = await self._read()
+                self._machines = await self._read()
                 self._read_s = time.monotonic()
-            return self._entries
+            return self._machines
 
-    async def find(self, instance_id: str, *, fresh: bool = False) -> Entry | None:
-        """The machine that is called so, or None. Problem `conflict` if there are several."""
+    async def find(self, instance_id: str, *, fresh: bool = False) -> MachineBlock | None:
+        """The machine with that name or id, or None. Problem `conflict` if there are several."""
         found = called(await self.every(fresh=fresh), instance_id)
         if len(found) > 1:
             raise ambiguous(instance_id, found)
         return found[0] if found else None
 
+    async def named(self, block: str, *, fresh: bool = False) -> MachineBlock | None:
+        """The machine of that block, or None."""
+        return next((machine for machine in await self.every(fresh=fresh) if machine.block == block), None)
+
     async def kept_as(self, instance_id: str) -> frozenset[str]:
-        """The names under which a store may keep the snapshots of the machines that are called so, or were."""
-        known = {entry.machine for entry in called(await self.every(), instance_id)}
+        """The names under which a store may keep the snapshots of the machines that have that id, or had it."""
+        known = {machine.machine for machine in called(await self.every(), instance_id)}
         return frozenset(known or {name for name in (block_name(instance_id), instance_id) if is_machine_name(name)})
 
-    async def at(self, host: str, port: int) -> Entry | None:
+    async def at(self, host: str, port: int) -> MachineBlock | None:
         """The awake machine that is reached there, or None. Problem `conflict` if there are several."""
-        entries = await self.every(fresh=True)
-        found = [one for one in entries if one.awake and (one.ssh_host, one.ssh_port) == (host, port)]
+        machines = await self.every(fresh=True)
+        found = [one for one in machines if one.awake and (one.ssh_host, one.ssh_port) == (host, port)]
         if len(found) > 1:
             raise ambiguous(f"{host}:{port}", found)
         return found[0] if found else None
 
-    async def _read(self) -> tuple[Entry, ...]:
-        found: list[Entry] = []
+    async def _read(self) -> tuple[MachineBlock, ...]:
+        found: list[MachineBlock] = []
         while len(found) <= MACHINES_MAX:
             page = await self._page(len(found))
-            found += [_entry(document) for document in page]
+            found += [_machine_block(document) for document in page]
             if len(page) < PAGE:
                 return tuple(found)
         detail = f"Prefect holds more than {MACHINES_MAX} machine blocks: delete those of machines that are gone"
-        raise Problem(409, "refused", detail=detail)
+        raise Problem("refused", detail)
 
     async def _page(self, offset: int) -> list[dict[str, Any]]:
         wanted = {"block_types": {"slug": {"any_": [Machine.get_block_type_slug()]}}, "limit": PAGE, "offset": offset}
-        return cast("list[dict[str, Any]]", await self._server.post("/block_documents/filter", wanted))
+        return cast("list[dict[str, Any]]", await self._prefect.post("/block_documents/filter", wanted))
 
 
-def _entry(document: dict[str, Any]) -> Entry:
+def _machine_block(document: dict[str, Any]) -> MachineBlock:
     data = document.get("data") or {}
     source = (document.get("block_document_references") or {}).get("provider", {}).get("block_document", {})
 
@@ -155,7 +159,7 @@ def _entry(document: dict[str, Any]) -> Entry:
         return str(data.get(name) or "")
 
     name = str(document["name"])
-    return Entry(
+    return MachineBlock(
         id=UUID(document["id"]),
         block=name,
         machine=text("name") or name,

@@ -1,19 +1,23 @@
-"""What machines cost, as far as the store knows without asking any provider: the records of those that Poorwill
-created hold the price they were created at."""
+"""The prices of machines as far as the store knows them, without asking a provider: the records of machines that
+Poorwill created hold the price at which they were created."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 
-from api.machines.blocks import Entry
+from api.http.problems import Problem
+from api.machines.blocks import MachineBlock
 from api.store.snapshots import Catalog
 from api.store.threads import Threads
 from poorwill.control.records import intents
+from poorwill.errors import PoorwillError
 from poorwill.providers.registry import PROVIDERS
 
+log = logging.getLogger(__name__)
 REMEMBERED_S = 15.0
 INTENTS_MAX = 1000
 _FREE = [entry.slug for entry in PROVIDERS if not entry.bills]
@@ -22,13 +26,21 @@ Prices = Mapping[tuple[str, str], float | None]
 
 
 class PriceList:
-    """The prices of the machines that are on record, as they were at most REMEMBERED_S ago. Errors are the store's."""
+    """The prices on record, read at most REMEMBERED_S ago. Errors are the store's."""
 
     def __init__(self, catalog: Catalog, threads: Threads, clock: Callable[[], float] = time.monotonic) -> None:
         self._catalog, self._threads, self._clock = catalog, threads, clock
         self._lock = asyncio.Lock()
         self._known: Prices = {}
         self._read_s = float("-inf")
+
+    async def known_or_none(self) -> Prices:
+        """Empty if the store does not answer: machines are shown without their prices then."""
+        try:
+            return await self.known()
+        except (Problem, PoorwillError) as error:
+            log.warning("the prices of machines are not known: %s", error)
+            return {}
 
     async def known(self) -> Prices:
         async with self._lock:
@@ -42,8 +54,8 @@ class PriceList:
         return {(one.machine, one.instance): one.price_per_hour for one in found if one.instance}
 
 
-def price_per_hour(entry: Entry, known: Prices) -> float | None:
-    """What a machine costs now: 0 where nobody bills for it, None where that is not known."""
-    if not entry.instance or entry.kind in _FREE:
+def price_per_hour(machine: MachineBlock, known: Prices) -> float | None:
+    """What a machine costs now: 0 if nobody bills for it, None if that is not known."""
+    if not machine.instance or machine.kind in _FREE:
         return 0.0
-    return known.get((entry.machine, entry.instance))
+    return known.get((machine.machine, machine.instance))

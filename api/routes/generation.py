@@ -1,15 +1,14 @@
-"""Videos from images: the endpoints that clients of a generation service call."""
+"""Videos from images, and runs of all flows."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field
 
-from api.gateway import Gateway
-from api.http.auth import IdempotencyKey, caller
+from api.deps import IdempotencyKey, SharedGateway, caller
 from api.http.problems import documented
 from api.runs.run_view import RunView
 from poorwill.runs import Status
@@ -17,15 +16,6 @@ from poorwill.runs import Status
 router = APIRouter(tags=["generation"], dependencies=[Depends(caller)])
 RUN_ID = "0b8f1a52-6c11-4f0e-9a3f-0a4f7f6b6a10"
 PAGE_MAX, OFFSET_MAX = 100, 100_000
-
-
-def gateway_of(request: Request) -> Gateway:
-    """The dependency that gives a route what all share."""
-    opened: Gateway = request.app.state.gateway
-    return opened
-
-
-Opened = Annotated[Gateway, Depends(gateway_of)]
 
 
 def _without_nul(text: str) -> str:
@@ -38,7 +28,7 @@ Text = Annotated[str, AfterValidator(_without_nul)]
 
 
 class GenerationRequest(BaseModel):
-    """What a video is made from. What is left out is the model's default."""
+    """What a video is made from. Fields that are left out have the model's defaults."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -84,12 +74,12 @@ class Accepted(BaseModel):
     responses={200: {"model": Accepted, "description": "The run of an earlier request with this Idempotency-Key."},
                **documented(409)},
 )  # fmt: skip
-async def run(asked: GenerationRequest, key: IdempotencyKey, opened: Opened, response: Response) -> Any:
+async def run(asked: GenerationRequest, key: IdempotencyKey, gateway: SharedGateway, response: Response) -> Any:
     """Make a video: creates a run of the flow `generate` and answers at once."""
     parameters = asked.model_dump(mode="json", exclude_none=True)
-    parameters |= {"model": asked.model or opened.settings.model, "media": opened.settings.media}
+    parameters |= {"model": asked.model or gateway.settings.model, "media": gateway.settings.media}
     tags = ["webhook"] if asked.webhook_url is not None else []
-    view, is_new = await opened.runs.create_or_find("generate/poorwill", parameters, idempotency_key=key, tags=tags)
+    view, is_new = await gateway.runs.create("generate", parameters, idempotency_key=key, tags=tags)
     response.status_code = 202 if is_new else 200
     response.headers["Location"] = f"/status?id={view.id}"
     return view
@@ -97,10 +87,10 @@ async def run(asked: GenerationRequest, key: IdempotencyKey, opened: Opened, res
 
 @router.get("/status", response_model_exclude_none=True, responses=documented(404, 502))
 async def status(
-    opened: Opened, id: Annotated[UUID, Query(description="What `POST /run` answered.", examples=[RUN_ID])]
+    gateway: SharedGateway, id: Annotated[UUID, Query(description="What `POST /run` answered.", examples=[RUN_ID])]
 ) -> RunView:
     """Where a run is: its position in the queue, its step and progress, its video, or why there is none."""
-    return await opened.runs.view(id)
+    return await gateway.runs.view(id)
 
 
 class Processes(BaseModel):
@@ -112,23 +102,23 @@ class Processes(BaseModel):
 
 @router.get("/processes", response_model_exclude_none=True, responses=documented(404, 502))
 async def processes(
-    opened: Opened,
+    gateway: SharedGateway,
     flow: Annotated[str, Query(pattern=r"^[a-z][a-z-]{0,39}$", description="Runs of this flow.")] = "generate",
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
     offset: Annotated[int, Query(ge=0, le=OFFSET_MAX)] = 0,
 ) -> Processes:
     """What is queued and running."""
-    found = await opened.runs.active(flow, limit, offset)
+    found = await gateway.runs.active(flow, limit, offset)
     return Processes(processes=found, next_offset=offset + limit if len(found) == limit else None)
 
 
 @router.delete("/processes/{id}", response_model_exclude_none=True, responses=documented(404, 502))
-async def cancel(opened: Opened, id: Annotated[UUID, Path(examples=[RUN_ID])]) -> RunView:
+async def cancel(gateway: SharedGateway, id: Annotated[UUID, Path(examples=[RUN_ID])]) -> RunView:
     """Cancel a run: it never begins, or ends at its next step. Idempotent; a run that is over stays what it is."""
-    return await opened.runs.cancel(id)
+    return await gateway.runs.cancel(id)
 
 
 @router.get("/runs/{id}", response_model_exclude_none=True, responses=documented(404, 502))
-async def show(opened: Opened, id: Annotated[UUID, Path(examples=[RUN_ID])]) -> RunView:
+async def show(gateway: SharedGateway, id: Annotated[UUID, Path(examples=[RUN_ID])]) -> RunView:
     """A run of any flow: the same as `/status`."""
-    return await opened.runs.view(id)
+    return await gateway.runs.view(id)

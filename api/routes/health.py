@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from api.deps import SharedGateway
 from api.http.problems import documented, unavailable
 from api.readiness import Ready
-from api.routes.generation import Opened
 
 router = APIRouter(tags=["health"])
 
@@ -25,10 +25,10 @@ async def health() -> Alive:
 
 
 @router.get("/ready", responses=documented(503, everywhere=()))
-async def ready(opened: Opened) -> Ready:
+async def ready(gateway: SharedGateway) -> Ready:
     """Prefect's server and database, the snapshots' and the videos' store, and a worker all answer; 503 names what
     does not. Without a token."""
-    found = await opened.readiness.look()
+    found = await gateway.readiness.look()
     missing = [f"{name}: {check.detail}" for name, check in found.checks.items() if not check.ok]
     if missing:
         problem = unavailable("; ".join(missing))

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.http.auth import IdempotencyKey, caller
+from api.deps import SharedGateway, caller
 from api.http.problems import Problem, documented
-from api.machines.addresses import InstanceId, Reach, SnapshotId
-from api.machines.blocks import MACHINES_MAX, Entry
+from api.machines.addresses import InstanceId, MachineAddress, SnapshotId
+from api.machines.blocks import MACHINES_MAX, MachineBlock
 from api.machines.prices import Prices, price_per_hour
-from api.routes.generation import Opened
-from api.runs.orders import HostKey, Ordered, Parameters, Wait, answered
+from api.routes.ordered import STARTED, HostKey, NewOrder, Ordered
+from api.runs.orders import Parameters
 from poorwill.errors import NotFound
 from poorwill.snapshot.ids import new_snapshot_id
 
 router = APIRouter(prefix="/api/instances", tags=["instances"], dependencies=[Depends(caller)])
 SNAPSHOT = "20261125T031500Z-0badcafe"
-_ADDRESS = {"ssh_host": "ssh4.vast.ai", "ssh_port": 31337}
+_ADDRESS: dict[str, Any] = {"ssh_host": "ssh4.vast.ai", "ssh_port": 31337}
 Id = Annotated[InstanceId, Path(examples=["vast:31337"])]
 
 
@@ -41,20 +40,20 @@ class InstanceView(BaseModel):
     price_per_hour: float | None = Field(description="US dollars, as it was created; null where that is not known.")
 
     @classmethod
-    def of(cls, entry: Entry, prices: Prices) -> InstanceView:
+    def of(cls, machine: MachineBlock, prices: Prices) -> InstanceView:
         return cls(
-            id=entry.block,
-            instance_id=entry.instance or None,
-            status=entry.status,
-            snapshot_id=entry.snapshot or None,
-            machine=entry.machine,
-            provider=entry.provider or None,
-            provider_kind=entry.kind.removeprefix("poorwill-") or None,
-            ssh_host=entry.ssh_host or None,
-            ssh_port=entry.ssh_port if entry.ssh_host else None,
-            ssh_user=entry.ssh_user or None,
-            host_key=HostKey.of(entry),
-            price_per_hour=price_per_hour(entry, prices),
+            id=machine.block,
+            instance_id=machine.instance or None,
+            status=machine.status,
+            snapshot_id=machine.snapshot or None,
+            machine=machine.machine,
+            provider=machine.provider or None,
+            provider_kind=machine.kind.removeprefix("poorwill-") or None,
+            ssh_host=machine.ssh_host or None,
+            ssh_port=machine.ssh_port if machine.ssh_host else None,
+            ssh_user=machine.ssh_user or None,
+            host_key=HostKey.of(machine),
+            price_per_hour=price_per_hour(machine, prices),
         )
 
 
@@ -65,7 +64,7 @@ class InstanceList(BaseModel):
     next_after: str | None = Field(None, description="`after` of the next page; null on the last one.")
 
 
-class HibernateRequest(Reach):
+class HibernateRequest(MachineAddress):
     """How the machine is reached, where that is not known, and whether it is to be destroyed."""
 
     model_config = ConfigDict(
@@ -78,7 +77,7 @@ class HibernateRequest(Reach):
     )
 
 
-class WakeRequest(Reach):
+class WakeRequest(MachineAddress):
     """What to wake from, and a machine that exists (`ssh_host`) or the wish for one to rent."""
 
     model_config = ConfigDict(
@@ -119,76 +118,66 @@ class WakeRequest(Reach):
 
 @router.get("", responses=documented(502))
 async def instances(
-    opened: Opened,
+    gateway: SharedGateway,
     limit: Annotated[int, Query(ge=1, le=MACHINES_MAX)] = 100,
     after: Annotated[str | None, Query(max_length=200, description="`next_after` of the page before.")] = None,
     status: Annotated[Literal["awake", "asleep", "waking"] | None, Query(description="Only these.")] = None,
 ) -> InstanceList:
     """The machines that are known, with what they cost as far as that is on record."""
-    entries = [one for one in await opened.estate.machines.every() if status in (None, one.status)]
-    following = [entry for entry in entries if after is None or entry.block > after]
-    prices = await opened.estate.known_prices()
-    shown = [InstanceView.of(entry, prices) for entry in following[:limit]]
+    machines = [one for one in await gateway.machines.every() if status in (None, one.status)]
+    following = [machine for machine in machines if after is None or machine.block > after]
+    prices = await gateway.prices.known_or_none()
+    shown = [InstanceView.of(machine, prices) for machine in following[:limit]]
     return InstanceList(instances=shown, next_after=following[limit - 1].block if len(following) > limit else None)
 
 
 @router.get("/{id}", responses=documented(404, 409, 502))
-async def instance(opened: Opened, id: Id) -> InstanceView:
+async def instance(gateway: SharedGateway, id: Id) -> InstanceView:
     """One machine, by its block's name or its instance's id."""
-    entry = await opened.estate.machines.find(id)
-    if entry is None:
+    machine = await gateway.machines.find(id)
+    if machine is None:
         raise NotFound(f"no machine is known as '{id}'")
-    return InstanceView.of(entry, await opened.estate.known_prices())
+    return InstanceView.of(machine, await gateway.prices.known_or_none())
 
 
-_STARTED: dict[str, Any] = {
-    "status_code": 202,
-    "response_model_exclude_none": True,
-    "responses": {200: {"model": Ordered, "description": "It is over."}, **documented(404, 409, 502, 504)},
-}
-
-
-@router.post("/{id}/hibernate", **_STARTED)
-async def hibernate(
-    id: Id, asked: HibernateRequest, opened: Opened, key: IdempotencyKey, response: Response, wait: Wait = 0
-) -> Ordered:
+@router.post("/{id}/hibernate", **STARTED)
+async def hibernate(id: Id, asked: HibernateRequest, order: NewOrder) -> Ordered:
     """Take a snapshot, read all of it back, and then, if asked, destroy the machine: a run of the flow `hibernate`."""
-    estate = opened.estate
+    gateway = order.gateway
 
     async def parameters(earlier: Parameters) -> Parameters:
         return {
-            "machine": await estate.block_of(id, asked, earlier, destroys=asked.destroy_after),
-            "store": opened.settings.store,
+            "machine": await gateway.register.block_for(id, asked, earlier, destroys=asked.destroy_after),
+            "store": gateway.settings.store,
             "workspace": asked.workspace_path,
             "snapshot_id": earlier.get("snapshot_id") or new_snapshot_id(),
             "destroy": asked.destroy_after,
         }
 
-    view = await estate.orders.place("hibernate", key, f"instance:{id}", parameters, wait)
-    return answered(Ordered.of(view, await estate.shown(view), id), response)
+    return await order.place("hibernate", f"instance:{id}", parameters, id)
 
 
-@router.post("/{id}/wake", **_STARTED)
-async def wake(
-    id: Id, asked: WakeRequest, opened: Opened, key: IdempotencyKey, response: Response, wait: Wait = 0
-) -> Ordered:
+@router.post("/{id}/wake", **STARTED)
+async def wake(id: Id, asked: WakeRequest, order: NewOrder) -> Ordered:
     """Wake a machine: rent one and restore onto it, or onto one that exists. A run of the flow `wake`."""
-    estate = opened.estate
+    gateway, wanted = order.gateway, asked.snapshot_id
 
     async def parameters(earlier: Parameters) -> Parameters:
-        if asked.snapshot_id is not None and not earlier:
-            await estate.threads.run(partial(estate.catalog.machine_of, asked.snapshot_id), "the store")
+        if wanted is not None and not earlier:
+            await gateway.ask_store(lambda catalog: catalog.machine_of(wanted))  # not-found now, not later
         provider, sleeps_in = earlier.get("provider"), earlier.get("snapshot")
         if earlier or asked.ssh_host is not None:
-            block = await estate.block_of(id, asked, earlier)
+            block = await gateway.register.block_for(id, asked, earlier)
         else:
-            if asked.snapshot_id is None and await estate.machines.find(id) is None:
-                _no_snapshot(id)  # before a block is made
-            entry, provider = await estate.admission.sleeping(id)
-            block, sleeps_in = entry.block, entry.snapshot
+            if wanted is None and await gateway.machines.find(id) is None:
+                raise _no_snapshot(id)  # before a block is made
+            machine, provider = await gateway.register.sleeping(id)
+            block, sleeps_in = machine.block, machine.snapshot
+        if not (wanted or sleeps_in):
+            raise _no_snapshot(id)
         return {
-            "snapshot": asked.snapshot_id or sleeps_in or _no_snapshot(id),
-            "store": opened.settings.store,
+            "snapshot": wanted or sleeps_in,
+            "store": gateway.settings.store,
             "machine": block,
             "provider": provider,
             "workspace": asked.workspace_path,
@@ -196,10 +185,9 @@ async def wake(
             **asked.wish,
         }
 
-    view = await estate.orders.place("wake", key, f"instance:{id}", parameters, wait)
-    return answered(Ordered.of(view, await estate.shown(view), id), response)
+    return await order.place("wake", f"instance:{id}", parameters, id)
 
 
-def _no_snapshot(instance_id: str) -> str:
+def _no_snapshot(instance_id: str) -> Problem:
     detail = f"snapshot_id: machine '{instance_id}' has not slept yet, so say which snapshot to wake it from"
-    raise Problem(422, "invalid-request", detail=detail)
+    return Problem("invalid-request", detail)

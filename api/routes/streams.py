@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Response, WebSocket, WebSocketDisconnect
 from starlette.types import Receive, Scope, Send
 
-from api.gateway import Gateway
-from api.http.auth import caller
+from api.deps import SharedGateway, caller
+from api.http.limits import within
 from api.http.problems import Problem, documented, problem_of
-from api.routes.generation import RUN_ID, Opened
+from api.routes.generation import RUN_ID
 from api.runs.run_view import RunView
-from api.runs.watching import Follower, Watches
+from api.runs.watching import Follower, Watchers
 from poorwill.errors import PoorwillError
 
 router = APIRouter(tags=["streams"])
 STREAM_S_MAX = 3600.0
-"""After so long a stream ends, and who still wants it asks again."""
+"""A stream ends after this time; a client that wants more of it connects again."""
 SEND_TIMEOUT_S = 30.0
-"""A listener that takes nothing for so long is gone."""
+"""A listener that takes nothing for this time is gone."""
 LAST_EVENT = "end"
 SUBPROTOCOL = "bearer"
 HEARD_MAX = 100
@@ -40,21 +40,21 @@ NORMAL, POLICY, TRY_AGAIN = 1000, 1008, 1013
             "The last one, of a run that is over, has the id `end`.",
             "content": {"text/event-stream": {"schema": {"type": "string"}, "example": "event: run\ndata: {}\n\n"}},
         },
-        204: {"description": "All was told before: the request has `Last-Event-ID: end`."},
+        204: {"description": "There is nothing more to send: the request has `Last-Event-ID: end`."},
         **documented(404, 502),
     },
 )
 async def events(
-    opened: Opened,
+    gateway: SharedGateway,
     id: Annotated[UUID, Path(examples=[RUN_ID])],
     last_event_id: Annotated[str | None, Header(description="What a browser sends when it connects again.")] = None,
 ) -> Response:
     """A run's changes as server-sent events."""
     if last_event_id == LAST_EVENT:
         return Response(status_code=204)
-    # Known to be there before the answer begins: afterwards there is no status to tell it by.
-    await opened.runs.view(id)
-    return EventStream(opened.watches, id, opened.settings.heartbeat_s)
+    # A run that does not exist must be found out before the answer begins: later there is no status to say so.
+    await gateway.runs.view(id)
+    return EventStream(gateway.watchers, id, gateway.settings.heartbeat_s)
 
 
 class EventStream(Response):
@@ -62,25 +62,25 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, watches: Watches, run_id: UUID, heartbeat_s: float) -> None:
+    def __init__(self, watchers: Watchers, run_id: UUID, heartbeat_s: float) -> None:
         super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._watches, self._run_id, self._heartbeat_s = watches, run_id, heartbeat_s
+        self._watchers, self._run_id, self._heartbeat_s = watchers, run_id, heartbeat_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Problem `too-many-requests`, before anything is sent."""
-        async with self._watches.of(self._run_id) as follower:
+        async with self._watchers.of(self._run_id) as follower:
             await _first_of(_until_disconnected(receive), self._tell(follower, send))
 
     async def _tell(self, follower: Follower, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for view in _views(follower, self._heartbeat_s):
-            await _in_time(send({"type": "http.response.body", "body": _event(view), "more_body": True}))
-        await _in_time(send({"type": "http.response.body", "body": b""}))
+            await within(SEND_TIMEOUT_S, send({"type": "http.response.body", "body": _event(view), "more_body": True}))
+        await within(SEND_TIMEOUT_S, send({"type": "http.response.body", "body": b""}))
 
 
 async def _views(follower: Follower, heartbeat_s: float) -> AsyncIterator[RunView | None]:
-    """Each new view, None when there was none for a while. Ends with the run, or when nobody knows it any more."""
+    """Each new view; None if nothing changed for a while. Ends with the run, or when it is deleted."""
     ends_s = time.monotonic() + STREAM_S_MAX
     while time.monotonic() < ends_s:
         try:
@@ -104,13 +104,8 @@ async def _until_disconnected(receive: Receive) -> None:
         pass
 
 
-async def _in_time(sending: Awaitable[None]) -> None:
-    async with asyncio.timeout(SEND_TIMEOUT_S):
-        await sending
-
-
 async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
-    """Until one of them ends; the others are cancelled. A listener that takes nothing any more is no error."""
+    """Until one of them ends; the others are cancelled. A listener that has gone is not an error."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -126,22 +121,19 @@ async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
 
 
 @router.websocket("/ws/runs/{id}")
-async def follow(socket: WebSocket, id: UUID) -> None:
+async def follow(socket: WebSocket, id: UUID, gateway: SharedGateway) -> None:
     """The same over a WebSocket: text messages, each a RunView; closed with 1000 when the run is over, with 1013 when
     the stream has lasted an hour.
 
     The token comes in the header Authorization or, from browsers, as the second of the subprotocols `bearer, <token>`.
     """
-    opened: Gateway = socket.app.state.gateway
     token, subprotocol = _token_of(socket)
     try:
-        socket.state.caller = opened.guard.admit(token).name
-        async with opened.watches.of(id) as follower:
+        socket.state.caller = gateway.guard.admit(token).name
+        async with gateway.watchers.of(id) as follower:
             await socket.accept(subprotocol)
-            await _first_of(_until_too_much(socket), _tell(socket, follower, opened.settings.heartbeat_s))
-    except Problem as problem:
-        await socket.send_denial_response(problem.response(socket.state.request_id))
-    except PoorwillError as error:
+            await _first_of(_until_too_much(socket), _tell(socket, follower, gateway.settings.heartbeat_s))
+    except (Problem, PoorwillError) as error:
         await socket.send_denial_response(problem_of(error).response(socket.state.request_id))
 
 
@@ -157,14 +149,14 @@ def _token_of(socket: WebSocket) -> tuple[str | None, str | None]:
 async def _tell(socket: WebSocket, follower: Follower, heartbeat_s: float) -> None:
     over = False
     async for view in _views(follower, heartbeat_s):
-        if view is not None:  # the server's pings tell that the other side is still there
-            await _in_time(socket.send_text(view.model_dump_json(exclude_none=True)))
+        if view is not None:  # no heartbeat: the server pings by itself
+            await within(SEND_TIMEOUT_S, socket.send_text(view.model_dump_json(exclude_none=True)))
             over = view.status.is_over
-    await _in_time(socket.close(NORMAL if over else TRY_AGAIN))
+    await within(SEND_TIMEOUT_S, socket.close(NORMAL if over else TRY_AGAIN))
 
 
 async def _until_too_much(socket: WebSocket) -> None:
-    """There is nothing to say here: some messages are ignored, and then the socket is closed."""
+    """Clients have nothing to send: HEARD_MAX messages are ignored, then the socket is closed."""
     for _ in range(HEARD_MAX):
         if (await socket.receive())["type"] == "websocket.disconnect":
             return

@@ -1,4 +1,5 @@
-"""Reads of many callers made few: what is asked for at about the same time is read at once, and kept for a moment."""
+"""Reads of many callers combined: keys that are asked for at about the same time are read in one call, and kept for a
+moment."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ APART_S = 0.04
 
 
 class BatchReader(Generic[K, V]):
-    """`get(key)` answers what `read` gives for it, None where it gives nothing.
+    """`get(key)` answers what `read` finds for the key, or None.
 
-    At most `batches_max` reads of at most `batch_max` keys are on their way, and one begins `apart_s` after the other
-    or later: however many callers there are, what lies behind has no more to do than that, and one caller alone does
-    not wait. An answer is good for `keep_s(answer)` seconds, and the `entries_max` last asked for are kept.
+    At most `batches_max` reads of at most `batch_max` keys are under way, and they begin at least `apart_s` apart:
+    that bounds the load on the server, however many callers there are, and one caller alone does not wait. An answer
+    is kept for `keep_s(answer)` seconds, and of all answers the `entries_max` last asked for.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class BatchReader(Generic[K, V]):
         self._batch_max, self._apart_s, self._entries_max = batch_max, apart_s, entries_max
         self._slots = asyncio.Semaphore(batches_max)
         self._kept: OrderedDict[K, tuple[float, V | None]] = OrderedDict()
-        self._asked: dict[K, asyncio.Future[V | None]] = {}  # waiting or on their way
+        self._asked: dict[K, asyncio.Future[V | None]] = {}  # waiting or being read
         self._waiting: list[K] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._gathering, self._next_s = False, 0.0
@@ -58,13 +59,13 @@ class BatchReader(Generic[K, V]):
         return await asyncio.shield(future)
 
     def forget(self, key: K) -> None:
-        """It has changed: nothing that was read before is answered from now on."""
+        """The key's value has changed: no later `get` answers what was read before."""
         self._kept.pop(key, None)
         if key in self._asked and key not in self._waiting:
             del self._asked[key]
 
     async def close(self) -> None:
-        """End what is on its way."""
+        """Cancel the reads under way."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -115,6 +116,6 @@ class BatchReader(Generic[K, V]):
             if not future.done():
                 if isinstance(error, Exception):
                     future.set_exception(error)
-                    future.exception()  # somebody who no longer waits is no reason to complain
+                    future.exception()  # mark it as seen, though its caller may have left
                 else:
                     future.cancel()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable
 from typing import Any, TypeVar
-from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
+from api.http.limits import within
 from api.http.problems import Problem, unavailable
 from api.runs.transport import PatientTransport
 from poorwill.errors import UsageError
@@ -20,7 +18,7 @@ from poorwill.errors import UsageError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 GRACE_S = 1.0
-"""The transport gives up by itself; this is for what it does not see."""
+"""Added to the transport's own timeout, for calls that hang elsewhere."""
 
 
 def open_client(timeout_s: float) -> PrefectClient:
@@ -31,23 +29,22 @@ def open_client(timeout_s: float) -> PrefectClient:
     return get_client(httpx_settings={"transport": transport, "timeout": httpx.Timeout(timeout_s)})
 
 
-class Server:
-    """The Prefect server behind `client`, asked with a limit of `timeout_s` for each call.
+class Prefect:
+    """The Prefect server behind `client`. Each call ends within `timeout_s`.
 
-    Within it, requests are sent again (`transport.py`), so that a busy moment or a short restart is not noticed.
+    Within it, requests are sent again (`transport.py`), so that a busy moment or a short restart goes unnoticed.
     """
 
     def __init__(self, client: PrefectClient, timeout_s: float) -> None:
-        self.client, self.timeout_s = client, timeout_s
+        self.client, self._timeout_s = client, timeout_s
 
-    async def ask(self, call: Awaitable[T], timeout_s: float | None = None) -> T:
-        """What the call answers. Problem `unavailable` where there is no answer, or one that says so.
+    async def ask(self, call: Awaitable[T]) -> T:
+        """What the call answers. Problem `unavailable` if there is no answer, or one that says so.
 
-        ObjectNotFound and httpx.HTTPStatusError of other answers are the caller's to translate.
+        ObjectNotFound and httpx.HTTPStatusError of other answers pass.
         """
         try:
-            async with asyncio.timeout((self.timeout_s if timeout_s is None else timeout_s) + GRACE_S):
-                return await call
+            return await within(self._timeout_s + GRACE_S, call)
         except (TimeoutError, httpx.TransportError) as error:
             log.warning("no answer of the Prefect server: %s", error or type(error).__name__)
             raise unavailable("the Prefect server does not answer") from None
@@ -55,7 +52,7 @@ class Server:
             raise _translated(error) from None
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The JSON that a POST gives; as `ask`."""
+        """The JSON that a POST answers; as `ask`."""
         answer = await self.ask(self.client.request("POST", path, json=body))  # type: ignore[arg-type]
         return answer.json()
 
@@ -64,15 +61,8 @@ def _translated(error: httpx.HTTPStatusError) -> Exception:
     status = error.response.status_code
     if status in (401, 403):
         log.error("the Prefect server refuses the gateway's credentials: set PREFECT_API_AUTH_STRING")
-        return Problem(502, "internal", detail="the Prefect server refuses the gateway's credentials")
+        return Problem("internal", "the Prefect server refuses the gateway's credentials")
     if status >= 500 or status in (408, 429):
         log.warning("the Prefect server answered %d", status)
         return unavailable(f"the Prefect server answered {status}")
     return error
-
-
-def not_found(run_id: UUID) -> Problem:
-    return Problem(404, "not-found", detail=f"there is no run {run_id}")
-
-
-__all__ = ["ObjectNotFound", "Server", "not_found", "open_client"]

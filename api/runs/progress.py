@@ -8,45 +8,34 @@ from typing import Any
 from uuid import UUID
 
 from api.runs.batching import BatchReader
-from api.runs.client import Server
+from api.runs.client import Prefect
 from poorwill.runs import Progress
 
 KEEP_S = 1.0
 BATCH_MAX = 40
 LIMIT = 200
 """Prefect's most for one answer."""
-# What share of a generation is behind it when each step begins; most of the time is denoising.
+# How far a generation is when each step begins; most of the time is denoising.
 LOAD_AT, DENOISE_AT, ENCODE_AT, UPLOAD_AT = 0.02, 0.05, 0.9, 0.97
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What is said of a running run."""
-
-    step: str
-    progress: float
-    eta_s: float | None = None
-
-    def fields(self) -> dict[str, Any]:
-        return {"step": self.step, "progress": round(self.progress, 3), "eta_s": self.eta_s}
-
-
-@dataclass(frozen=True, slots=True)
 class Seen:
-    """All that was read of one run: the progress of its steps by name, and its running tasks, the newest first."""
+    """A running run: the progress of its steps by name, and its running tasks, the newest first."""
 
     steps: dict[str, Progress]
     tasks: tuple[str, ...]
 
 
 class ProgressReader:
-    """`of(run, flow)`; reads are shared by all who ask within a moment."""
+    """Reads are shared by all who ask within a moment."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, prefect: Prefect) -> None:
+        self._prefect = prefect
         self._reader: BatchReader[UUID, Seen] = BatchReader(self._read, lambda seen: KEEP_S, batch_max=BATCH_MAX)
 
-    async def of(self, run: UUID, flow: str) -> Shown:
+    async def of(self, run: UUID, flow: str) -> dict[str, Any]:
+        """`step`, `progress` and `eta_s` of a run's view."""
         seen = await self._reader.get(run) or Seen({}, ())
         return generating(seen) if flow == "generate" else working(seen)
 
@@ -61,7 +50,7 @@ class ProgressReader:
         chosen = {"flow_run_id": {"any_": [str(run) for run in runs]}, "type": {"any_": ["progress"]}}
         body = {"artifacts": chosen, "sort": "UPDATED_DESC", "limit": LIMIT}
         found: dict[UUID, dict[str, Progress]] = {}
-        for artifact in await self._server.post("/artifacts/filter", body):
+        for artifact in await self._prefect.post("/artifacts/filter", body):
             progress = Progress.of_artifact(artifact)
             found.setdefault(UUID(artifact["flow_run_id"]), {}).setdefault(progress.step, progress)  # the newest
         return found
@@ -70,34 +59,37 @@ class ProgressReader:
         chosen = {"flow_run_id": {"any_": [str(run) for run in runs]}, "state": {"type": {"any_": ["RUNNING"]}}}
         body = {"task_runs": chosen, "sort": "EXPECTED_START_TIME_DESC", "limit": LIMIT}
         found: dict[UUID, list[str]] = {}
-        for task in await self._server.post("/task_runs/filter", body):
+        for task in await self._prefect.post("/task_runs/filter", body):
             # Prefect names a task run after its task, with a suffix of three characters.
             found.setdefault(UUID(task["flow_run_id"]), []).append(str(task["name"]).rpartition("-")[0] or task["name"])
         return found
 
 
-def generating(seen: Seen) -> Shown:
+def generating(seen: Seen) -> dict[str, Any]:
     """download, load, denoise k/n, encode, upload."""
-    denoised, encoded = seen.steps.get("denoised"), seen.steps.get("encoded")
+    denoised, encoded = seen.steps.get("denoised"), seen.steps.get("encoded", Progress("encoded", 0))
     if denoised is None:
-        return Shown("load", LOAD_AT) if "infer" in seen.tasks else Shown("download", 0.0)
+        return _fields("load", LOAD_AT) if "infer" in seen.tasks else _fields("download", 0.0)
     if denoised.percent < 100:
         count = f" {denoised.done:.0f}/{denoised.total:.0f}" if denoised.unit == "steps" else ""
-        return Shown(f"denoise{count}", _between(DENOISE_AT, ENCODE_AT, denoised), denoised.eta_s)
-    if encoded is None or encoded.percent < 100:
-        encoded = encoded or Progress("encoded", 0)
-        return Shown("encode", _between(ENCODE_AT, UPLOAD_AT, encoded), encoded.eta_s)
-    return Shown("upload", UPLOAD_AT)
+        return _fields(f"denoise{count}", _between(DENOISE_AT, ENCODE_AT, denoised), denoised.eta_s)
+    if encoded.percent < 100:
+        return _fields("encode", _between(ENCODE_AT, UPLOAD_AT, encoded), encoded.eta_s)
+    return _fields("upload", UPLOAD_AT)
 
 
-def working(seen: Seen) -> Shown:
-    """The task that runs, and how far the slowest step is; after all of them come short ones."""
+def working(seen: Seen) -> dict[str, Any]:
+    """The task that runs, and how far the slowest step is; short tasks follow after all of them."""
     task = seen.tasks[0] if seen.tasks else "start"
     if not seen.steps:
-        return Shown(task, 0.0)
+        return _fields(task, 0.0)
     slowest = min(seen.steps.values(), key=lambda progress: progress.percent)
-    return Shown(task, _between(0.0, UPLOAD_AT, slowest), slowest.eta_s)
+    return _fields(task, _between(0.0, UPLOAD_AT, slowest), slowest.eta_s)
 
 
 def _between(start: float, end: float, progress: Progress) -> float:
     return start + progress.percent / 100 * (end - start)
+
+
+def _fields(step: str, progress: float, eta_s: float | None = None) -> dict[str, Any]:
+    return {"step": step, "progress": round(progress, 3), "eta_s": eta_s}

@@ -1,4 +1,4 @@
-"""The queue of each deployment: how long it is, and who is where in it."""
+"""The queue of each deployment: its length, and the position of a run in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from api.runs.batching import BatchReader
-from api.runs.client import Server
+from api.runs.client import Prefect
 from api.runs.run_view import Run
 from poorwill.runs import QUEUED_TYPES
 
@@ -20,12 +20,12 @@ Place = tuple[UUID, datetime]
 
 
 class Queue:
-    """Counts, which cost Prefect's server little, and are kept: a length for a second, a position for the longer the
-    further back it is (`position / PLACES_A_SECOND` seconds), since it changes in steps that are small beside it. So a
-    thousand runs that are all asked for cost no more than some dozens."""
+    """Counts on Prefect's server, which are kept: a length for a second, a position the longer the further back it is
+    (`position / PLACES_A_SECOND` seconds), since it then changes little beside its value. So a thousand runs that are
+    all asked for cost no more than some dozens."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, prefect: Prefect) -> None:
+        self._prefect = prefect
         self._depths: BatchReader[UUID, int] = BatchReader(self._read_depths, lambda depth: DEPTH_KEPT_S)
         self._positions: BatchReader[Place, int] = BatchReader(
             self._read_positions, _position_kept_s, batch_max=AT_ONCE_MAX
@@ -33,12 +33,12 @@ class Queue:
         self._created_since: dict[UUID, int] = {}
 
     async def depth(self, deployment: UUID) -> int:
-        """How many runs wait, with those that this process has created since it looked."""
+        """How many runs wait, with those that this process created since they were counted."""
         depth = await self._depths.get(deployment) or 0
         return depth + self._created_since.get(deployment, 0)
 
     async def position(self, run: Run) -> int | None:
-        """1 for the next; None for a run that no deployment has."""
+        """1 for the next run; None for a run without a deployment."""
         if run.deployment_id is None:
             return None
         return await self._positions.get((run.deployment_id, run.expected_at or run.created_at))
@@ -57,12 +57,12 @@ class Queue:
         return dict(zip(deployments, counts, strict=True))
 
     async def _read_positions(self, places: list[Place]) -> dict[Place, int]:
-        """A run is counted with those before it, unless it has just begun."""
+        """A run is counted with those before it, unless it began just now."""
         counts = await asyncio.gather(*(self._count(_waiting(*place)) for place in places))
         return {place: max(1, count) for place, count in zip(places, counts, strict=True)}
 
     async def _count(self, chosen: dict[str, Any]) -> int:
-        return int(await self._server.post("/flow_runs/count", {"flow_runs": chosen}))
+        return int(await self._prefect.post("/flow_runs/count", {"flow_runs": chosen}))
 
 
 def _waiting(deployment: UUID, until: datetime | None = None) -> dict[str, Any]:

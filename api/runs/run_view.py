@@ -1,4 +1,4 @@
-"""A run as clients see it: one of five states, and what there is to say in each."""
+"""A run as clients see it: its status, and what is known of a run in that status."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from api.http.problems import kind_of
 from poorwill.runs import MESSAGE_CHARS_MAX, Failure, Status, status_of
 
 REQUEST_LABEL = "poorwill.request"
-"""Label of a run that holds the digest of what was asked for: how a repeated Idempotency-Key is told from another
-request with the same key."""
+"""The label of a run that holds the digest of its request: it tells a repeated request from another one with the same
+Idempotency-Key."""
 _STEP_OF = {"CANCELLING": "cancel", "PAUSED": "paused"}
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is kept of a run that was read: little, whatever its parameters hold."""
+    """What is kept of a flow run: little, whatever its parameters hold."""
 
     id: UUID
     flow_id: UUID
@@ -42,12 +42,12 @@ class Run:
 
     @property
     def step(self) -> str | None:
-        """What a state says of the step by itself."""
+        """The step that the state alone tells."""
         return _STEP_OF.get(self.state_type)
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Run:
-        """From what Prefect's API says of a flow run."""
+        """From a flow run as Prefect's API answers it."""
         parameters, state = document.get("parameters") or {}, document.get("state") or {}
         labels = document.get("labels") or {}
         return cls(
@@ -119,8 +119,8 @@ class RunView(BaseModel):
 
     @classmethod
     def of(cls, run: Run, flow: str, **more: Any) -> RunView:
-        """`more`: what there is to say in its state."""
-        # Prefect dates the beginning of a run that was ended before it began.
+        """`more`: fields of a run in its status."""
+        # Prefect gives a run that was cancelled before it began a start time, too.
         began = run.status is not Status.CANCELLED or run.started_at != run.ended_at
         return cls(
             id=run.id,

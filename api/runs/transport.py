@@ -1,7 +1,7 @@
-"""How the gateway's requests reach Prefect's server: tried again at once, and for a bounded time.
+"""How the gateway's requests reach Prefect's server: sent again after short pauses, for a bounded time.
 
 Prefect's own client waits two seconds and more before it tries again, and with retries turned off it still waits
-before it gives up. SQLite's writers turn each other away for milliseconds, about once in a hundred new runs, which the
+before it gives up. SQLite's writers block each other for milliseconds, about once in a hundred new runs, which the
 server answers with 503: waiting for seconds would be the slowest thing that the gateway does.
 """
 
@@ -16,6 +16,7 @@ import certifi
 import httpx
 from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_TLS_INSECURE_SKIP_VERIFY
 
+from api.http.limits import within
 from api.runs.write_gate import WriteGate
 from poorwill.retry import Backoff, Pauses
 
@@ -25,20 +26,20 @@ KEEPALIVE_S = 4.0
 BACKOFF = Backoff(first_s=0.03, max_s=0.5)
 _BUSY = (429, 502, 503)
 _READS = ("/filter", "/count", "/history", "/paginate")
-"""How the paths end by which Prefect's API is asked with POST."""
+"""The ends of the paths where a POST to Prefect's API only reads."""
 _LOST = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
 class Unanswered(httpx.TransportError):
-    """No answer in time. None of the errors that Prefect's client would try again for."""
+    """No answer in time. Prefect's client does not try again after this error."""
 
 
 class PatientTransport(httpx.AsyncBaseTransport):
     """Sends a request again, with short pauses, while the server is busy or cannot be reached, for `patience_s` in all.
 
-    For requests that may be sent twice: what the gateway creates has an idempotency key. Once a server was away for all
-    of that time, each request asks once and is `Unanswered` at once, until there is an answer again: nobody waits in
-    vain for a server that is known to be gone. Writes pass a gate.
+    For requests that may be sent twice: what the gateway creates has an idempotency key. Once the server was away for
+    all of that time, each request is sent once and is `Unanswered` at once, until there is an answer again: no caller
+    waits for a server that is known to be away. Writes pass a gate.
     """
 
     def __init__(
@@ -64,10 +65,13 @@ class PatientTransport(httpx.AsyncBaseTransport):
         if request.method == "GET" or request.url.path.endswith(_READS):
             return await self._answer(request, pauses)
         try:
-            async with asyncio.timeout(self._patience_s), self._gate.enter():
-                answer = await self._answer(request, pauses)
+            return await within(self._patience_s, self._write(request, pauses))
         except TimeoutError:
-            raise Unanswered("too many writes wait for it", request=request) from None
+            raise Unanswered("too many writes wait", request=request) from None
+
+    async def _write(self, request: httpx.Request, pauses: Pauses) -> httpx.Response:
+        async with self._gate.enter():
+            answer = await self._answer(request, pauses)
         self._gate.widen()
         return answer
 

@@ -1,4 +1,4 @@
-"""Following runs: one watcher for each run that somebody follows, however many they are."""
+"""Following runs: one watcher for each followed run, however many follow it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
 
+from api.http.limits import within
 from api.http.problems import Problem
 from api.runs.run_view import RunView
 from api.runs.runs import Runs
@@ -15,12 +16,12 @@ from api.runs.runs import Runs
 log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.5
 AWAY_S = 2.0
-"""How long to leave a server alone that does not answer."""
+"""The pause after a look that the server did not answer."""
 RETRY_AFTER_S = 10.0
 
 
 class Follower:
-    """What one listener has not been told yet: the newest view, and only that. Whoever is slow misses what is old."""
+    """The newest view that one listener has not got yet. A slow listener misses the older ones."""
 
     def __init__(self) -> None:
         self._news = asyncio.Event()
@@ -36,10 +37,9 @@ class Follower:
         self._news.set()
 
     async def next(self, timeout_s: float) -> RunView | None:
-        """The newest view once there is one; None if nothing has changed for so long. Raises why there is no more."""
+        """The next view; None if nothing changed in that time. Raises the error that ended the watching."""
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._news.wait()
+            await within(timeout_s, self._news.wait())
         except TimeoutError:
             return None
         self._news.clear()
@@ -49,31 +49,27 @@ class Follower:
         return view
 
 
-class Watches:
-    """`async with of(run) as follower:`; at most `followers_max` at once. Watchers go with their last follower."""
+class Watchers:
+    """`async with of(run) as follower:`; at most `followers_max` at once. A watcher ends with its last follower."""
 
     def __init__(self, runs: Runs, followers_max: int, look_every_s: float = LOOK_EVERY_S) -> None:
         self._runs, self._followers_max, self._look_every_s = runs, followers_max, look_every_s
         self._followers: dict[UUID, set[Follower]] = {}
         self._watchers: dict[UUID, asyncio.Task[None]] = {}
-        self._count = 0
+        self._followers_count = 0
 
     @property
-    def watchers(self) -> int:
-        """How many runs are looked at."""
+    def count(self) -> int:
+        """How many runs are watched."""
         return len(self._watchers)
 
     @asynccontextmanager
     async def of(self, run_id: UUID) -> AsyncIterator[Follower]:
         """The first view is there at once. Problems: not-found, too-many-requests, unavailable."""
-        if self._count >= self._followers_max:
-            raise Problem(
-                429,
-                "too-many-requests",
-                detail=f"{self._count} streams are open, as many as are allowed",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        self._count += 1
+        if self._followers_count >= self._followers_max:
+            detail = f"{self._followers_count} streams are open, as many as are allowed"
+            raise Problem("too-many-requests", detail, retry_after_s=RETRY_AFTER_S)
+        self._followers_count += 1
         follower = Follower()
         try:
             follower.tell(await self._runs.view(run_id))
@@ -82,11 +78,11 @@ class Watches:
                 self._watchers[run_id] = asyncio.create_task(self._watch(run_id), name=f"watch {run_id}")
             yield follower
         finally:
-            self._count -= 1
+            self._followers_count -= 1
             self._leave(run_id, follower)
 
     async def close(self) -> None:
-        """End the watchers, and with them what is followed."""
+        """End all watchers."""
         watchers = list(self._watchers.values())
         for watcher in watchers:
             watcher.cancel()
@@ -103,7 +99,7 @@ class Watches:
                 watcher.cancel()
 
     async def _watch(self, run_id: UUID) -> None:
-        """Look again and again, and tell what is new; until the run is over. A server that is away is waited for."""
+        """Tell the followers each new view until the run is over. Goes on after a time without a server."""
         last: RunView | None = None
         while True:
             pause_s = self._look_every_s

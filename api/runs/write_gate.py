@@ -1,4 +1,4 @@
-"""How many writes are on their way to Prefect's server at once."""
+"""A limit on the writes to Prefect's server that are under way at once."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager
 
 AT_ONCE_MAX = 8.0
 WIDEN = 1 / 16
-"""By so much of a place, shared by all that there are, for each success: from one to two after two dozen."""
+"""Each success adds this share of a place, divided by the present limit: from one place to two after two dozen."""
 
 
 class WriteGate:
-    """Additive increase, multiplicative decrease, as in RFC 5681: `narrow` when the server turned a write away.
+    """Additive increase, multiplicative decrease, as in RFC 5681: `narrow` when the server refused a write.
 
-    SQLite has one writer, and whoever has read before it wrote is turned away when another was faster: many writes at
-    once then come to nothing, again and again, and the more of them are sent, the fewer get through. PostgreSQL takes
-    all that the gate lets in. First come, first served.
+    SQLite has one writer, and refuses a transaction that read before another one wrote: of many writes at once most
+    are refused, again and again, and the more are sent, the fewer succeed. PostgreSQL takes all that the gate lets in.
+    First come, first served.
     """
 
     def __init__(self, at_once_max: float = AT_ONCE_MAX) -> None:
@@ -27,19 +27,19 @@ class WriteGate:
 
     @property
     def limit(self) -> int:
-        """How many are let in at once now."""
+        """The present limit."""
         return int(self._limit)
 
     @asynccontextmanager
     async def enter(self) -> AsyncIterator[None]:
-        """Wait for a place; it is given back at the end."""
+        """Wait for a place, and give it back at the end."""
         if self._inside >= self.limit or self._waiting:
             place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(place)
             try:
                 await place
             except asyncio.CancelledError:
-                if place.done() and not place.cancelled():  # it had been given already
+                if place.done() and not place.cancelled():  # the place was given already
                     self._leave()
                 raise
         else:
@@ -50,11 +50,11 @@ class WriteGate:
             self._leave()
 
     def narrow(self) -> None:
-        """The server turned a write away."""
+        """The server refused a write."""
         self._limit = max(1.0, self._limit / 2)
 
     def widen(self) -> None:
-        """A write got through."""
+        """A write succeeded."""
         self._limit = min(self._at_once_max, self._limit + WIDEN / self._limit)
 
     def _leave(self) -> None:

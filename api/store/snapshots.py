@@ -30,15 +30,15 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is shown of a snapshot. `problem` says why the rest is empty: its metadata cannot be read."""
+    """One snapshot in a list. `problem` says why the rest is empty: its metadata cannot be read."""
 
     machine: str
     id: str
     name: str | None = None
     tags: tuple[str, ...] = ()
-    instance: str = ""
-    workspace: str = ""
-    created_at: str = ""
+    instance_id: str | None = None
+    workspace_path: str | None = None
+    created_at: str | None = None
     parent: str | None = None
     files: int = 0
     raw_bytes: int = 0
@@ -50,14 +50,14 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many bytes of data one stored byte stands for."""
+        """Bytes of data for each stored byte."""
         return round(self.data_bytes / self.stored_bytes, 3) if self.stored_bytes else None
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Newest first. `before` is where the next page goes on, None after the last. `verified`: when, by the store's
-    clock, the snapshots of this page that were read back were last read back; POSIX seconds."""
+    """Newest first. `before` is that of the next page, None after the last one. `verified`: when the snapshots of this
+    page were last verified, by the store's clock in POSIX seconds."""
 
     rows: tuple[Row, ...]
     verified: dict[Name, float]
@@ -65,9 +65,9 @@ class Page:
 
 
 class Catalog:
-    """One store's snapshots. Blocking and thread-safe; errors are the store's.
+    """The snapshots of one store. Blocking and thread-safe; errors are the store's.
 
-    `opened` opens the store, when it is needed and again each OPENED_S: its keys may have been replaced.
+    `opened` opens the store, when it is needed and again after OPENED_S: its keys may have been replaced.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Catalog:
             return opened
 
     def names(self, machines: Iterable[str] | None = None) -> Iterator[Name]:
-        """Of all machines, or of these."""
+        """The snapshots of all machines, or of these."""
         if machines is None:
             yield from catalog.names(self.store)
             return
@@ -115,9 +115,9 @@ class Catalog:
             yield from catalog.names(self.store, ids.checked_machine_name(machine))
 
     def page(self, machines: Iterable[str] | None, limit: int, before: str | None = None) -> Page:
-        """The newest `limit` snapshots that are older than `before`, which an earlier page gave. UsageError for a
-        `before` that is none."""
-        _ = self.store  # opened here, in the thread that was asked, and not by a reader
+        """The newest `limit` snapshots that are older than `before`, which an earlier page gave. UsageError for any
+        other `before`."""
+        _ = self.store  # opened here, in the caller's thread, and not by a reader
         known = sorted(machines) if machines is not None else None
         older = _parsed(before) if before is not None else None
         listed = self._readers.submit(self._verified, known)
@@ -130,16 +130,16 @@ class Catalog:
         return Page(rows, {name: verified[name] for name in wanted if name in verified}, following)
 
     def rows(self, names: Iterable[Name]) -> list[Row | None]:
-        """One for each name, several read at once; None for one that is gone. Damaged ones say so and fail nothing."""
+        """One for each name, several read at once; None for one that is gone, a `problem` for a damaged one."""
         return list(self._readers.map(self._row, names))
 
     def remembered(self, name: Name) -> Row | None:
-        """What is known of it without asking the store."""
+        """The row, if it is known without asking the store."""
         with self._lock:
             return self._rows.get(name)
 
     def one(self, snapshot_id: str) -> tuple[Row, float | None]:
-        """A snapshot of any machine, and when it was verified. NotFound, UsageError."""
+        """A snapshot of any machine, and when it was last verified. NotFound, UsageError."""
         machine = self.machine_of(snapshot_id)
         row = self._row((machine, snapshot_id))
         if row is None:
@@ -150,7 +150,7 @@ class Catalog:
             return row, None
 
     def machine_of(self, snapshot_id: str) -> str:
-        """Whose it is. NotFound, UsageError."""
+        """The machine of a snapshot. NotFound, UsageError."""
         ids.checked_snapshot_id(snapshot_id)
         with self._lock:
             seen = next((machine for machine, found in self._rows if found == snapshot_id), None)
@@ -163,7 +163,7 @@ class Catalog:
         return catalog.machine_of(self.store, snapshot_id)
 
     def _verified(self, machines: list[str] | None) -> dict[Name, float]:
-        """When each was verified: by the record's time, which saves reading thousands of them."""
+        """When each was verified: the time of its record, so that thousands of records need not be read."""
         prefixes = [VERIFIED] if machines is None else [f"{VERIFIED}{machine}/" for machine in machines]
         found = (listed for prefix in prefixes for listed in self.store.list(prefix))
         owned = ((keys.owner_of(listed.key), listed.modified_s) for listed in found)
@@ -204,14 +204,10 @@ def _row_of(document: Document) -> Row:
         id=document["snapshot_id"],
         name=name if isinstance(name, str) else None,
         tags=tuple(str(tag) for tag in tags[:TAGS_MAX]) if isinstance(tags, list) else (),
-        instance=document["instance"],
-        workspace=document["workspace"],
-        created_at=document["created_at"],
+        instance_id=document["instance"] or None,
+        workspace_path=document["workspace"] or None,
+        created_at=document["created_at"] or None,
         parent=document["parent"],
-        files=totals["files"],
-        raw_bytes=totals["raw_bytes"],
-        data_bytes=totals["data_bytes"],
-        stored_bytes=totals["stored_bytes"],
-        sent_bytes=totals["sent_bytes"],
         needs=tuple(document["needs"]),
+        **{total: totals[total] for total in ("files", "raw_bytes", "data_bytes", "stored_bytes", "sent_bytes")},
     )

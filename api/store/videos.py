@@ -1,4 +1,4 @@
-"""Where the videos of finished runs are: presigned by the store of their media block, without Prefect."""
+"""URLs of the videos of finished runs, presigned by the store of their media block, without Prefect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """What a browser opens, for some time."""
+    """URLs that a browser can open for some time."""
 
     url: str
     poster_url: str
@@ -36,10 +36,9 @@ class _Opened:
 
 
 class Videos:
-    """Opens each media block once in a while, and presigns: nothing is asked of the store.
+    """Opens each media block now and then, and presigns: the store itself is not asked.
 
-    URLs are kept for ten minutes and for no more than half of their life, those of the `URLS_MAX` runs that were asked
-    for last.
+    URLs are kept for ten minutes, at most for half of their life, and for the `URLS_MAX` runs asked for last.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,7 +49,7 @@ class Videos:
         self._threads = Threads(THREADS, OPEN_TIMEOUT_S)
 
     async def of(self, run: UUID, media: str) -> Video:
-        """NotFound and UsageError for a media block that is none; Problem `unavailable` if it could not be read."""
+        """NotFound and UsageError for an unknown media block; Problem `unavailable` if it could not be read."""
         kept = self._urls.get(run)
         if kept is not None and kept[0] > self._clock():
             self._urls.move_to_end(run)

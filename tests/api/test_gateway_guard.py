@@ -132,22 +132,37 @@ def test_tokens_change_without_a_restart(tmp_path: Path) -> None:
         ({"TOKENS": ONE}, "line 1: not 'name:token'"),
         ({"TOKENS_FILE": "/no/such/file"}, "TOKENS_FILE: there is no file /no/such/file"),
         ({"OPEN": "perhaps"}, "OPEN is 'perhaps'"),
-        ({"OPEN": "true", "QUEUE_MAX": "-1"}, "QUEUE_MAX is '-1': must be a whole number from 1"),
+        ({"OPEN": "true", "QUEUE_MAX": "-1"}, "QUEUE_MAX is '-1': must be greater than or equal to 1"),
+        ({"OPEN": "true", "QUEUE_MAX": "1.5"}, "QUEUE_MAX is '1.5': must be a valid integer"),
         ({"OPEN": "true", "RATE_PER_S": "nan"}, "RATE_PER_S is 'nan'"),
+        (
+            {"OPEN": "true", "RATE_PER_S": "no", "STREAMS_MAX": "-1"},
+            "RATE_PER_S is 'no'.*; POORWILL_API_STREAMS_MAX is",
+        ),
         ({"OPEN": "true", "BODY_BYTES_MAX": "9" * 30}, "BODY_BYTES_MAX"),
     ],
 )
-def test_settings_that_are_none(environment: dict[str, str], says: str) -> None:
+def test_wrong_settings(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], says: str) -> None:
     """One line that names the variable, and never a token."""
+    set_environment(monkeypatch, **environment)
     with pytest.raises(UsageError, match=says) as refused:
-        Settings.read({f"POORWILL_API_{name}": value for name, value in environment.items()})
+        Settings.read()
     assert "\n" not in str(refused.value) and ONE not in str(refused.value)
 
 
-def test_settings() -> None:
-    """As documented; a representation shows no token."""
-    given = Settings.read({"POORWILL_API_TOKENS": f"a:{ONE}, b:{TWO}", "POORWILL_API_QUEUE_MAX": "5",
-                           "POORWILL_API_CORS_ORIGINS": "https://a.example https://b.example"})  # fmt: skip
+def set_environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    """These variables of the gateway, and no other ones."""
+    for name in [name for name in os.environ if name.startswith("POORWILL_API_")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"POORWILL_API_{name}", value)
+
+
+def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As documented; an empty variable is as good as none; a representation shows no token."""
+    set_environment(monkeypatch, TOKENS=f"a:{ONE}, b:{TWO}", QUEUE_MAX="5", TOKENS_FILE="", STORE="",
+                    CORS_ORIGINS="https://a.example https://b.example")  # fmt: skip
+    given = Settings.read()
     assert given.tokens == (("a", ONE), ("b", TWO)) and given.queue_max == 5 and given.store == "default"
     assert given.cors_origins == ("https://a.example", "https://b.example") and ONE not in repr(given)
 

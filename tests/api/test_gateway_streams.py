@@ -21,7 +21,7 @@ from websockets.typing import Subprotocol
 from api.http.problems import Problem
 from api.runs.batching import BatchReader
 from api.runs.run_view import RunView
-from api.runs.watching import Follower, Watches
+from api.runs.watching import Follower, Watchers
 from api.runs.write_gate import WriteGate
 from deployments.servers.prefect_server import PrefectServer
 from poorwill.runs import Status
@@ -198,7 +198,7 @@ def test_a_slow_listener_gets_the_newest() -> None:
             follower.tell(view(status))
         found = await follower.next(1)
         assert found is not None and found.status is Status.DONE and await follower.next(0.01) is None
-        follower.fail(Problem(404, "not-found"))
+        follower.fail(Problem("not-found"))
         with pytest.raises(Problem):
             await follower.next(1)
 
@@ -218,15 +218,15 @@ def test_one_watcher_for_a_run() -> None:
 
     async def scenario() -> None:
         seen = Seen()
-        watches = Watches(seen, 100, look_every_s=0.01)  # type: ignore[arg-type]
+        watchers = Watchers(seen, 100, look_every_s=0.01)  # type: ignore[arg-type]
         run_id = uuid4()
-        async with watches.of(run_id) as one, watches.of(run_id) as two, watches.of(run_id):
-            assert watches.watchers == 1
+        async with watchers.of(run_id) as one, watchers.of(run_id) as two, watchers.of(run_id):
+            assert watchers.count == 1
             assert await one.next(1) == await two.next(1) == seen.now
             seen.now = view(Status.DONE)
             assert await one.next(1) == await two.next(1) == seen.now
-        assert watches.watchers == 0
-        await watches.close()
+        assert watchers.count == 0
+        await watchers.close()
 
     asyncio.run(scenario())
 
@@ -271,7 +271,7 @@ def test_reads_that_fail_and_callers_that_leave() -> None:
             begun.set()
             await go.wait()
             if failing:
-                raise Problem(503, "unavailable")
+                raise Problem("unavailable")
             return dict.fromkeys(keys, len(keys))
 
         reader: BatchReader[int, int] = BatchReader(read, lambda value: 5.0, apart_s=0.0)

@@ -22,7 +22,7 @@ from poorwill.providers.base import Wish
 from poorwill.providers.local import LocalProvider
 from poorwill.remote.host_key import fingerprint
 from tests.support import runs
-from tests.support.api_estate import Estate
+from tests.support.machines_gateway import MachinesGateway
 from tests.support.ssh_machines import KeyPair
 from tests.support.workspaces import noise
 
@@ -37,12 +37,12 @@ def deployed(prefect_server: PrefectServer) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(deployed: None, tmp_path_factory: pytest.TempPathFactory, ssh_keys: KeyPair) -> Estate:
-    return Estate(tmp_path_factory.mktemp("estate"), ssh_keys)
+def shared(deployed: None, tmp_path_factory: pytest.TempPathFactory, ssh_keys: KeyPair) -> MachinesGateway:
+    return MachinesGateway(tmp_path_factory.mktemp("gateway"), ssh_keys)
 
 
 @pytest.fixture
-def estate(shared: Estate) -> Estate:
+def gateway(shared: MachinesGateway) -> MachinesGateway:
     """Blocks that all tests here share, and names that no other test uses."""
     shared.renew()
     return shared
@@ -61,12 +61,12 @@ def detail(answer: httpx.Response, status: int, kind: str) -> str:
     return str(answer.json()["detail"])
 
 
-def test_a_new_machine(estate: Estate) -> None:
+def test_a_new_machine(gateway: MachinesGateway) -> None:
     """A machine that nobody knew gets a block of its own, with the usual provider's key; the run is told where it is
     followed, and the snapshot's id is known at once."""
 
     async def calls(client: httpx.AsyncClient) -> None:
-        asked = {"instance_id": f"{estate.name}:31337", **estate.address, "workspace_path": "/root/work"}
+        asked = {"instance_id": f"{gateway.name}:31337", **gateway.address, "workspace_path": "/root/work"}
         answer = await client.post("/api/gpu-snapshots/create", json=asked)
         told = answer.json()
         assert (answer.status_code, told["status"]) == (202, "queued")
@@ -74,22 +74,22 @@ def test_a_new_machine(estate: Estate) -> None:
         assert (await client.get(told["follow"]["run"])).json()["snapshot_id"] == told["snapshot_id"]
         given = parameters_of(told["run_id"])
         assert given == {
-            "machine": told["machine"], "store": estate.store_name, "workspace": "/root/work",
+            "machine": told["machine"], "store": gateway.store_name, "workspace": "/root/work",
             "snapshot_id": told["snapshot_id"],
         }  # fmt: skip
-        shown = (await client.get(f"/api/instances/{estate.name}:31337")).json()
+        shown = (await client.get(f"/api/instances/{gateway.name}:31337")).json()
         assert (shown["id"], shown["status"], shown["host_key"]) == (told["machine"], "awake", None)
         made = await asyncio.to_thread(blocks.Machine.load, told["machine"])
-        assert (made.instance, made.ssh_host, made.ssh_port) == (f"{estate.name}:31337", *estate.address.values())
+        assert (made.instance, made.ssh_host, made.ssh_port) == (f"{gateway.name}:31337", *gateway.address.values())
         assert "PRIVATE KEY" in made.identity().private_key
 
-    estate.run(calls)
+    gateway.run(calls)
 
 
-def test_a_repeated_request(estate: Estate) -> None:
+def test_a_repeated_request(gateway: MachinesGateway) -> None:
     """The same key answers the same run and the same snapshot id, at once and by another process, also when the
     machine is gone meanwhile; the same key for another machine or another body is a conflict."""
-    asked = {"instance_id": f"{estate.name}.1", **estate.address}
+    asked = {"instance_id": f"{gateway.name}.1", **gateway.address}
     key = {"Idempotency-Key": "monday"}
 
     async def first(client: httpx.AsyncClient) -> None:
@@ -101,23 +101,23 @@ def test_a_repeated_request(estate: Estate) -> None:
         block = await asyncio.to_thread(blocks.Machine.load, told[0]["machine"])
         block.instance, block.status = "", "asleep"
         await asyncio.to_thread(block.save, told[0]["machine"], overwrite=True)
-        async with estate.client() as other:
+        async with gateway.client() as other:
             again = (await other.post(path, json=asked, headers=key)).json()
             assert (again["run_id"], again["snapshot_id"]) == (told[0]["run_id"], told[0]["snapshot_id"])
             elsewhere = await other.post(path, json={**asked, "workspace_path": "/other"}, headers=key)
             assert "used with another request" in detail(elsewhere, 409, "conflict")
-            another = await other.post(path, json={**asked, "instance_id": f"{estate.name}.2"}, headers=key)
+            another = await other.post(path, json={**asked, "instance_id": f"{gateway.name}.2"}, headers=key)
             assert "used with another request" in detail(another, 409, "conflict")
 
-    estate.run(first)
+    gateway.run(first)
 
 
-def test_a_machine_that_moved(estate: Estate, ssh_keys: KeyPair) -> None:
+def test_a_machine_that_moved(gateway: MachinesGateway, ssh_keys: KeyPair) -> None:
     """A known machine may change its address, and keeps its pinned key; one whose instance is gone begins without,
     and a key that the client states is taken."""
     old, new = KeyPair.generate().public, KeyPair.generate().public
-    own = blocks.OwnMachines.load(estate.own_name)
-    name = f"{estate.name}-box"
+    own = blocks.OwnMachines.load(gateway.own_name)
+    name = f"{gateway.name}-box"
     blocks.Machine(provider=own, instance="i-1", ssh_host="192.0.2.1", host_key=old).save(name)
 
     async def calls(client: httpx.AsyncClient) -> None:
@@ -125,10 +125,10 @@ def test_a_machine_that_moved(estate: Estate, ssh_keys: KeyPair) -> None:
             await client.post(f"/api/instances/{name}/hibernate", json=other)
             return dict((await client.get(f"/api/instances/{name}")).json())
 
-        moved = await shown(**estate.address, ssh_user="ubuntu")
-        assert (moved["ssh_host"], moved["ssh_port"], moved["ssh_user"]) == (*estate.address.values(), "ubuntu")
+        moved = await shown(**gateway.address, ssh_user="ubuntu")
+        assert (moved["ssh_host"], moved["ssh_port"], moved["ssh_user"]) == (*gateway.address.values(), "ubuntu")
         assert moved["host_key"] == {"fingerprint": fingerprint(old), "line": old}
-        stated = await shown(**estate.address, host_key=new)
+        stated = await shown(**gateway.address, host_key=new)
         assert stated["host_key"]["line"] == new and stated["instance_id"] == "i-1"
         asleep = await asyncio.to_thread(blocks.Machine.load, name)
         asleep.instance, asleep.status, asleep.snapshot = "", "asleep", NOWHERE
@@ -138,58 +138,60 @@ def test_a_machine_that_moved(estate: Estate, ssh_keys: KeyPair) -> None:
         again = await shown(ssh_host="192.0.2.8")
         assert (again["status"], again["instance_id"], again["host_key"]) == ("awake", name, None)
 
-    estate.run(calls)
+    gateway.run(calls)
 
 
-def test_whose_machine_it_is(estate: Estate) -> None:
+def test_whose_machine_it_is(gateway: MachinesGateway) -> None:
     """An id that may be two machines is nobody's, also with its provider's block; the blocks' own names are."""
-    own = blocks.OwnMachines.load(estate.own_name)
+    own = blocks.OwnMachines.load(gateway.own_name)
     for number in (1, 2):
-        blocks.Machine(provider=own, instance=f"{estate.name}:twin", ssh_host="192.0.2.9").save(
-            f"{estate.name}-twin-{number}"
+        blocks.Machine(provider=own, instance=f"{gateway.name}:twin", ssh_host="192.0.2.9").save(
+            f"{gateway.name}-twin-{number}"
         )
 
     async def calls(client: httpx.AsyncClient) -> None:
-        twins = await client.post(f"/api/instances/{estate.name}:twin/hibernate", json=estate.address)
-        assert f"{estate.name}-twin-1, {estate.name}-twin-2" in detail(twins, 409, "conflict")
-        named = (await client.get(f"/api/instances/{estate.own_name}:{estate.name}:twin")).status_code
+        twins = await client.post(f"/api/instances/{gateway.name}:twin/hibernate", json=gateway.address)
+        assert f"{gateway.name}-twin-1, {gateway.name}-twin-2" in detail(twins, 409, "conflict")
+        named = (await client.get(f"/api/instances/{gateway.own_name}:{gateway.name}:twin")).status_code
         assert named == 409
-        assert (await client.get(f"/api/instances/{estate.name}-twin-2")).json()["instance_id"] == f"{estate.name}:twin"
+        assert (await client.get(f"/api/instances/{gateway.name}-twin-2")).json()[
+            "instance_id"
+        ] == f"{gateway.name}:twin"
 
-    estate.run(calls)
+    gateway.run(calls)
 
 
-def test_who_can_be_destroyed(estate: Estate, tmp_path: Path) -> None:
+def test_who_can_be_destroyed(gateway: MachinesGateway, tmp_path: Path) -> None:
     """destroy_after needs a provider that can: else nothing is made and nothing begun. One that can is named by its
     block, and asked whether it has such a machine."""
-    provider = f"{estate.name}-dirs"
+    provider = f"{gateway.name}-dirs"
     blocks.LocalProvider(root=str(tmp_path / "machines")).save(provider)
     instance = LocalProvider(tmp_path / "machines").create("by-hand", Wish()).id
 
     async def calls(client: httpx.AsyncClient) -> None:
-        own = await client.post("/api/instances/mine:1/hibernate", json={**estate.address, "destroy_after": True})
+        own = await client.post("/api/instances/mine:1/hibernate", json={**gateway.address, "destroy_after": True})
         assert "is one of your own" in detail(own, 422, "invalid-request")
         assert (await client.get("/api/instances/mine:1")).status_code == 404
         gone = await client.post(f"/api/instances/{provider}:local-000000000000/hibernate", json={})
         assert "has no instance local-000000000000" in detail(gone, 404, "not-found")
         path = f"/api/instances/{provider}:{instance}"
         assert "leave it out" in detail(
-            await client.post(f"{path}/hibernate", json=estate.address), 422, "invalid-request"
+            await client.post(f"{path}/hibernate", json=gateway.address), 422, "invalid-request"
         )
         told = (await client.post(f"{path}/hibernate", json={"destroy_after": True})).json()
         assert parameters_of(told["run_id"])["destroy"] is True
         shown = (await client.get(path)).json()
         assert (shown["provider"], shown["instance_id"], shown["price_per_hour"]) == (provider, instance, 0.0)
 
-    estate.run(calls)
+    gateway.run(calls)
 
 
-def test_waking(estate: Estate, tmp_path: Path) -> None:
+def test_waking(gateway: MachinesGateway, tmp_path: Path) -> None:
     """A machine is woken on one that is rented by a provider that can, or on one that exists, from the snapshot that
     is named or the one it sleeps in; what contradicts that begins nothing."""
     (tmp_path / "workspace").mkdir()
-    taken = runs.take(estate.store, tmp_path / "workspace").id
-    provider = f"{estate.name}-dirs"
+    taken = runs.take(gateway.store, tmp_path / "workspace").id
+    provider = f"{gateway.name}-dirs"
     blocks.LocalProvider(root=str(tmp_path / "machines")).save(provider)
 
     async def calls(client: httpx.AsyncClient) -> None:
@@ -203,60 +205,60 @@ def test_waking(estate: Estate, tmp_path: Path) -> None:
         asleep = (await client.get(f"/api/instances/{provider}:new")).json()
         assert (asleep["status"], asleep["instance_id"], asleep["provider"]) == ("asleep", None, provider)
 
-        existing = (await wake(f"{estate.name}.1", snapshot_id=taken, **estate.address)).json()
-        assert parameters_of(existing["run_id"])["machine"] == existing["machine"] == block_name(f"{estate.name}.1")
-        restored = await client.post(f"/api/gpu-snapshots/{taken}/restore", json=estate.address)
+        existing = (await wake(f"{gateway.name}.1", snapshot_id=taken, **gateway.address)).json()
+        assert parameters_of(existing["run_id"])["machine"] == existing["machine"] == block_name(f"{gateway.name}.1")
+        restored = await client.post(f"/api/gpu-snapshots/{taken}/restore", json=gateway.address)
         assert restored.json()["machine"] == existing["machine"]  # it is the one at that address
 
-        both = await wake(f"{estate.name}.2", snapshot_id=taken, **estate.address, gpu_type="H100")
+        both = await wake(f"{gateway.name}.2", snapshot_id=taken, **gateway.address, gpu_type="H100")
         assert "either ssh_host" in detail(both, 422, "invalid-request")
-        assert "is awake as instance" in detail(await wake(f"{estate.name}.1", snapshot_id=taken), 409, "conflict")
-        assert "none to rent" in detail(await wake(f"{estate.name}.3", snapshot_id=taken), 422, "invalid-request")
-        assert "does not exist" in detail(await wake(f"{estate.name}.3", snapshot_id=NOWHERE), 404, "not-found")
+        assert "is awake as instance" in detail(await wake(f"{gateway.name}.1", snapshot_id=taken), 409, "conflict")
+        assert "none to rent" in detail(await wake(f"{gateway.name}.3", snapshot_id=taken), 422, "invalid-request")
+        assert "does not exist" in detail(await wake(f"{gateway.name}.3", snapshot_id=NOWHERE), 404, "not-found")
         unsaid = await wake(f"{provider}:new2")
         assert "has not slept yet" in detail(unsaid, 422, "invalid-request")
         assert (await client.get(f"/api/instances/{provider}:new2")).status_code == 404
 
     async def by_address(client: httpx.AsyncClient) -> None:
-        elsewhere = {**estate.address, "ssh_host": "198.51.100.7"}
+        elsewhere = {**gateway.address, "ssh_host": "198.51.100.7"}
         told = (await client.post(f"/api/gpu-snapshots/{taken}/restore", json=elsewhere)).json()
         shown = (await client.get(f"/api/instances/{told['machine']}")).json()
         assert (shown["provider"], shown["instance_id"]) == ("own", "198.51.100.7:{ssh_port}".format(**elsewhere))
 
-    estate.run(calls)
+    gateway.run(calls)
     blocks.OwnMachines().save("own", overwrite=True)
-    estate.run(by_address, provider=provider)
+    gateway.run(by_address, provider=provider)
 
 
-def test_what_is_not_valid(estate: Estate) -> None:
+def test_what_is_not_valid(gateway: MachinesGateway) -> None:
     """What is wrong is told by its field, before anything is made."""
 
     async def calls(client: httpx.AsyncClient) -> None:
-        path = f"/api/instances/{estate.name}.1"
+        path = f"/api/instances/{gateway.name}.1"
         for asked, field in (({"ssh_host": "-oProxyCommand=id"}, "ssh_host"), ({"destroy_afer": True}, "destroy_afer")):
-            answer = await client.post(f"{path}/hibernate", json={**estate.address, **asked})
+            answer = await client.post(f"{path}/hibernate", json={**gateway.address, **asked})
             detail(answer, 422, "invalid-request")
             assert [one["field"] for one in answer.json()["errors"]] == [field]
-        detail(await client.post("/api/instances/-x/hibernate", json=estate.address), 422, "invalid-request")
+        detail(await client.post("/api/instances/-x/hibernate", json=gateway.address), 422, "invalid-request")
         detail(await client.post(f"/api/gpu-snapshots/{NOWHERE}/restore", json={}), 422, "invalid-request")
         assert (await client.get(path)).status_code == 404
 
-    estate.run(calls)
+    gateway.run(calls)
 
 
 def test_the_list_of_snapshots(deployed: None, tmp_path: Path, ssh_keys: KeyPair) -> None:
     """Newest first, in pages that neither repeat nor leave out, with sizes; a damaged one is named and hides none."""
-    estate, workspace = Estate(tmp_path, ssh_keys), tmp_path / "workspace"
+    gateway, workspace = MachinesGateway(tmp_path, ssh_keys), tmp_path / "workspace"
     workspace.mkdir()
     taken = []
     for number in range(5):
         (workspace / f"file-{number}").write_bytes(noise(3000, number))
         machine = "even" if number % 2 == 0 else "odd"
         named = f"2026010{number + 1}T000000Z-0000000{number}"
-        taken.append(runs.take(estate.store, workspace, named, machine=machine))
-    runs.verify(estate.store, taken[4].id)
+        taken.append(runs.take(gateway.store, workspace, named, machine=machine))
+    runs.verify(gateway.store, taken[4].id)
     damaged = "20260109T000000Z-00000009"
-    estate.store.put(f"snapshots/odd/{damaged}.json", b"{}")
+    gateway.store.put(f"snapshots/odd/{damaged}.json", b"{}")
 
     async def calls(client: httpx.AsyncClient) -> None:
         path, seen = "/api/gpu-snapshots?limit=2", []
@@ -277,23 +279,23 @@ def test_the_list_of_snapshots(deployed: None, tmp_path: Path, ssh_keys: KeyPair
         assert (await client.get(f"/api/gpu-snapshots/{taken[4].id}")).json() == newest
         detail(await client.get(f"/api/gpu-snapshots/{NOWHERE}"), 404, "not-found")
         detail(await client.get("/api/gpu-snapshots?before=x"), 422, "invalid-request")
-        estate.store.delete(f"snapshots/even/{taken[4].id}.json")
+        gateway.store.delete(f"snapshots/even/{taken[4].id}.json")
         even = (await client.get("/api/gpu-snapshots?instance_id=even")).json()["snapshots"]
         assert [one["id"] for one in even] == [taken[2].id, taken[0].id]  # what is remembered is not what there is
 
-    estate.run(calls)
+    gateway.run(calls)
 
 
-def test_metrics(estate: Estate, tmp_path: Path) -> None:
+def test_metrics(gateway: MachinesGateway, tmp_path: Path) -> None:
     """Gauges of every source, the gateway's own requests by route, and a source that cannot be asked leaves the
     others. A token is needed, unless the operator says otherwise."""
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     (workspace / "file").write_bytes(noise(1000))
-    runs.take(estate.store, workspace, machine="metered")
+    runs.take(gateway.store, workspace, machine="metered")
 
     async def calls(client: httpx.AsyncClient) -> None:
-        await client.post("/api/gpu-snapshots/create", json={"instance_id": "metered", **estate.address})
+        await client.post("/api/gpu-snapshots/create", json={"instance_id": "metered", **gateway.address})
         text = (await client.get("/metrics")).text
         sources = ("runs", "queues", "stages", "store", "machines")
         for line in (
@@ -313,15 +315,15 @@ def test_metrics(estate: Estate, tmp_path: Path) -> None:
         up = {name: f'poorwill_source_up{{source="{name}"}} ' for name in ("runs", "queues", "store", "machines")}
         assert up["runs"] + "1.0" in text and up["store"] + "0.0" in text and up["machines"] + "0.0" in text
 
-    estate.run(calls)
-    estate.run(open_one, metrics_open=True, store="there-is-none")
+    gateway.run(calls)
+    gateway.run(open_one, metrics_open=True, store="there-is-none")
 
 
-def test_a_store_that_is_not_there(estate: Estate) -> None:
+def test_a_store_that_is_not_there(gateway: MachinesGateway) -> None:
     """What needs the store says so, in one line; machines are shown without their prices."""
 
     async def calls(client: httpx.AsyncClient) -> None:
         assert "there-is-none" in detail(await client.get("/api/gpu-snapshots"), 404, "not-found")
         assert (await client.get("/api/instances")).status_code == 200
 
-    estate.run(calls, store="there-is-none")
+    gateway.run(calls, store="there-is-none")

@@ -1,4 +1,4 @@
-"""The parts of the gateway that know machines, without a server: ids, addresses, the board of metrics, threads."""
+"""The parts of the gateway that know machines, without a server: ids, addresses, the cache of gauges, threads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import ValidationError
 
-from api.gauges.cache import Board, Sample, exposition
+from api.gauges.cache import GaugeCache, Sample
 from api.gauges.sources import TASK_RUNS, stage_seconds
 from api.http.problems import Problem
-from api.machines.addresses import Reach, checked_host
+from api.machines.addresses import MachineAddress, checked_host
 from api.machines.blocks import block_name
 from api.store.threads import Threads
 from poorwill.snapshot.ids import is_machine_name
@@ -55,13 +55,13 @@ def test_hosts(host: str) -> None:
 def test_what_is_no_address(asked: dict[str, Any]) -> None:
     """Nothing reaches a block that could be taken for an option, a command, or another place than was checked."""
     with pytest.raises(ValidationError):
-        Reach(**asked)
+        MachineAddress(**asked)
 
 
 def test_a_host_key_that_is_stated() -> None:
     """It is kept without its comment."""
     line = KeyPair.generate().public
-    assert Reach(ssh_host="host", host_key=f"{line} root@box").host_key == line
+    assert MachineAddress(ssh_host="host", host_key=f"{line} root@box").host_key == line
 
 
 def test_stage_seconds() -> None:
@@ -95,37 +95,37 @@ class Counter:
         return [Sample("asked", next(self.asked))]
 
 
-def shown(board: Board) -> list[str]:
+def shown(gauges: GaugeCache) -> list[str]:
     registry = CollectorRegistry()
-    registry.register(board)
-    return exposition((registry,)).decode().splitlines()
+    registry.register(gauges)
+    return generate_latest(registry).decode().splitlines()
 
 
-def test_the_board() -> None:
+def test_the_cache_of_gauges() -> None:
     """It asks at most every so often, shows the last answer while it asks again, and a source that fails shows that
     instead of what it said before."""
 
     async def scenario() -> None:
         clock, source = SleepingClock(), Counter()
-        board = Board([source], every_s=30, clock=clock.now)
-        await asyncio.gather(*(board.fresh() for _ in range(5)))
-        assert "asked 1.0" in shown(board) and 'poorwill_source_up{source="counter"} 1.0' in shown(board)
-        await board.fresh()
-        assert "asked 1.0" in shown(board)
+        gauges = GaugeCache([source], every_s=30, clock=clock.now)
+        await asyncio.gather(*(gauges.refresh() for _ in range(5)))
+        assert "asked 1.0" in shown(gauges) and 'poorwill_source_up{source="counter"} 1.0' in shown(gauges)
+        await gauges.refresh()
+        assert "asked 1.0" in shown(gauges)
         clock.sleep(31)
         source.gate.clear()
-        await board.fresh()  # does not wait
-        assert "asked 1.0" in shown(board) and "poorwill_metrics_age_seconds 31.0" in shown(board)
+        await gauges.refresh()  # does not wait
+        assert "asked 1.0" in shown(gauges) and "poorwill_metrics_age_seconds 31.0" in shown(gauges)
         source.gate.set()
-        await board.settled()
-        assert "asked 2.0" in shown(board)
+        await gauges.settled()
+        assert "asked 2.0" in shown(gauges)
         clock.sleep(31)
         source.fails = True
-        await board.fresh()
-        await board.settled()
-        assert 'poorwill_source_up{source="counter"} 0.0' in shown(board)
-        assert not any(line.startswith("asked") for line in shown(board))
-        await board.close()
+        await gauges.refresh()
+        await gauges.settled()
+        assert 'poorwill_source_up{source="counter"} 0.0' in shown(gauges)
+        assert not any(line.startswith("asked") for line in shown(gauges))
+        await gauges.close()
 
     asyncio.run(scenario())
 

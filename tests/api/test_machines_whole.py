@@ -18,8 +18,8 @@ from flows.snapshot import snapshot
 from flows.wake import wake
 from poorwill.remote.host_key import fingerprint
 from tests.flows.test_hibernate_and_wake import everything
-from tests.support.api_estate import Estate
 from tests.support.engine_homes import EngineHome
+from tests.support.machines_gateway import MachinesGateway
 from tests.support.ssh_machines import KeyPair, SshMachine
 from tests.worker.rig import Rig
 
@@ -36,13 +36,13 @@ def test_a_machine_from_its_first_snapshot_to_the_last(
     homes = [engine_home.copy_to(tmp_path / name) for name in ("first", "second")]
     first, second = (rent(home=home) for home in homes)
     everything(first.home / "workspace")
-    rig = Rig(prefect_server, tmp_path, "estate")
-    estate = Estate(tmp_path, ssh_keys, rig.pool, s3_server)
+    rig = Rig(prefect_server, tmp_path, "gateway")
+    gateway = MachinesGateway(tmp_path, ssh_keys, rig.pool, s3_server)
     try:
         for each in (snapshot, hibernate, wake, delete):
             rig.deploy(each)  # on a lane that stays warm: a process of its own for each run would cost seconds
         rig.worker()
-        estate.run(lambda client: _life(client, first, second), wait_s_max=PATIENCE_S)
+        gateway.run(lambda client: _life(client, first, second), wait_s_max=PATIENCE_S)
     finally:
         rig.close()
 

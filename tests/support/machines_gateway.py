@@ -25,7 +25,7 @@ _numbers = itertools.count()
 Call = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 
-class Estate:
+class MachinesGateway:
     """Blocks `<name>-store` (a directory, or a bucket of `s3`) and `<name>-own`, whose key is `keys`.
 
     `run` gives a test a client of a new gateway. `address` is of a machine that no other test has, and is not there.
