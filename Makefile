@@ -13,8 +13,13 @@ GPU_VENV := $(if $(filter gpu,$(GPU_EXTRA)),$(VENV),.venv-$(GPU_EXTRA))
 GPU_INSTALLED := $(if $(GPU_PYTHON),,$(GPU_VENV)/.installed-$(GPU_EXTRA))
 GPU_PYTHON ?= $(GPU_VENV)/bin/python
 
+# `make lock` has a tool of its own, as it is needed when $(VENV) cannot be made yet: after a change of pyproject.toml.
+UV := .venv-lock/bin/uv
+LOCK := UV_PYTHON_DOWNLOADS=never $(UV) pip compile --quiet --universal --upgrade --no-annotate \
+    --custom-compile-command 'make lock'
+
 .DEFAULT_GOAL := help
-.PHONY: help up down status demo test test-gpu lint bench bench-gpu clean distclean
+.PHONY: help up down status demo test test-gpu lint lock bench bench-gpu clean distclean
 
 help:
 	@echo "make up            start everything in the background: Prefect, a worker, the gateway, S3; deploy all flows"
@@ -24,6 +29,7 @@ help:
 	@echo "make demo KEEP=1   the same, and leave the servers up"
 	@echo "make test          lint, then all tests"
 	@echo "make lint          ruff, mypy, the import contracts, lengths and rooms alone"
+	@echo "make lock          pin the newest versions that work together"
 	@echo "make test-gpu      the tests that need an NVIDIA GPU, and its wheels alone; GPU_EXTRA=gpu-cu13 for CUDA 13"
 	@echo "make bench-gpu     measure what that GPU does; ARGS=--quick for a small try"
 	@echo "make bench         measure against restic, borg, tar and cp; ARGS=--quick for a small try"
@@ -76,6 +82,19 @@ lint: $(INSTALLED)
 	@$(BIN)/python -m lint.lengths
 	@$(BIN)/python -m lint.rooms
 
+$(UV):
+	@$(PYTHON) -m venv --clear .venv-lock
+	@.venv-lock/bin/python -m pip install -qq --disable-pip-version-check uv==0.13.9
+
+# From Python 3.11 on every package has one version, the one that is tested; 3.10 gets the newest that it can install of
+# what the engine needs. So the first list, for 3.11 and later, binds the second, which has both.
+lock: $(UV)
+	@$(LOCK) --python-version 3.11 --fork-strategy fewest --all-extras pyproject.toml --output-file .venv-lock/later.txt
+	@sed -i -E '/^[^#]/ s/ *(;.*)?$$/ ; python_version >= "3.11"/' .venv-lock/later.txt
+	@printf '%s\n' 'poorwill[s3,gpu,gpu-cu13] @ .' 'poorwill[control,generate,dev] @ . ; python_version >= "3.11"' | \
+	    $(LOCK) --python-version 3.10 --constraints .venv-lock/later.txt --no-emit-package poorwill \
+	    --output-file constraints.txt -
+
 bench: $(INSTALLED)
 	$(BIN)/python -m bench $(ARGS)
 
@@ -87,4 +106,4 @@ clean:
 	find . -path './.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) .venv-gpu-cu13
+	rm -rf $(VENV) .venv-gpu-cu13 .venv-lock
