@@ -27,7 +27,7 @@ class Media(SteadySchema):
     _block_type_slug = "poorwill-media"
 
     store: S3Store | LocalStore = Field(union_mode="left_to_right", description="Where videos go, below 'videos/'.")
-    # Names and not blocks: Prefect's server (3.9.1) cannot read back a block that refers twice to one with a union in it.
+    # Names and not blocks: Prefect 3.9's server cannot read back a block that refers twice to one with a union in it.
     image_stores: list[str] = Field(
         default=[],
         description="Names of S3 store blocks: 's3://bucket/key' images may come from there, below their prefix.",

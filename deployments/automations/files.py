@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prefect.events.actions import UnknownAction
 from prefect.events.schemas.automations import AutomationCore
 from pydantic import ValidationError
 
@@ -85,11 +86,16 @@ def _planned(path: Path, given: dict[str, Any], missing: tuple[str, ...], find: 
     if not any(value for key, value in filled.items() if key.startswith("actions")):
         return Planned(name, None, tuple(dict.fromkeys(absent)))
     try:
-        return Planned(name, AutomationCore.model_validate(filled))
+        core = AutomationCore.model_validate(filled)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{path.name}: automation '{name}', {where}: {first['msg']}") from None
+    for key in (key for key in filled if key.startswith("actions")):
+        for number, action in enumerate(getattr(core, key, ())):
+            if isinstance(action, UnknownAction):  # which Prefect keeps as it is, and never does
+                raise UsageError(f"{path.name}: automation '{name}', {key}.{number}: unknown type '{action.type}'")
+    return Planned(name, core)
 
 
 def _missing_in(value: Any, find: Find) -> str | None:
