@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from blocks.lookup import machine_block
 from flows.snapshot_run import Request, own_snapshot_id, take
 from flows.stages import failed
 from poorwill.errors import PoorwillError
+from poorwill.providers.base import checked_path
 from poorwill.snapshot import limits
+from poorwill.snapshot.order import Codec, OnUnreadable, SnapshotOrder, VerifyMode
 
 
 @flow(
@@ -27,14 +30,14 @@ def hibernate(
     workspace: str = "/workspace",
     snapshot_id: str | None = None,
     parent: str | None = None,
-    codec: Literal["auto", "ans", "planes", "zstd", "raw"] = "auto",
+    codec: Codec = "auto",
     portable: bool = False,
     parts: Annotated[int, Field(ge=1, le=limits.PARTS)] = limits.PARTS,
     exclude: Sequence[str] = (),
-    verify: Literal["stored", "full", "sample"] = "stored",
+    verify: VerifyMode = "stored",
     destroy: bool = True,
     stop_command: str | None = None,
-    on_unreadable: Literal["fail", "skip"] = "fail",
+    on_unreadable: OnUnreadable = "fail",
     instance: str | None = None,
     name: str | None = None,
     tags: Sequence[str] = (),
@@ -64,18 +67,13 @@ def hibernate(
         tags: Tags, which retention can go by, for example `keep`.
     """
     try:
-        order = {
-            "snapshot_id": snapshot_id or own_snapshot_id(),
-            "parent": parent,
-            "codec": codec,
-            "portable": portable,
-            "parts": parts,
-            "exclude": tuple(exclude),
-            "skip_unreadable": on_unreadable == "skip",
-            "name": name,
-            "tags": tuple(tags),
-        }
-        return take(Request(machine, store, workspace, order, verify, destroy, stop_command, instance))
+        block = machine_block(machine)
+        order = SnapshotOrder(
+            machine=block.name, snapshot_id=snapshot_id or own_snapshot_id(), workspace=checked_path(workspace),
+            parent=parent, codec=codec, portable=portable, parts=parts, exclude=tuple(exclude), verify=verify,
+            skip_unreadable=on_unreadable == "skip", name=name, tags=tuple(tags),
+        )  # fmt: skip
+        return take(Request(machine, store, order, destroy, stop_command, instance), block)
     except PoorwillError as error:
         state: Any = failed(error)
         return state

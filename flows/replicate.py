@@ -6,7 +6,7 @@ import contextvars
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from prefect import flow
@@ -14,17 +14,29 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from blocks.lookup import block_name_of, machine_if_any, store_block
-from flows.planning import plan
-from flows.replicas import Replica, summary
 from flows.stages import failed
-from flows.wake_run import Request, Target, check_host, resolve_as, snapshot_id_of, wake_target
+from flows.wake_run import Request, Target, check_host, plan, resolve_as, snapshot_id_of, wake_target
+from poorwill.control.machine.costs import summed
 from poorwill.control.records import catalog
-from poorwill.errors import EngineFailed, PoorwillError
+from poorwill.errors import EngineFailed, PoorwillError, from_wire
 from poorwill.providers.base import Wish, checked_path
 from poorwill.snapshot import ids, limits
+from poorwill.snapshot.order import RestoreOrder
+from tasks.provision import still_billing
+from tasks.reports.machine_report import publish_replicas
 
 AT_ONCE_MAX = 16
 COUNT_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One machine: what waking it returned, or its error. `kept`: it was awake from this snapshot before."""
+
+    target: Target
+    woken: dict[str, Any] | None = None
+    kept: bool = False
+    error: PoorwillError | None = None
 
 
 @flow(name="replicate", flow_run_name="replicate-{snapshot}", persist_result=False)
@@ -76,7 +88,7 @@ def replicate(
         wish = Wish(
             gpu, gpu_count, region, price_per_hour_max, disk_gb, download_mbps_min, reliability_min, spot
         ).check()
-        request = Request(store, provider, wish, checked_path(workspace), tuple(include), False, start_command)
+        request = Request(store, provider, wish, RestoreOrder(checked_path(workspace), tuple(include)), start_command)
         targets = _targets(request, snapshot, name, count)
         if dry_run:
             return plan(request, targets[0], count)
@@ -112,7 +124,7 @@ def _all(request: Request, targets: list[Target]) -> list[Replica]:
 def _one(request: Request, target: Target) -> Replica:
     try:
         kept = _awake_already(target)
-        woken = kept or wake_replica(target.name, target.machine, target.snapshot_id, asdict(request))
+        woken = kept or wake_replica(target.name, target.machine, target.snapshot_id, request)
         return Replica(target, woken, bool(kept))
     except PoorwillError as error:
         return Replica(target, error=error)
@@ -138,20 +150,70 @@ def _awake_already(target: Target) -> dict[str, Any] | None:
     flow_run_name="replica-{name}",
     persist_result=False,
 )
-def wake_replica(name: str, machine: str, snapshot_id: str, request: dict[str, Any]) -> dict[str, Any]:
+def wake_replica(name: str, machine: str, snapshot_id: str, request: Request) -> dict[str, Any]:
     """One of the machines, as a run of its own in Prefect's UI.
 
     Args:
         name: of the machine's block.
         machine: the name its snapshots are kept under.
         snapshot_id: what it is woken from.
-        request: the fields of flows.wake_run.Request.
+        request: how to wake it.
     """
     try:
-        asked = Request(**{**request, "wish": Wish(**request["wish"]), "include": tuple(request["include"])})
-        with closing(store_block(asked.store).open()) as opened:
+        with closing(store_block(request.store).open()) as opened:
             metadata = catalog.find(opened, snapshot_id)
-        return wake_target(asked, resolve_as(metadata, name, machine, asked.provider))
+        return wake_target(request, resolve_as(metadata, name, machine, request.provider))
     except PoorwillError as error:
         state: Any = failed(error)
         return state
+
+
+def summary(snapshot_id: str, request: Request, replicas: list[Replica]) -> dict[str, Any]:
+    """The result of a replication, published as artifacts. Raises, naming each that failed, unless all are awake.
+
+    The error's facts hold the same result.
+    """
+    rows = [_row(request, replica) for replica in replicas]
+    price_per_hour = sum(float(row["$ per hour"]) for row in rows)
+    publish_replicas(snapshot_id, rows, price_per_hour)
+    failed = {row["machine"]: row["note"] for row in rows if row["state"] == "failed"}
+    awake = [row["machine"] for row in rows if row["state"] != "failed"]
+    result = {
+        "snapshot_id": snapshot_id,
+        "count": len(replicas),
+        "awake": awake,
+        "kept": [row["machine"] for row in rows if row["state"] == "kept"],
+        "failed": failed,
+        "machines": rows,
+        "price_per_hour": price_per_hour,
+    }
+    errors = [replica.error for replica in replicas if replica.error is not None]
+    if errors:
+        each = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        message = (
+            f"{len(errors)} of {len(rows)} machines are not awake: {each}. Awake: {', '.join(awake) or 'none'}; "
+            f"all that bills costs ${price_per_hour:.3f} an hour"
+        )
+        raise from_wire({"type": type(errors[0]).__name__, "message": message, "facts": result})
+    return result
+
+
+def _row(request: Request, replica: Replica) -> dict[str, Any]:
+    if replica.woken is not None:
+        state, note = ("kept", "was awake already") if replica.kept else ("awake", "")
+        instance, price = replica.woken["instance"], float(replica.woken["price_per_hour"])
+    else:
+        instance, price, bills = _left_over(request, replica.target)
+        state, note = "failed", f"{replica.error.message if replica.error else 'no reason'}{bills}"
+    name = replica.target.name
+    return {"machine": name, "state": state, "instance": instance, "$ per hour": round(price, 4), "note": note}
+
+
+def _left_over(request: Request, target: Target) -> tuple[str, float, str]:
+    """(instances, their price per hour, what to say) of a replica that failed."""
+    try:
+        left = still_billing(target.name, target.machine, request.store, request.provider)
+    except PoorwillError as error:
+        return "", 0.0, f"; what bills for it is not known ({error.message})"
+    names = ", ".join(instance.id for instance in left)
+    return names, summed(instance.price_per_hour for instance in left), f"; {names} bills" if left else ""

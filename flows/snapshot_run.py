@@ -16,16 +16,13 @@ from blocks.lookup import machine_block, store_block
 from blocks.machines import Machine
 from blocks.providers import OwnMachines
 from flows.slots import machine_slot
-from flows.stages import OPENINGS_MAX, Stages, each
+from flows.stages import Stages, each, openings
 from poorwill.control.machine.costs import Cost
 from poorwill.control.records import catalog
-from poorwill.control.snapshot.snapshot_run import Order
-from poorwill.control.snapshot.verify_run import MODES
-from poorwill.errors import EngineLost, NotFound, PoorwillError, Refused, UsageError
-from poorwill.providers.base import checked_path
+from poorwill.errors import NotFound, PoorwillError, Refused
 from poorwill.snapshot import ids, keys
 from poorwill.snapshot.documents import Document
-from tasks import sessions
+from poorwill.snapshot.order import SnapshotOrder
 from tasks.destroy_instance import destroy_instance
 from tasks.events import STILL_BILLING, tell
 from tasks.open_machine import open_machine
@@ -34,6 +31,7 @@ from tasks.progress import ProgressArtifacts, packing
 from tasks.reports import run_report
 from tasks.run_command import run_command
 from tasks.scan_workspace import scan_workspace
+from tasks.sessions import sessions
 from tasks.settle import settle
 from tasks.verify_snapshot import verify_snapshot
 from tasks.write_metadata import write_metadata
@@ -41,27 +39,22 @@ from tasks.write_metadata import write_metadata
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a flow was asked for. `order` holds the plain values of poorwill's Order."""
+    """What a flow was asked for. machine, store: names of blocks."""
 
     machine: str
     store: str
-    workspace: str
-    order: dict[str, Any]
-    verify: str
+    order: SnapshotOrder
     destroy: bool
     stop_command: str | None
     instance: str | None = None  # the only one that is meant; None: whatever the machine is
 
     @property
     def snapshot_id(self) -> str:
-        return str(self.order["snapshot_id"])
+        return self.order.snapshot_id
 
     def check(self, block: Machine) -> None:
-        """UsageError, Refused: before anything is touched."""
-        Order(machine=block.name, workspace=checked_path(self.workspace), **self.order).check()
-        if self.verify not in MODES:
-            raise UsageError(f"verify '{self.verify}': expected one of {', '.join(MODES)}")
-        if self.destroy and self.verify == "sample":
+        """Refused: before anything is touched."""
+        if self.destroy and self.order.verify == "sample":
             raise Refused(
                 "verify='sample' is not enough to destroy a machine: use 'stored' or 'full', or destroy=False"
             )
@@ -85,9 +78,54 @@ def own_snapshot_id() -> str:
     return f"{ids.new_snapshot_id(began)[:16]}-{run.hex[-8:]}"
 
 
-def take(request: Request) -> dict[str, Any]:
+@dataclass(slots=True)
+class _Packing:
+    """What a run has got done, over all its engines."""
+
+    packed: dict[int, dict[str, Any]] = field(default_factory=dict)
+    stopped: bool = False
+
+
+def take(request: Request, block: Machine) -> dict[str, Any]:
     """The whole of it, while no other run works on the machine. Returns ids, totals and milliseconds per stage."""
-    block = machine_block(request.machine)
+    stages, done = Stages(), _Packing()
+    with _alone_on(request, block) as block:
+        instance, metadata = block.instance, _committed(request, block)
+        if not instance or not block.provider.open().exists(instance):
+            return _already_gone(request, block, metadata)
+        if metadata is None:
+            for opening in openings():
+                with opening:
+                    _pack(request, stages, done)
+        with stages("verify"):
+            proof = verify_snapshot(request.machine, request.store, request.order)
+        price_per_hour = _price_per_hour(block)  # now: a machine that is gone has none
+        samples = sessions.samples(request.snapshot_id)
+        if request.destroy:
+            with stages("destroy"), _told_if_it_bills(request, instance):
+                destroy_instance(request.machine, request.store, request.order)
+        else:
+            _remove_pending(request, block)
+        metadata = _committed(request, block)
+        assert metadata is not None
+        cost = _cost(request, metadata, price_per_hour)
+        sentence = cost.sentence(request.destroy) if cost is not None else "Cost: the provider did not tell the price."
+        parts = [done.packed[number] for number in sorted(done.packed)]
+        run_report.publish_snapshot(request.store, request.snapshot_id, parts, samples, stages.timings_ms, sentence)
+        return {
+            **_result(request, block, metadata, instance),
+            "cost": cost.to_result() if cost is not None else None,
+            "verified": proof,
+            "destroyed": request.destroy,
+            "already_done": False,
+            "parts_sent": len(parts),
+            "timings_ms": stages.timings_ms,
+        }
+
+
+@contextmanager
+def _alone_on(request: Request, block: Machine) -> Iterator[Machine]:
+    """Hold the machine's slot; gives its block as it is by then, and closes the run's session in the end."""
     request.check(block)
     get_run_logger().info(
         "snapshot %s of machine %s; if this run is cut off, give snapshot_id='%s' to continue it",
@@ -98,43 +136,9 @@ def take(request: Request) -> dict[str, Any]:
             block = machine_block(request.machine)  # another run may have changed it meanwhile
             request.check(block)
             request.check_instance(block)
-            return _take(request, block)
+            yield block
         finally:
             sessions.close(request.snapshot_id)
-
-
-def _take(request: Request, block: Machine) -> dict[str, Any]:
-    stages = Stages()
-    instance, packed = block.instance, list[dict[str, Any]]()
-    metadata = _committed(request, block)
-    if not instance or not block.provider.open().exists(instance):
-        return _already_gone(request, block, metadata)
-    if metadata is None:
-        packed = _pack_persistently(request, stages)
-    with stages("verify"):
-        proof = verify_snapshot(request.snapshot_id, request.machine, request.store, request.workspace, request.verify)
-    live = sessions.peek(request.snapshot_id)
-    samples = list(live.samples) if live is not None else []
-    price_per_hour = _price_per_hour(block)  # now: a machine that is gone has none
-    if request.destroy:
-        with stages("destroy"), _told_if_it_bills(request, instance):
-            destroy_instance(request.machine, request.store, request.workspace, request.order)
-    else:
-        _remove_pending(request, block)
-    metadata = _committed(request, block)
-    assert metadata is not None
-    cost = _cost(request, metadata, price_per_hour)
-    sentence = cost.sentence(request.destroy) if cost is not None else "Cost: the provider did not tell the price."
-    run_report.publish_snapshot(request.store, request.snapshot_id, packed, samples, stages.timings_ms, sentence)
-    return {
-        **_result(request, block, metadata, instance),
-        "cost": cost.to_result() if cost is not None else None,
-        "verified": proof,
-        "destroyed": request.destroy,
-        "already_done": False,
-        "parts_sent": len(packed),
-        "timings_ms": stages.timings_ms,
-    }
 
 
 @contextmanager
@@ -186,7 +190,7 @@ def _already_gone(request: Request, block: Machine, metadata: Document | None) -
         )
         raise NotFound(f"machine {request.machine} {asleep}: wake it, or correct its block")
     if block.instance:
-        destroy_instance(request.machine, request.store, request.workspace, request.order)
+        destroy_instance(request.machine, request.store, request.order)
     get_run_logger().info("snapshot %s is complete and the machine is gone: nothing to do", request.snapshot_id)
     return {
         **_result(request, block, metadata, metadata["instance"]),
@@ -210,32 +214,11 @@ def _result(request: Request, block: Machine, metadata: Document, instance: str)
     }
 
 
-@dataclass(slots=True)
-class _Packing:
-    """What a run has got done, over all its engines."""
-
-    packed: dict[int, dict[str, Any]] = field(default_factory=dict)
-    stopped: bool = False
-
-
-def _pack_persistently(request: Request, stages: Stages) -> list[dict[str, Any]]:
-    """Open, scan, pack, commit; when the engine is lost, again from the start: finished parts are adopted."""
-    done = _Packing()
-    for opening in range(1, OPENINGS_MAX + 1):
-        try:
-            _pack(request, stages, done)
-            break
-        except EngineLost as error:
-            if opening == OPENINGS_MAX:
-                raise
-            get_run_logger().warning("%s: opening the machine again", error.message)
-    return [done.packed[number] for number in sorted(done.packed)]
-
-
 def _pack(request: Request, stages: Stages, done: _Packing) -> None:
+    """Open, scan, pack, commit. Called again when the engine was lost: then finished parts are adopted."""
     run = request.snapshot_id
     with stages("open"):
-        open_machine(run, request.machine, request.store, request.workspace)
+        open_machine(run, request.machine, request.store, request.order.workspace)
     if request.stop_command and not done.stopped:
         with stages("stop command"):
             run_command(run, request.stop_command)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from prefect import unmapped
 from prefect.futures import as_completed
+from prefect.logging import get_run_logger
 from prefect.states import Cancelled as CancelledState
 from prefect.states import Failed
 
-from poorwill.errors import Cancelled, EngineFailed, PoorwillError
+from poorwill.errors import Cancelled, EngineFailed, EngineLost, PoorwillError
 from poorwill.runs import Failure
-from tasks import sessions
+from tasks.sessions import sessions
 
 OPENINGS_MAX = 3
 """How often a run begins again after it lost its engine."""
@@ -33,6 +34,27 @@ class Stages:
             yield
         finally:
             self.timings_ms[name] = self.timings_ms.get(name, 0) + round((time.monotonic() - began) * 1000)
+
+
+def openings() -> Iterator[AbstractContextManager[None]]:
+    """`for opening in openings(): with opening: ...` runs the block again, a few times, when it loses its engine."""
+    lost = True
+
+    @contextmanager
+    def opening(last: bool) -> Iterator[None]:
+        nonlocal lost
+        lost = False
+        try:
+            yield
+        except EngineLost as error:
+            if last:
+                raise
+            lost = True
+            get_run_logger().warning("%s: opening the machine again", error.message)
+
+    for number in range(1, OPENINGS_MAX + 1):
+        if lost:
+            yield opening(number == OPENINGS_MAX)
 
 
 def each(step: Any, run: str, numbers: Iterable[int]) -> list[dict[str, Any]]:

@@ -11,12 +11,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from blocks.lookup import store_block
-from flows.planning import plan
 from flows.stages import failed
-from flows.wake_run import Request, resolve, wake_target
+from flows.wake_run import Request, plan, resolve, wake_target
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import Wish, checked_path
 from poorwill.snapshot import limits
+from poorwill.snapshot.order import RestoreOrder
 
 
 @flow(
@@ -77,8 +77,8 @@ def wake(
         wish = Wish(
             gpu, gpu_count, region, price_per_hour_max, disk_gb, download_mbps_min, reliability_min, spot
         ).check()
-        request = Request(store, provider, wish, workspace, tuple(include), overwrite, start_command, cache)
-        checked_path(workspace)
+        order = RestoreOrder(checked_path(workspace), tuple(include), overwrite, cache=cache)
+        request = Request(store, provider, wish, order, start_command)
         with closing(store_block(store).open()) as opened:
             target = resolve(opened, snapshot, machine, provider)
         return plan(request, target) if dry_run else wake_target(request, target)

@@ -1,4 +1,4 @@
-"""The course of a wake: which snapshot onto which machine, and what becomes of the machine if it fails."""
+"""The course of a wake: which snapshot onto which machine, what it would do, what becomes of a machine that fails."""
 
 from __future__ import annotations
 
@@ -7,32 +7,35 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
 from blocks.lookup import bare, block_name_of, machine_block, machine_if_any
 from blocks.machines import Machine
 from blocks.providers import AnyProvider, LocalProvider
 from flows.slots import machine_slot
-from flows.stages import OPENINGS_MAX, Stages, each
+from flows.stages import Stages, each, openings
 from poorwill.control.machine.provisioning import IMAGE_GB, MAY_BILL, disk_gb_for
 from poorwill.control.records import catalog
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.restore_run import check_needs
 from poorwill.engine.machine.nvidia_smi import gpus_and_driver
-from poorwill.errors import EngineLost, NotFound, PoorwillError, Refused, UsageError, from_wire
+from poorwill.errors import NotFound, PoorwillError, Refused, UsageError, from_wire
 from poorwill.providers.base import Wish
 from poorwill.snapshot import ids
 from poorwill.snapshot.documents import Document
+from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.base import Store
-from tasks import sessions
 from tasks.events import STILL_BILLING, tell
 from tasks.finish_restore import finish_restore
 from tasks.open_machine import open_machine
 from tasks.progress import ProgressArtifacts, restoring
 from tasks.provision import discard, note_awake, provision, source_of
 from tasks.reports import run_report
+from tasks.reports.machine_report import publish_offers
 from tasks.restore_part import open_restore, restore_part
 from tasks.run_command import run_command
+from tasks.sessions import sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,8 @@ class Request:
     store: str
     provider: str | None
     wish: Wish
-    workspace: str
-    include: tuple[str, ...]
-    overwrite: bool
+    order: RestoreOrder
     start_command: str | None
-    cache: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,11 @@ class Target:
     machine: str  # the name its snapshots are kept under
     instance: str
     source: AnyProvider
+
+    @property
+    def run(self) -> str:
+        """The id that the connection to its machine has in this process."""
+        return f"{self.machine}/{self.snapshot_id}"
 
     def suited(self, wish: Wish) -> Wish:
         """The wish for a machine that the snapshot can be woken on: with what it needs, and a disk that holds it.
@@ -150,28 +155,67 @@ def latest_of(store: Store, owner: str, machine: Machine | None) -> str | None:
     return catalog.latest(store, owner)
 
 
+def plan(request: Request, target: Target, count: int = 1) -> dict[str, Any]:
+    """What waking `count` machines would do, as artifacts and a result; nothing is created.
+
+    `choice` is what would be rented: the cheapest offer. `price_per_hour` is of all machines, if all could be had like
+    it: they cost that or more. Errors of the provider.
+    """
+    opened = target.source.open()
+    wish = target.suited(request.wish)
+    offers = [] if target.instance else opened.offers(wish)
+    choice = offers[0] if offers else None
+    planned = {
+        "snapshot_id": target.snapshot_id,
+        "machine": target.name,
+        "would": _would(target, opened.describe(), len(offers), count),
+        "workspace": request.order.workspace,
+        "disk_gb": wish.disk_gb,
+        "files": target.metadata["totals"]["files"],
+        "raw_bytes": target.metadata["totals"]["raw_bytes"],
+        "stored_bytes": target.metadata["totals"]["stored_bytes"],
+        "parts": len(target.metadata["parts"]),
+        "needs": [need.text for need in needs.of(target.metadata)],
+        "start_command": request.start_command,
+        "price_per_hour": choice.price_per_hour * count if choice is not None else 0.0,
+    }
+    rows = [{"what": name, "value": str(value)} for name, value in planned.items()]
+    create_table_artifact(table=rows, key="wake-plan", description=f"Dry run: waking {target.snapshot_id}")
+    if not target.instance:
+        publish_offers(opened.describe(), offers)
+    return {
+        **planned,
+        "choice": asdict(choice) if choice is not None else None,
+        "offers": [asdict(offer) for offer in offers],
+        "dry_run": True,
+    }
+
+
+def _would(target: Target, source: str, offers: int, count: int) -> str:
+    if target.instance:
+        return f"restore onto {target.instance}" + (f", if it has {target.needed()}" if target.needed() else "")
+    machines = "a machine" if count == 1 else f"{count} machines"
+    having = f" with {target.needed()}" if target.needed() else ""
+    return f"create {machines} at {source}{having}" + ("" if offers else ", which offers none that fulfils the wish")
+
+
 def wake_target(request: Request, target: Target) -> dict[str, Any]:
     """The whole of it, while no other run works on the machine. Returns ids, counts and milliseconds per stage."""
-    stages, run = Stages(), _run(target)
+    stages = Stages()
     with machine_slot(target.machine):
         try:
             if target.instance:
-                result = _restore(request, target, stages, target.instance, overwrite=request.overwrite)
+                result = _restore(request, target, stages, target.instance)
             else:
                 result = _provision_and_restore(request, target, stages)
             if request.start_command:
                 _start(request, target, stages)
-            live = sessions.peek(run)
             done = {"snapshot_id": target.snapshot_id, "machine": target.name, **result}
             done.update(provisioned=not target.instance, timings_ms=stages.timings_ms)
-            run_report.publish_wake(done, live.samples if live is not None else [])
+            run_report.publish_wake(done, sessions.samples(target.run))
             return done
         finally:
-            sessions.close(run)
-
-
-def _run(target: Target) -> str:
-    return f"{target.machine}/{target.snapshot_id}"
+            sessions.close(target.run)
 
 
 def _provision_and_restore(request: Request, target: Target, stages: Stages) -> dict[str, Any]:
@@ -182,11 +226,12 @@ def _provision_and_restore(request: Request, target: Target, stages: Stages) -> 
         if placed["adopted"]:
             get_run_logger().info("an earlier wake had created instance %s: it is adopted", placed["instance"])
         # Nobody was told of this machine yet: it holds nothing but what its image or an earlier try put there.
-        result = _restore(request, target, stages, placed["instance"], overwrite=True, woken=placed["woken"])
+        fresh = replace(request, order=replace(request.order, overwrite=True))
+        result = _restore(fresh, target, stages, placed["instance"], woken=placed["woken"])
         note_awake(target.name, request.store, placed["label"])
         return {**result, "price_per_hour": placed["price_per_hour"]}
     except BaseException as error:
-        sessions.close(_run(target))
+        sessions.close(target.run)
         said = discard(*own)
         if MAY_BILL in said:
             tell(STILL_BILLING, "machine", target.name, f"the wake of {target.name} failed, and {said}")
@@ -199,7 +244,7 @@ def _provision_and_restore(request: Request, target: Target, stages: Stages) -> 
 
 def _provisioned(own: tuple[str, str, str, str | None, str], request: Request, target: Target) -> dict[str, Any]:
     try:
-        placed: dict[str, Any] = provision(*own, asdict(target.suited(request.wish)))
+        placed: dict[str, Any] = provision(*own, target.suited(request.wish))
         return placed
     except Refused as error:
         if not target.needed():
@@ -208,39 +253,26 @@ def _provisioned(own: tuple[str, str, str, str | None, str], request: Request, t
         raise from_wire({**error.to_wire(), "message": message}) from None
 
 
-def _restore(
-    request: Request, target: Target, stages: Stages, instance: str, overwrite: bool, woken: bool = False
-) -> dict[str, Any]:
-    """Restore, beginning again when the engine is lost: what was written is kept."""
-    finished: dict[str, Any] = {}
-    opened = {"raw_bytes": 0, "resumed": False}
-    for opening in range(1, OPENINGS_MAX + 1):
-        try:
-            if not woken:
-                opened, finished = _restore_once(request, target, stages, overwrite)
-            break
-        except EngineLost as error:
-            if opening == OPENINGS_MAX:
-                raise
-            get_run_logger().warning("%s: opening the machine again", error.message)
-    return {
+def _restore(request: Request, target: Target, stages: Stages, instance: str, woken: bool = False) -> dict[str, Any]:
+    """Restore, beginning again when the engine is lost: what was written is kept. woken: it was done before."""
+    result = {
         "instance": instance,
-        "workspace": request.workspace,
-        "raw_bytes": opened["raw_bytes"],
-        "resumed": opened["resumed"],
-        "restored": finished.get("restored", {}),
-        "left_out_count": finished.get("left_out_count", 0),
-        **{name: finished.get(name, 0) for name in ("kept_bytes", "cached_bytes", "fetched_bytes")},
+        "workspace": request.order.workspace,
+        **dict.fromkeys(("raw_bytes", "left_out_count", "kept_bytes", "cached_bytes", "fetched_bytes"), 0),
+        "resumed": False,
+        "restored": {},
     }
+    for opening in () if woken else openings():
+        with opening:
+            result.update(_restore_once(request, target, stages))
+    return result
 
 
-def _restore_once(
-    request: Request, target: Target, stages: Stages, overwrite: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    run = _run(target)
+def _restore_once(request: Request, target: Target, stages: Stages) -> dict[str, Any]:
+    run = target.run
     with stages("open"):
-        open_machine(run, target.name, request.store, request.workspace)
-        opened = open_restore(run, target.snapshot_id, list(request.include), overwrite, request.cache)
+        open_machine(run, target.name, request.store, request.order.workspace)
+        opened = open_restore(run, target.snapshot_id, request.order)
     with (
         ProgressArtifacts(partial(sessions.counters, run), restoring(opened["fetch_bytes_max"], opened["raw_bytes"])),
         stages("restore"),
@@ -248,17 +280,22 @@ def _restore_once(
         each(restore_part, run, opened["parts"])
     with stages("finish"):
         finished = finish_restore(run)
-    for warning in finished.get("warnings", []):
+    for warning in finished["warnings"]:
         get_run_logger().warning("%s", warning)
-    return opened, finished
+    figures = ("restored", "left_out_count", "kept_bytes", "cached_bytes", "fetched_bytes")
+    return {
+        "raw_bytes": opened["raw_bytes"],
+        "resumed": opened["resumed"],
+        **{name: finished[name] for name in figures},
+    }
 
 
 def _start(request: Request, target: Target, stages: Stages) -> None:
     """The start command, once the machine is awake: its failure leaves the machine, and says so."""
     try:
         with stages("start command"):
-            open_machine(_run(target), target.name, request.store, request.workspace)
-            run_command(_run(target), str(request.start_command))
+            open_machine(target.run, target.name, request.store, request.order.workspace)
+            run_command(target.run, str(request.start_command))
     except PoorwillError as error:
         wire = error.to_wire()
         message = f"machine {target.name} is awake and bills, but its start command failed: {error.message}"

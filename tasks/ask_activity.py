@@ -11,8 +11,8 @@ from blocks.lookup import machine_block
 from blocks.machines import Machine
 from poorwill.control.records import catalog
 from poorwill.errors import NotFound, PoorwillError
-from tasks import sessions
 from tasks.retries import policy
+from tasks.sessions import Live, sessions
 
 DEADLINE_S = 90.0
 """The window, and three answers of an nvidia-smi that takes its time."""
@@ -45,7 +45,7 @@ def ask_activity(run: str, machine: str, store: str, workspace: str, window_s: f
         sessions.close(run)
 
 
-def _kept_elsewhere(live: sessions.Live, workspace: str) -> str | None:
+def _kept_elsewhere(live: Live, workspace: str) -> str | None:
     newest = catalog.latest(live.store, live.machine)
     if newest is None:
         return None

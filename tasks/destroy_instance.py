@@ -14,14 +14,14 @@ from poorwill.control.machine.provisioning import DESTROY_TIMEOUT_S
 from poorwill.control.records import intents
 from poorwill.errors import EngineFailed
 from poorwill.snapshot import keys
+from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.base import Store
-from tasks import sessions
 from tasks.retries import policy
-from tasks.scan_workspace import order_from
+from tasks.sessions import sessions
 
 
 @task(name="destroy_instance", **policy())
-def destroy_instance(machine: str, store: str, workspace: str, order: dict[str, Any]) -> dict[str, Any]:
+def destroy_instance(machine: str, store: str, order: SnapshotOrder) -> dict[str, Any]:
     """Destroy the machine if losing it loses nothing: verified in full, and its workspace unchanged since.
 
     It re-reads all of that from the store and the machine, whoever calls it. Asks the provider until the
@@ -31,16 +31,15 @@ def destroy_instance(machine: str, store: str, workspace: str, order: dict[str, 
     Args:
         machine: name of a machine block.
         store: name of a store block.
-        workspace: path on the machine.
-        order: as given to scan_workspace.
+        order: of the snapshot that it sleeps in.
     """
-    block, snapshot_id = machine_block(machine), str(order["snapshot_id"])
+    block, snapshot_id = machine_block(machine), order.snapshot_id
     provider, instance = block.provider.open(), block.instance
     with closing(store_block(store).open()) as opened:
         metadata = check_destroyable(opened, block.name, snapshot_id, instance)
         if provider.exists(instance):
-            live = sessions.reach(snapshot_id, machine, store, workspace)
-            check_unchanged(live.store, live.session, order_from(live, order), metadata)
+            live = sessions.reach(snapshot_id, machine, store, order.workspace)
+            check_unchanged(live.store, live.session, live.located(order), metadata)
             sessions.stop(snapshot_id)
             provider.destroy(instance, DESTROY_TIMEOUT_S)
             if provider.exists(instance):

@@ -6,8 +6,8 @@ from typing import Any
 
 from prefect import task
 
-from tasks import sessions
 from tasks.retries import policy
+from tasks.sessions import sessions
 
 
 @task(name="open_machine", **policy())

@@ -7,9 +7,8 @@ from typing import Any
 from prefect import task
 from prefect.context import TaskRunContext
 
-from poorwill.control.snapshot.snapshot_run import STEP_DEADLINE_S
-from tasks import sessions
 from tasks.retries import policy, transient_or_upload_gone
+from tasks.sessions import sessions
 
 
 def attempt_number() -> int:
@@ -19,15 +18,14 @@ def attempt_number() -> int:
 
 
 @task(name="pack_part", task_run_name="pack_part-{number:02d}", **policy(transient_or_upload_gone))
-def pack_part(run: str, number: int, deadline_s: float = STEP_DEADLINE_S) -> dict[str, Any]:
+def pack_part(run: str, number: int) -> dict[str, Any]:
     """Have one part coded and sent, and complete its upload. A repeated call starts this part over.
 
     Args:
         run: the id of the connection.
         number: of the part.
-        deadline_s: after this long the engine stops working on it.
     """
-    done = sessions.get(run).taking().pack_part(number, deadline_s, attempt_number())
+    done = sessions.snapshot(run).pack_part(number, attempt_number())
     return {
         "number": done.number,
         "raw_bytes": done.raw_bytes,

@@ -35,7 +35,7 @@ def provision(
     store: str,
     provider: str | None,
     snapshot_id: str,
-    wish: dict[str, Any],
+    wish: Wish,
     timeout_s: float = START_TIMEOUT_S,
 ) -> dict[str, Any]:
     """Create a machine, or adopt the one that an interrupted wake of this snapshot had created.
@@ -49,12 +49,12 @@ def provision(
         store: name of a store block.
         provider: name of a provider block; None: the one of the machine's block.
         snapshot_id: what it will be woken from.
-        wish: the fields of poorwill's Wish.
+        wish: what the machine must have.
         timeout_s: how long the machine may take until it runs.
     """
     block = machine_if_any(name)
     source = source_of(name, block, provider)
-    opened, wanted = source.open(), Wish(**wish).check()
+    opened, wanted = source.open(), wish.check()
     noted = Noted(block.instance, block.status, block.provider.open()) if block is not None else None
     with closing(store_block(store).open()) as records:
         begun = provisioning.begin(

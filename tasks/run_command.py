@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks import sessions
+from tasks.sessions import sessions
 
 TIMEOUT_S = 600.0
 

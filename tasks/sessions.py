@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from blocks.lookup import machine_block, save_machine, store_block
 from blocks.machines import Machine
@@ -23,6 +22,7 @@ from poorwill.remote.base import Host
 from poorwill.remote.host_key import PinnedKey, fingerprint
 from poorwill.remote.local import LocalHost
 from poorwill.remote.ssh import SshHost
+from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.base import Store
 
 SAMPLES_MAX = 20_000
@@ -46,73 +46,94 @@ class Live:
     began_s: float = field(default_factory=time.monotonic)
     samples: list[Sample] = field(default_factory=list)
 
-    def taking(self) -> SnapshotRun:
-        """What `scan_workspace` began. EngineLost if it did not, on this engine."""
-        if self.snapshot is None:
-            raise EngineLost(f"the engine on {self.instance} has no scan of this snapshot: scan again")
-        return self.snapshot
-
-    def restoring(self) -> RestoreRun:
-        """What `open_restore` began. EngineLost if it did not, on this engine."""
-        if self.restore is None:
-            raise EngineLost(f"the engine on {self.instance} has no open restore: open it again")
-        return self.restore
-
-    def note(self, counters: dict[str, int]) -> None:
-        """Remember the engine's counters of now, for the picture in the report."""
-        if len(self.samples) < SAMPLES_MAX:
-            self.samples.append((time.monotonic() - self.began_s, dict(counters)))
+    def located(self, order: SnapshotOrder) -> SnapshotOrder:
+        """The order with what only the connection knows: the instance, and the workspace as its engine sees it."""
+        return replace(order, machine=self.machine, instance=self.instance, workspace=self.workspace)
 
     def close(self) -> None:
         self.session.close()
         self.store.close()
 
 
-_lives: dict[str, Live] = {}
-_lock = threading.Lock()
+class Sessions:
+    """The live runs of this process, by their ids. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lives: dict[str, Live] = {}
+        self._lock = threading.Lock()
+
+    def get(self, run: str) -> Live:
+        """The live side of a run. EngineLost if this process has none, or its engine is gone."""
+        live = self._peek(run)
+        if live is None or not live.session.alive:
+            raise EngineLost(f"run {run} has no engine in this process: open the machine again")
+        return live
+
+    def snapshot(self, run: str) -> SnapshotRun:
+        """What `scan_workspace` began. EngineLost if it did not, on this engine."""
+        live = self.get(run)
+        if live.snapshot is None:
+            raise EngineLost(f"the engine on {live.instance} has no scan of this snapshot: scan again")
+        return live.snapshot
+
+    def restore(self, run: str) -> RestoreRun:
+        """What `open_restore` began. EngineLost if it did not, on this engine."""
+        live = self.get(run)
+        if live.restore is None:
+            raise EngineLost(f"the engine on {live.instance} has no open restore: open it again")
+        return live.restore
+
+    def _peek(self, run: str) -> Live | None:
+        with self._lock:
+            return self._lives.get(run)
+
+    def samples(self, run: str) -> list[Sample]:
+        """What was counted of the run so far, for the picture in the report; empty where there is no such run."""
+        live = self._peek(run)
+        return list(live.samples) if live is not None else []
+
+    def counters(self, run: str) -> dict[str, int]:
+        """What the run's engine has counted so far, which is noted among its samples; empty where there is none."""
+        live = self._peek(run)
+        if live is None:
+            return {}
+        counted = dict(live.session.counters)
+        if len(live.samples) < SAMPLES_MAX:
+            live.samples.append((time.monotonic() - live.began_s, counted))
+        return counted
+
+    def reach(self, run: str, machine: str, store: str, workspace: str) -> Live:
+        """The live side of a run, opened, or opened again if its engine is gone.
+
+        machine, store: names of blocks. workspace: as the machine sees it. NotFound, Refused, EngineLost.
+        """
+        before = self._peek(run)
+        if before is not None and before.session.alive:
+            return before
+        self.close(run)
+        live = _open(machine, store, workspace)
+        if before is not None:
+            live.began_s, live.samples = before.began_s, before.samples
+        with self._lock:
+            self._lives[run] = live
+        return live
+
+    def stop(self, run: str) -> None:
+        """End a run's engine; who waits for it hears EngineLost. The rest stays, for the report."""
+        live = self._peek(run)
+        if live is not None:
+            live.session.close()
+
+    def close(self, run: str) -> None:
+        """Forget a run. Idempotent."""
+        with self._lock:
+            live = self._lives.pop(run, None)
+        if live is not None:
+            live.close()
 
 
-def get(run: str) -> Live:
-    """The live side of a run. EngineLost if this process has none, or its engine is gone."""
-    with _lock:
-        live = _lives.get(run)
-    if live is None or not live.session.alive:
-        raise EngineLost(f"run {run} has no engine in this process: open the machine again")
-    return live
-
-
-def peek(run: str) -> Live | None:
-    """The same, whatever its state; None where this process has none."""
-    with _lock:
-        return _lives.get(run)
-
-
-def counters(run: str) -> dict[str, int]:
-    """What the run's engine has counted so far, which is noted among its samples; empty where there is none."""
-    live = peek(run)
-    if live is None:
-        return {}
-    counted = dict(live.session.counters)
-    live.note(counted)
-    return counted
-
-
-def reach(run: str, machine: str, store: str, workspace: str) -> Live:
-    """The live side of a run, opened, or opened again if its engine is gone.
-
-    machine, store: names of blocks. workspace: as the machine sees it. NotFound, Refused, EngineLost.
-    """
-    try:
-        return get(run)
-    except EngineLost:
-        before = peek(run)
-    close(run)
-    live = _open(machine, store, workspace)
-    if before is not None:
-        live.began_s, live.samples = before.began_s, before.samples
-    with _lock:
-        _lives[run] = live
-    return live
+sessions = Sessions()
+"""Those of this process: its flows and their tasks share them."""
 
 
 def _open(machine: str, store: str, workspace: str) -> Live:
@@ -148,23 +169,3 @@ def _host(machine: str, block: Machine, endpoint: Endpoint) -> Host:
 
     patience_s = BOOT_PATIENCE_S if block.status == "waking" else 0.0
     return SshHost(endpoint, block.identity(), PinnedKey(block.host_key, record), boot_patience_s=patience_s)
-
-
-def stop(run: str) -> None:
-    """End a run's engine; who waits for it hears EngineLost. The rest stays, for the report."""
-    live = peek(run)
-    if live is not None:
-        live.session.close()
-
-
-def close(run: str) -> None:
-    """Forget a run. Idempotent."""
-    with _lock:
-        live = _lives.pop(run, None)
-    if live is not None:
-        live.close()
-
-
-def facts(run: str) -> dict[str, Any]:
-    """What the engine told of its machine."""
-    return dict(get(run).session.facts)

@@ -8,24 +8,23 @@ from prefect import task
 
 from poorwill.control.records import catalog
 from poorwill.control.snapshot.verify_run import VerifyRun
-from tasks import sessions
+from poorwill.snapshot.order import SnapshotOrder
 from tasks.retries import policy
+from tasks.sessions import sessions
 
 
 @task(name="verify_snapshot", **policy())
-def verify_snapshot(run: str, machine: str, store: str, workspace: str, mode: str) -> dict[str, Any]:
+def verify_snapshot(machine: str, store: str, order: SnapshotOrder) -> dict[str, Any]:
     """Read the snapshot back from the store and write the verification record. Returns what was read.
 
     Args:
-        run: the id of the connection, which is the snapshot's.
         machine: name of a machine block.
         store: name of a store block.
-        workspace: path on the machine.
-        mode: stored, full or sample.
+        order: what was taken, and how it is verified. The snapshot's id is that of the connection.
     """
-    live = sessions.reach(run, machine, store, workspace)
-    metadata = catalog.read(live.store, live.machine, run)
-    record = VerifyRun(live.store, live.session, metadata, mode=mode, all_parts=False).run_all()
+    live = sessions.reach(order.snapshot_id, machine, store, order.workspace)
+    metadata = catalog.read(live.store, live.machine, order.snapshot_id)
+    record = VerifyRun(live.store, live.session, metadata, mode=order.verify, all_parts=False).run_all()
     return {
         "mode": record["mode"],
         "bytes_read": record["bytes_read"],

@@ -7,6 +7,7 @@ from typing import Any
 
 from poorwill import __version__
 from poorwill.cli import hosts
+from poorwill.snapshot.order import CODECS
 
 EXIT_CODES = """exit codes: 0 done, 1 failed, 2 usage, 3 done but something was left out, 4 corrupt or unverifiable,
 5 not found, 6 refused (would overwrite, would lose), 7 store or network, 130 interrupted"""
@@ -42,7 +43,7 @@ def _add_snapshot(sub: Any, shared: argparse.ArgumentParser) -> None:
     take = sub.add_parser("snapshot", parents=[shared], help="put a directory into the store")
     take.add_argument("directory", metavar="DIR")
     take.add_argument("--machine", metavar="NAME", help="whose snapshots these are; default: this host's name")
-    take.add_argument("--codec", choices=["auto", "ans", "planes", "zstd", "raw"], default="auto")
+    take.add_argument("--codec", choices=CODECS, default="auto")
     take.add_argument("--portable", action="store_true", help="use no codec that needs a GPU to decode")
     take.add_argument(
         "--parts", type=int, default=32, metavar="N", help="objects a full snapshot is cut into (1 to 32)"

@@ -17,7 +17,7 @@ from poorwill.control.removal import deletion
 from poorwill.control.snapshot.convert_run import ConvertRun, is_portable
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.snapshot_run import Order, SnapshotRun
+from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.control.snapshot.store_reach import check_reachable
 from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.errors import Corrupt, EngineLost, NotFound, PermanentError, Refused, UsageError
@@ -25,6 +25,7 @@ from poorwill.remote.base import Host
 from poorwill.retry import Backoff, retry
 from poorwill.snapshot import ids, limits
 from poorwill.snapshot.documents import Document
+from poorwill.snapshot.order import RestoreOrder, SnapshotOrder
 from poorwill.store.address import open_store
 
 LEFT_OUT = 3
@@ -33,8 +34,8 @@ BACKOFF = Backoff(first_s=0.5, attempts_max=3, jitter=False)
 
 def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     machine = arguments.machine or ids.machine_name_from(hosts.name_of(arguments))
-    order = Order(
-        machine=ids.checked_machine_name(machine),
+    order = SnapshotOrder(
+        machine=machine,
         snapshot_id=arguments.id or ids.new_snapshot_id(),
         workspace=hosts.path_on(arguments, arguments.directory),
         parent=arguments.parent,
@@ -45,7 +46,7 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         skip_unreadable=arguments.skip_unreadable,
         name=arguments.name,
         tags=tuple(arguments.tag),
-    ).check()
+    )
     session = EngineSession(host)
     try:
         store = open_store(arguments.store)
@@ -125,12 +126,12 @@ def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         store = open_store(arguments.store)
         check_reachable(store, host)
         metadata = catalog.find(store, arguments.id)
-        run = RestoreRun(
-            store, session, metadata, hosts.path_on(arguments, arguments.directory),
-            include=tuple(arguments.include), overwrite=arguments.overwrite, privileged=arguments.privileged,
-            cache=hosts.path_on(arguments, arguments.cache) if arguments.cache else None,
+        order = RestoreOrder(
+            hosts.path_on(arguments, arguments.directory), tuple(arguments.include), arguments.overwrite,
+            arguments.privileged, hosts.path_on(arguments, arguments.cache) if arguments.cache else None,
         )  # fmt: skip
-        session.hello(run.workspace)
+        run = RestoreRun(store, session, metadata, order)
+        session.hello(order.workspace)
         run.open()
         output.hint = "to continue: run the same command again"
         with output.progress("restoring", run.raw_bytes) as progress, _timed(timings_ms, "restore"):
@@ -147,7 +148,7 @@ def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     spared = {"kept_bytes": "stood there", "cached_bytes": "came from the cache"}
     said = [f"{human(result[name])} {what}" for name, what in spared.items() if result[name]]
     output.done(
-        f"snapshot {metadata['snapshot_id']} restored to {run.workspace}" + (f" ({', '.join(said)})" if said else ""),
+        f"snapshot {metadata['snapshot_id']} restored to {order.workspace}" + (f" ({', '.join(said)})" if said else ""),
         {
             "raw_bytes": result["raw_bytes"], "stored_bytes": metadata["totals"]["stored_bytes"],
             **{name: result[name] for name in ("kept_bytes", "cached_bytes", "fetched_bytes")},

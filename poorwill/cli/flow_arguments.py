@@ -9,6 +9,7 @@ from typing import Any
 
 from poorwill.cli import plugins
 from poorwill.errors import UsageError
+from poorwill.snapshot.order import CODECS, ON_UNREADABLE, VERIFY_MODES
 
 COMMANDS = {
     "hibernate": "put a machine to sleep: snapshot, prove, destroy",
@@ -19,8 +20,6 @@ COMMANDS = {
     "runs": "list runs; follow or cancel one",
 }
 SERVER = "The server: PREFECT_API_URL with PREFECT_API_AUTH_STRING, else the local stack that `poorwill up` started."
-CODECS = ("auto", "ans", "planes", "zstd", "raw")
-VERIFICATIONS = ("stored", "full", "sample")
 STORE = "default"
 
 
@@ -95,14 +94,14 @@ FLOWS: dict[str, tuple[Parameter, ...]] = {
         Parameter("destroy", "off", "keep the machine", "--no-destroy"),
         Parameter("codec", "text", "how to compress; default: auto", choices=CODECS),
         Parameter("portable", "on", "use no codec that needs a GPU to decode"),
-        Parameter("verify", "text", "how much is read back; default: stored", choices=VERIFICATIONS),
+        Parameter("verify", "text", "how much is read back; default: stored", choices=VERIFY_MODES),
         Parameter("parts", "int", "objects to send in parallel (1 to 32)"),
         Parameter("exclude", "list", "leave out what matches; may be repeated"),
         Parameter("parent", "text", "snapshot to borrow unchanged data from; default: the machine's latest"),
         Parameter("snapshot_id", "text", "continue the snapshot of this id that was cut off"),
         Parameter("stop_command", "text", "shell command to run in the workspace before"),
         Parameter("instance", "text", "only if the machine is this instance"),
-        Parameter("on_unreadable", "text", "what files that cannot be read do", choices=("fail", "skip")),
+        Parameter("on_unreadable", "text", "what files that cannot be read do", choices=ON_UNREADABLE),
     ),
     "wake": (
         Parameter("snapshot", "text", "an id, `latest` with --machine, or latest:MACHINE", "SNAPSHOT"),

@@ -22,8 +22,8 @@ from poorwill.codecs.openzl import OpenZL
 from poorwill.codecs.planes import Layout, Planes
 from poorwill.codecs.zstd import Zstd
 from poorwill.errors import UsageError
+from poorwill.snapshot.order import CODECS
 
-POLICIES = ("auto", "ans", "planes", "zstd", "raw")
 RAW_ABOVE = 0.98
 """Coded sizes above this share of the raw size are not worth decoding."""
 PIECES, PIECE_BYTES = 16, 1024
@@ -111,8 +111,8 @@ class Chooser:
 
     def __init__(self, policy: str, on_gpu: LayoutCodec | None = None) -> None:
         """on_gpu: what is tried before the CPU's codecs, by the policies "auto" and "ans"."""
-        if policy not in POLICIES:
-            raise UsageError(f"codec '{policy}': expected one of {', '.join(POLICIES)}")
+        if policy not in CODECS:
+            raise UsageError(f"codec '{policy}': expected one of {', '.join(CODECS)}")
         self.policy = policy
         self._zstd = Zstd()
         self._by_layout: list[LayoutCodec] = [Planes()]

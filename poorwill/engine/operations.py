@@ -17,20 +17,21 @@ from poorwill.engine.context import Context
 from poorwill.engine.machine import command, facts
 from poorwill.engine.machine.activity import Activity
 from poorwill.engine.meter import Meter
-from poorwill.engine.pack.convert_run import POLICY, Converting
+from poorwill.engine.pack.convert_run import POLICY, ConvertRun
 from poorwill.engine.pack.packer import Adopted, threads_of_this_machine
-from poorwill.engine.pack.snapshot_run import Settings, Taking
+from poorwill.engine.pack.snapshot_run import SnapshotRun
 from poorwill.engine.pool import WorkPool
 from poorwill.engine.protocol import Message
-from poorwill.engine.restore.chunk_cache import BYTES_MAX, open_cache
-from poorwill.engine.restore.restore_run import Restoring
+from poorwill.engine.restore.chunk_cache import open_cache
+from poorwill.engine.restore.restore_run import RestoreRun
 from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.transfer.fetch import Reader, Source
 from poorwill.engine.transfer.part_reading import RUN_BYTES, read_index
 from poorwill.engine.transfer.transfers import Transfers
-from poorwill.engine.transfer.verify_run import Verifying
+from poorwill.engine.transfer.verify_run import VerifyRun
 from poorwill.errors import Corrupt, UsageError
-from poorwill.snapshot import ids, limits, manifest
+from poorwill.snapshot import fields, ids, limits, manifest
+from poorwill.snapshot.order import CACHE_BYTES_MAX, PackSettings
 from poorwill.snapshot.tables import Manifest
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,10 @@ class Operations:
         self._pool = WorkPool(threads_of_this_machine(), self._toolset)
         self._transfers = Transfers(self.meter)
         self._buffers: BufferPool | None = None
-        self._taking: Taking | None = None
-        self._restoring: Restoring | None = None
-        self._verifying: Verifying | None = None
-        self._converting: Converting | None = None
+        self._snapshot: SnapshotRun | None = None
+        self._restore: RestoreRun | None = None
+        self._verify: VerifyRun | None = None
+        self._convert: ConvertRun | None = None
 
     def handle(self, request: Message, context: Context, emit: Emit) -> Message:
         op = str(request.get("op"))
@@ -65,8 +66,8 @@ class Operations:
         self._pool.close()
         self._toolset.close()
         self._transfers.close()
-        if self._restoring is not None:
-            self._restoring.close()
+        if self._restore is not None:
+            self._restore.close()
 
     def op_hello(self, request: Message, context: Context, emit: Emit) -> Message:
         return facts.machine_facts(str(request.get("workspace", "/")))
@@ -79,13 +80,12 @@ class Operations:
         return Activity().look(float(request["window_s"]), context)
 
     def op_scan(self, request: Message, context: Context, emit: Emit) -> Message:
-        given = request["settings"]
-        settings = Settings(**{**given, "exclude": tuple(given.get("exclude", ()))})
-        self._taking = Taking(settings, self._pool, self.meter)
+        settings = fields.read(PackSettings, request["settings"], "settings", UsageError)
+        self._snapshot = SnapshotRun(settings, self._pool, self.meter)
         adopted = self._adopted(request, context)
         parent = request.get("parent")
         before = self._manifest(parent, context) if parent else None
-        return self._taking.scan(before, parent["blake3"] if parent else "", adopted, context)
+        return self._snapshot.scan(before, parent["blake3"] if parent else "", adopted, context)
 
     def _adopted(self, request: Message, context: Context) -> list[Adopted]:
         found = [self._adopt(part, context) for part in request.get("adopt", [])]
@@ -104,14 +104,14 @@ class Operations:
             source.close()
 
     def op_pack(self, request: Message, context: Context, emit: Emit) -> Message:
-        taking, number = _needed(self._taking, "scan"), int(request["part"])
+        taking, number = _needed(self._snapshot, "scan"), int(request["part"])
         return taking.pack(number, lambda: self._transfers.sink(number, context), context)
 
     def op_settle(self, request: Message, context: Context, emit: Emit) -> Message:
-        return _needed(self._taking, "scan").settle(context)
+        return _needed(self._snapshot, "scan").settle(context)
 
     def op_manifest(self, request: Message, context: Context, emit: Emit) -> Message:
-        taking = _needed(self._taking, "scan")
+        taking = _needed(self._snapshot, "scan")
         sums = _send_pages(taking.manifest(), emit, context)
         left_out = list(taking.left_out.values())
         return {
@@ -123,51 +123,50 @@ class Operations:
 
     def op_changed(self, request: Message, context: Context, emit: Emit) -> Message:
         found = self._manifest(request["manifest"], context)
-        given = request["settings"]
-        settings = Settings(**{**given, "exclude": tuple(given.get("exclude", ()))})
+        settings = fields.read(PackSettings, request["settings"], "settings", UsageError)
         left_out = frozenset(os.fsencode(path) for path in request.get("left_out", []))
-        return {"paths": Taking(settings, self._pool, self.meter).changed(found, left_out, context)}
+        return {"paths": SnapshotRun(settings, self._pool, self.meter).changed(found, left_out, context)}
 
     def op_open_restore(self, request: Message, context: Context, emit: Emit) -> Message:
         found = self._manifest(request["manifest"], context)
         self._check_decodable(found)
-        if self._restoring is not None:
-            self._restoring.close()
-            self._restoring = None
+        if self._restore is not None:
+            self._restore.close()
+            self._restore = None
         workspace, cache = str(request["workspace"]), request.get("cache")
-        bytes_max = int(request.get("cache_bytes_max", BYTES_MAX))
-        self._restoring = Restoring(
+        bytes_max = int(request.get("cache_bytes_max", CACHE_BYTES_MAX))
+        self._restore = RestoreRun(
             os.fsencode(workspace), found, request["manifest"]["blake3"],
             include=list(request.get("include", [])), overwrite=bool(request.get("overwrite")),
             privileged=bool(request.get("privileged")), reader=self._reader(found), meter=self.meter,
             cache=open_cache(str(cache), workspace, bytes_max) if cache is not None else None, context=context,
         )  # fmt: skip
-        left = self._restoring.left
+        left = self._restore.left
         return {
             "parts": _part_list(found, np.unique(found.chunks.part[left]).tolist()),
-            "raw_bytes": self._restoring.data_bytes,
+            "raw_bytes": self._restore.data_bytes,
             "fetch_bytes_max": int(found.chunks.stored[left].sum(dtype=np.int64)),
-            "resumed": self._restoring.resumed,
+            "resumed": self._restore.resumed,
         }
 
     def op_restore(self, request: Message, context: Context, emit: Emit) -> Message:
-        restoring, row = _needed(self._restoring, "open_restore"), int(request["part_row"])
+        restoring, row = _needed(self._restore, "open_restore"), int(request["part_row"])
         key = restoring.manifest.parts.key(row)
         return restoring.part(row, lambda: self._transfers.source(key, context), context)
 
     def op_finish_restore(self, request: Message, context: Context, emit: Emit) -> Message:
-        return _needed(self._restoring, "open_restore").finish()
+        return _needed(self._restore, "open_restore").finish()
 
     def op_open_verify(self, request: Message, context: Context, emit: Emit) -> Message:
         found = self._manifest(request["manifest"], context)
         full = bool(request.get("full"))
         if full:
             self._check_decodable(found)
-        self._verifying = Verifying(found, full, self._reader(found), self.meter)
+        self._verify = VerifyRun(found, full, self._reader(found), self.meter)
         return {"parts": _part_list(found, range(len(found.parts)))}
 
     def op_verify(self, request: Message, context: Context, emit: Emit) -> Message:
-        verifying, row = _needed(self._verifying, "open_verify"), int(request["part_row"])
+        verifying, row = _needed(self._verify, "open_verify"), int(request["part_row"])
         source = self._transfers.source(verifying.manifest.parts.key(row), context)
         try:
             return verifying.part(row, row, source, context)
@@ -178,11 +177,11 @@ class Operations:
         found, adopted = self._manifest(request["manifest"], context), self._adopted(request, context)
         self._check_decodable(found)
         snapshot_id, reader = ids.checked_snapshot_id(str(request["snapshot_id"])), self._reader(found)
-        self._converting = Converting(found, snapshot_id, adopted, reader, self.meter)
-        return self._converting.summary()
+        self._convert = ConvertRun(found, snapshot_id, adopted, reader, self.meter)
+        return self._convert.summary()
 
     def op_convert(self, request: Message, context: Context, emit: Emit) -> Message:
-        converting, number = _needed(self._converting, "open_convert"), int(request["part"])
+        converting, number = _needed(self._convert, "open_convert"), int(request["part"])
 
         def open_source(key: str) -> Source:
             return self._transfers.source(key, context)
@@ -190,7 +189,7 @@ class Operations:
         return converting.part(number, open_source, lambda: self._transfers.sink(number, context), context)
 
     def op_finish_convert(self, request: Message, context: Context, emit: Emit) -> Message:
-        converting = _needed(self._converting, "open_convert")
+        converting = _needed(self._convert, "open_convert")
         sums = _send_pages(manifest.encode(converting.converted()), emit, context)
         return {**sums, "coding": self._toolset.coding(POLICY, portable=True)}
 

@@ -21,6 +21,7 @@ from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Refused, Unsupported
 from poorwill.snapshot import keys, part_index
+from poorwill.snapshot.order import RestoreOrder
 from poorwill.snapshot.part_index import TRAILER_BYTES
 from poorwill.store.local import LocalStore
 from tests.support.runs import MACHINE, take
@@ -43,7 +44,7 @@ class DirectSession:
         self,
         op: str,
         *,
-        deadline_s: float,
+        deadline_s: float = 60.0,
         attempt: int = 1,
         answer: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None,
         **fields: Any,
@@ -72,7 +73,7 @@ class Kept:
     def restore(self) -> Listing:
         shutil.rmtree(self.target, ignore_errors=True)
         metadata = catalog.read(self.store, MACHINE, self.snapshot_id)
-        run = RestoreRun(self.store, self.session, metadata, str(self.target))  # type: ignore[arg-type]
+        run = RestoreRun(self.store, self.session, metadata, RestoreOrder(str(self.target)))  # type: ignore[arg-type]
         for row in run.open():
             run.restore_part(row)
         run.finish()

@@ -18,11 +18,12 @@ from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import WorkPool
-from poorwill.engine.restore.restore_run import Restoring
+from poorwill.engine.restore import restore_run
 from poorwill.engine.transfer.buffers import BufferPool
 from poorwill.engine.transfer.fetch import PathSource, Reader
 from poorwill.errors import Cancelled, Refused
 from poorwill.remote.base import Host
+from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.local import LocalStore
 from tests.support.engines import ThreadHost, WatchedHost
 from tests.support.runs import Restored, Taken, restore, take
@@ -47,7 +48,7 @@ class Kept:
 
     def open(self, host: Host, **fields: object) -> RestoreRun:
         metadata = catalog.find(self.store, self.taken.id)
-        run = RestoreRun(self.store, EngineSession(host), metadata, str(self.back), **fields)
+        run = RestoreRun(self.store, EngineSession(host), metadata, RestoreOrder(str(self.back), **fields))
         run.open()
         return run
 
@@ -170,7 +171,7 @@ class Direct:
     def restore(self, context: Context, overwrite: bool) -> None:
         taken, store, meter = self.kept.taken, self.kept.store, Meter()
         manifest = read_manifest(store, taken.metadata)
-        restoring = Restoring(
+        restoring = restore_run.RestoreRun(
             os.fsencode(self.kept.back), manifest, taken.metadata["manifest"]["blake3"], include=[],
             overwrite=overwrite, privileged=False, context=context, meter=meter,
             reader=Reader(self.pool, BufferPool(16 << 20, 4), ThreadPoolExecutor(1)),

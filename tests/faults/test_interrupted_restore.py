@@ -17,10 +17,11 @@ from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import WorkPool
-from poorwill.engine.restore.restore_run import Restoring
+from poorwill.engine.restore import restore_run
 from poorwill.engine.transfer.buffers import BufferPool
 from poorwill.engine.transfer.fetch import Reader
 from poorwill.errors import EngineLost, Refused, WorkspaceError
+from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.local import LocalStore
 from tests.support.engines import ThreadHost, WatchedHost
 from tests.support.program import poorwill, start
@@ -36,7 +37,7 @@ def begun(store: LocalStore, snapshot_id: str, back: Path, parts: int) -> Restor
     """A restore whose engine was killed after `parts` parts."""
     host = WatchedHost()
     session = EngineSession(host)
-    run = RestoreRun(store, session, catalog.find(store, snapshot_id), str(back), privileged=True)
+    run = RestoreRun(store, session, catalog.find(store, snapshot_id), RestoreOrder(str(back), privileged=True))
     run.open()
     for row in list(run.parts)[:parts]:
         run.restore_part(row)
@@ -139,7 +140,7 @@ def test_not_enough_disk_is_said_first(local_store: LocalStore, tmp_path: Path) 
     manifest = read_manifest(local_store, taken.metadata)
     reader = Reader(WorkPool(1), BufferPool(1 << 20, 4), ThreadPoolExecutor(1))
     with pytest.raises(WorkspaceError, match=r"needs \d+ bytes, 16777216 are free: nothing was restored"):
-        Restoring(
+        restore_run.RestoreRun(
             os.fsencode(tmp_path / "back"), manifest, taken.metadata["manifest"]["blake3"], include=[],
             overwrite=False, privileged=False, reader=reader, meter=Meter(), statvfs=small,
         )  # fmt: skip

@@ -32,10 +32,12 @@ from poorwill.errors import (
     UsageError,
 )
 from poorwill.snapshot import keys
-from tasks import retries, sessions
+from poorwill.snapshot.order import SnapshotOrder
+from tasks import retries
 from tasks.destroy_instance import destroy_instance
 from tasks.progress import ProgressArtifacts, generating, packing, restoring
 from tasks.reports import charts
+from tasks.sessions import sessions
 from tests.support.flow_world import SNAPSHOT_ID, World
 from tests.support.runs import take, verify
 from tests.support.workspaces import aged
@@ -54,9 +56,9 @@ def snapshot(world: World, verified_by: str = "stored") -> Path:
 
 
 def destroy(world: World) -> dict[str, Any]:
-    order = {"snapshot_id": SNAPSHOT_ID}
+    order = SnapshotOrder(world.name, SNAPSHOT_ID, "/workspace")
     try:
-        return dict(destroy_instance.fn(world.name, world.store_name, "/workspace", order))
+        return dict(destroy_instance.fn(world.name, world.store_name, order))
     finally:
         sessions.close(SNAPSHOT_ID)
 
@@ -269,7 +271,7 @@ def test_a_name_that_two_types_share_has_to_be_full(world: World) -> None:
 
 def test_a_run_without_a_session_is_a_lost_engine() -> None:
     """A task in a process that has no engine for the run says so, with an error that makes the flow begin again."""
-    for ask in (sessions.get, sessions.facts):
+    for ask in (sessions.get, sessions.snapshot, sessions.restore):
         with pytest.raises(EngineLost, match="open the machine again"):
             ask("no-such-run")
     sessions.stop("no-such-run")

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from deployments.demo.tree_listing import Entry, Listing, list_tree
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.snapshot_run import Order, SnapshotRun
+from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.remote.local import LocalHost
+from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore
 from tests.support.workspaces import aged, noise, safetensors
@@ -111,7 +112,7 @@ def take(store: Store, root: Path, snapshot_id: str, codec: str, parent: str | N
     aged(root)
     session = EngineSession(LocalHost())
     try:
-        run = SnapshotRun(store, session, Order(MACHINE, snapshot_id, str(root), codec=codec, parent=parent))
+        run = SnapshotRun(store, session, SnapshotOrder(MACHINE, snapshot_id, str(root), codec=codec, parent=parent))
         if run.open() is not None:
             raise SystemExit(f"{snapshot_id} is made already, and golden snapshots are never made again")
         session.hello(str(root))

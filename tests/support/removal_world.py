@@ -14,9 +14,10 @@ from typing import Any
 from poorwill.control.records import catalog, trash
 from poorwill.control.records.holdings import Holdings
 from poorwill.control.removal import deletion, purging, retention
-from poorwill.control.snapshot.snapshot_run import Order, SnapshotRun
+from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import documents, keys
+from poorwill.snapshot.order import SnapshotOrder
 from poorwill.snapshot.retention import Owner, Policy
 from tests.support.memory_store import Died, MemoryStore, Process
 from tests.support.small_engine import SmallEngine, missing_pieces
@@ -118,12 +119,12 @@ class RemovalWorld:
         """Take a snapshot, as far as its plan: an increment of any other one, or of the machine's latest."""
         self.taken += 1
         found = _chosen(list(catalog.names(self.store)), parent)
-        order = Order(
+        order = SnapshotOrder(
             machine, f"20260101T000000Z-{self.taken:08x}", "/workspace", "i", parent=found[1] if found else None
         )
         return self._open(process, order, wanted)
 
-    def _open(self, process: Process, order: Order, wanted: frozenset[int]) -> Taking | None:
+    def _open(self, process: Process, order: SnapshotOrder, wanted: frozenset[int]) -> Taking | None:
         engine: Any = SmallEngine(process, wanted)
         taking = Taking(process, SnapshotRun(process, engine, order), wanted)
         try:

@@ -12,11 +12,12 @@ from poorwill.control.records import catalog
 from poorwill.control.snapshot.convert_run import ConvertRun
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.snapshot_run import Order, SnapshotRun
+from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.remote.base import Host
 from poorwill.snapshot import ids
 from poorwill.snapshot.documents import Document
+from poorwill.snapshot.order import RestoreOrder, SnapshotOrder, VerifyMode
 from poorwill.store.base import Store
 from tests.support.engines import ThreadHost
 
@@ -44,9 +45,9 @@ class Taken:
         return [str(part["key"]) for part in self.metadata["parts"] if not part["borrowed"]]
 
 
-def order(workspace: Path, snapshot_id: str | None = None, **fields: Any) -> Order:
+def order(workspace: Path, snapshot_id: str | None = None, **fields: Any) -> SnapshotOrder:
     given = {"machine": MACHINE, "instance": "i-1", **fields}
-    return Order(snapshot_id=snapshot_id or ids.new_snapshot_id(), workspace=str(workspace), **given)
+    return SnapshotOrder(snapshot_id=snapshot_id or ids.new_snapshot_id(), workspace=str(workspace), **given)
 
 
 def take(
@@ -110,7 +111,8 @@ def restore(
     session = EngineSession(host or ThreadHost())
     session.facts = facts or {}
     try:
-        run = RestoreRun(store, session, catalog.find(store, snapshot_id), str(workspace), **fields)
+        order = RestoreOrder(str(workspace), **fields)
+        run = RestoreRun(store, session, catalog.find(store, snapshot_id), order)
         run.open()
         at_once(run.restore_part, list(run.parts))
         return Restored(run.finish(), dict(session.counters), run.resumed, list(run.parts))
@@ -118,7 +120,7 @@ def restore(
         session.close()
 
 
-def verify(store: Store, snapshot_id: str, mode: str = "stored", *, host: Host | None = None) -> Document:
+def verify(store: Store, snapshot_id: str, mode: VerifyMode = "stored", *, host: Host | None = None) -> Document:
     session = EngineSession(host or ThreadHost())
     try:
         return VerifyRun(store, session, catalog.find(store, snapshot_id), mode=mode).run_all()

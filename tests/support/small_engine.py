@@ -43,7 +43,7 @@ class SmallEngine:
         self,
         op: str,
         *,
-        deadline_s: float,
+        deadline_s: float = 60.0,
         attempt: int = 1,
         answer: Answer | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,

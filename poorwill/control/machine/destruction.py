@@ -7,10 +7,11 @@ from typing import Any
 from poorwill.control.records import catalog
 from poorwill.control.snapshot.grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.snapshot_run import Order
 from poorwill.control.snapshot.verify_run import PROVING_MODES, read_manifest, read_record
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
+from poorwill.snapshot import fields
 from poorwill.snapshot.documents import Document
+from poorwill.snapshot.order import PackSettings, SnapshotOrder
 from poorwill.store.base import Store
 
 SCAN_DEADLINE_S = 3600.0
@@ -51,7 +52,7 @@ def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: 
     return metadata
 
 
-def check_unchanged(store: Store, session: EngineSession, order: Order, metadata: Document) -> None:
+def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Document) -> None:
     """Refused if the workspace differs from the snapshot: someone worked on since."""
     paths = changed_paths(store, session, order, metadata)
     if paths:
@@ -62,12 +63,12 @@ def check_unchanged(store: Store, session: EngineSession, order: Order, metadata
         )
 
 
-def changed_paths(store: Store, session: EngineSession, order: Order, metadata: Document) -> list[str]:
+def changed_paths(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Document) -> list[str]:
     """What differs between the workspace now and a snapshot of it, by times and sizes; a few names at most."""
     answer = ReadGrants(store, {metadata["manifest"]["key"]}).answer
     left_out: list[dict[str, Any]] = metadata["left_out"]
     told = session.request(
-        "changed", deadline_s=SCAN_DEADLINE_S, answer=answer, settings=order.settings(),
+        "changed", deadline_s=SCAN_DEADLINE_S, answer=answer, settings=fields.write(order, PackSettings),
         manifest=metadata["manifest"], left_out=[left["path"] for left in left_out],
     )  # fmt: skip
     return [str(path) for path in told["paths"]]

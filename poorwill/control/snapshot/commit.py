@@ -75,14 +75,13 @@ def write_manifest(
     session: EngineSession,
     op: str,
     owner: Owner,
-    deadline_s: float,
     check: Callable[[Manifest], None] = lambda found: None,
 ) -> Written:
     """Take the manifest from the engine by the request `op`, check it and that every part is there, and write it.
 
     check: may raise, for what else must be so; then it is not written.
     """
-    data, told = _fetch_manifest(session, op, deadline_s)
+    data, told = _fetch_manifest(session, op)
     key = keys.manifest(*owner)
     found = manifest.decode(data, key)
     if (found.machine, found.snapshot_id) != owner:
@@ -98,7 +97,7 @@ def write_metadata(store: Store, document: Document) -> None:
     store.put(keys.metadata(document["machine"], document["snapshot_id"]), documents.seal(document))
 
 
-def _fetch_manifest(session: EngineSession, op: str, deadline_s: float) -> tuple[bytes, dict[str, Any]]:
+def _fetch_manifest(session: EngineSession, op: str) -> tuple[bytes, dict[str, Any]]:
     pages, size = list[bytes](), 0
 
     def keep(event: dict[str, Any]) -> None:
@@ -112,7 +111,7 @@ def _fetch_manifest(session: EngineSession, op: str, deadline_s: float) -> tuple
             raise Corrupt(f"the engine's manifest exceeds {limits.MANIFEST_BYTES_MAX} bytes")
         pages.append(page)
 
-    told = session.request(op, deadline_s=deadline_s, on_event=keep)
+    told = session.request(op, on_event=keep)
     data = b"".join(pages)
     if (len(data), blake3.blake3(data).hexdigest()) != (told["bytes"], told["blake3"]):
         raise EngineFailed("the engine's manifest did not arrive whole")

@@ -25,7 +25,6 @@ from poorwill.snapshot.documents import Document
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.base import Store
 
-STEP_DEADLINE_S = 6 * 3600.0
 CONTENT = ("entries", "segments", "targets", "xattr_sets")
 CARRIED = ("machine", "workspace", "instance", "name", "tags", "left_out", "left_out_count", "facts")
 """What the new metadata says as the old did: it describes the workspace, not how it is stored."""
@@ -70,7 +69,7 @@ class ConvertRun:
     def machine(self) -> str:
         return str(self.source["machine"])
 
-    def open(self, deadline_s: float = STEP_DEADLINE_S) -> Document | None:
+    def open(self) -> Document | None:
         """Have the engine look whether it can decode the snapshot, write the pending record, and plan. The metadata if
         this conversion is already committed.
 
@@ -83,7 +82,7 @@ class ConvertRun:
         except NotFound:
             pass  # the usual case: it is about to be made
         trash.check_not_removed(self.store, owner)
-        self._plan(deadline_s)
+        self._plan()
         self._hold()
         try:
             # Whoever removes snapshots moves metadata away first and looks for pending records second: one of the two
@@ -95,7 +94,7 @@ class ConvertRun:
             raise
         self.adopted = self._pending.finished_parts()
         if self.adopted:
-            self._plan(deadline_s)
+            self._plan()
         return None
 
     def _checked(self, found: Document) -> Document:
@@ -113,12 +112,12 @@ class ConvertRun:
             converted_from=source,
         )
 
-    def _plan(self, deadline_s: float) -> None:
+    def _plan(self) -> None:
         began = time.monotonic()
         allowed = self._reads.allowed | {found["key"] for found in self.adopted}
         try:
             self.work = self.session.request(
-                "open_convert", deadline_s=deadline_s, answer=ReadGrants(self.store, allowed).answer,
+                "open_convert", answer=ReadGrants(self.store, allowed).answer,
                 manifest=self.source["manifest"], snapshot_id=self.snapshot_id, adopt=self.adopted,
             )  # fmt: skip
         except Unsupported as error:
@@ -138,24 +137,22 @@ class ConvertRun:
             "on a machine that has all of it"
         )
 
-    def convert_part(self, number: int, deadline_s: float = STEP_DEADLINE_S, attempt: int = 1) -> PartDone:
+    def convert_part(self, number: int) -> PartDone:
         """Have one planned part written, then complete its upload. A repeated call starts the part over."""
         began = time.monotonic()
-        result = self.session.request(
-            "convert", deadline_s=deadline_s, attempt=attempt, answer=self._answer, part=number
-        )
+        result = self.session.request("convert", answer=self._answer, part=number)
         self.done[number] = complete_part(self.store, self._parts, number, result, began)
         return self.done[number]
 
     def _answer(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
         return (self._reads if question == "read" else self._parts).answer(question, facts)
 
-    def write_metadata(self, deadline_s: float = STEP_DEADLINE_S) -> Document:
+    def write_metadata(self) -> Document:
         """Check that every part is there, that the content is the same, and that any CPU reads it; write the manifest,
         then the metadata: with that, the snapshot exists."""
         began = time.monotonic()
         owner = self.machine, self.snapshot_id
-        written = write_manifest(self.store, self.session, "finish_convert", owner, deadline_s, self._check)
+        written = write_manifest(self.store, self.session, "finish_convert", owner, self._check)
         self.timings_ms["metadata"] = since_ms(began)
         document = {
             "format": versions.written_format("snapshot"),

@@ -9,32 +9,25 @@ from poorwill.codecs import registry
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.restore.chunk_cache import BYTES_MAX
 from poorwill.errors import Corrupt, Unsupported
+from poorwill.snapshot import fields
 from poorwill.snapshot.documents import Document
+from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.base import Store
-
-STEP_DEADLINE_S = 6 * 3600.0
 
 
 @dataclass(slots=True)
 class RestoreRun:
     """One restore: `open`, `restore_part` for every part of `parts`, `finish`. Each step may be repeated.
 
-    cache: a directory on the machine where stored chunks are looked for before they are fetched, and then kept, at most
-    `cache_bytes_max` of them. It is not in the workspace (Refused). `parts` maps the rows of the manifest's part table
-    to their bytes, `fetch_bytes_max` is how much of them is fetched at most.
+    `parts` maps the rows of the manifest's part table to their bytes, `fetch_bytes_max` is how much of them is fetched
+    at most. The order's cache may not be in the workspace (Refused).
     """
 
     store: Store
     session: EngineSession
     metadata: Document
-    workspace: str
-    include: tuple[str, ...] = ()
-    overwrite: bool = False
-    privileged: bool = False
-    cache: str | None = None
-    cache_bytes_max: int = BYTES_MAX
+    order: RestoreOrder
     parts: dict[int, int] = field(default_factory=dict)
     raw_bytes: int = 0
     fetch_bytes_max: int = 0
@@ -44,34 +37,30 @@ class RestoreRun:
     def __post_init__(self) -> None:
         self._grants = ReadGrants(self.store, readable(self.metadata))
 
-    def open(self, deadline_s: float = STEP_DEADLINE_S) -> dict[int, int]:
+    def open(self) -> dict[int, int]:
         """Have the engine check the manifest, the disk and the directory, and create the directories.
 
         HostUnfit, before that, if the machine lacks what the snapshot needs.
         """
         check_needs(self.metadata)
         if needs.of(self.metadata):
-            needs.check_machine(self.metadata, self.session.facts or self.session.hello(self.workspace))
+            needs.check_machine(self.metadata, self.session.facts or self.session.hello(self.order.workspace))
         opened = self.session.request(
-            "open_restore", deadline_s=deadline_s, answer=self._grants.answer, manifest=self.metadata["manifest"],
-            workspace=self.workspace, include=list(self.include), overwrite=self.overwrite, privileged=self.privileged,
-            cache=self.cache, cache_bytes_max=self.cache_bytes_max,
-        )  # fmt: skip
+            "open_restore", answer=self._grants.answer, manifest=self.metadata["manifest"], **fields.write(self.order)
+        )
         self.parts = {int(part["row"]): int(part["size"]) for part in opened["parts"]}
         self.raw_bytes, self.resumed = int(opened["raw_bytes"]), bool(opened["resumed"])
         self.fetch_bytes_max = int(opened["fetch_bytes_max"])
         return self.parts
 
-    def restore_part(self, row: int, deadline_s: float = STEP_DEADLINE_S, attempt: int = 1) -> dict[str, Any]:
+    def restore_part(self, row: int, attempt: int = 1) -> dict[str, Any]:
         """Have everything the snapshot needs of one part found or downloaded, checked, decoded and written."""
-        return self.session.request(
-            "restore", deadline_s=deadline_s, attempt=attempt, answer=self._grants.answer, part_row=row
-        )
+        return self.session.request("restore", attempt=attempt, answer=self._grants.answer, part_row=row)
 
-    def finish(self, deadline_s: float = STEP_DEADLINE_S) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Links, attributes, directory times, and the count of everything: `kept_bytes` of files that stood there
         already, stored bytes from the cache (`cached_bytes`) and from the store (`fetched_bytes`)."""
-        return self.session.request("finish_restore", deadline_s=deadline_s)
+        return self.session.request("finish_restore")
 
 
 def readable(metadata: Document) -> set[str]:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 Answer = Callable[[str, dict[str, Any]], dict[str, Any]]
 HELLO_TIMEOUT_S = 60.0
+STEP_DEADLINE_S = 6 * 3600.0
 GRACE_S = 15.0
 """How much longer than the engine's own deadline we wait for it to say so."""
 EVENTS_MAX = 64
@@ -92,7 +93,7 @@ class EngineSession:
         self,
         op: str,
         *,
-        deadline_s: float,
+        deadline_s: float = STEP_DEADLINE_S,
         attempt: int = 1,
         answer: Answer | None = None,
         on_event: Callable[[Message], None] | None = None,

@@ -13,61 +13,11 @@ from poorwill.control.records.timestamps import now, since_ms
 from poorwill.control.snapshot.commit import PartDone, Written, complete_part, write_manifest, write_metadata
 from poorwill.control.snapshot.grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.errors import NotFound, Refused, UsageError
-from poorwill.snapshot import ids, labels, limits, versions
+from poorwill.errors import NotFound, Refused
+from poorwill.snapshot import fields, versions
 from poorwill.snapshot.documents import Document
+from poorwill.snapshot.order import PackSettings, SnapshotOrder
 from poorwill.store.base import Store
-
-STEP_DEADLINE_S = 6 * 3600.0
-CODECS = ("auto", "ans", "planes", "zstd", "raw")
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to take a snapshot of. `instance` names the rented machine, for the verification record."""
-
-    machine: str
-    snapshot_id: str
-    workspace: str
-    instance: str = ""
-    parent: str | None = None
-    codec: str = "auto"
-    portable: bool = False
-    parts: int = limits.PARTS
-    exclude: tuple[str, ...] = ()
-    skip_unreadable: bool = False
-    name: str | None = None
-    tags: tuple[str, ...] = ()
-
-    def check(self) -> Order:
-        """Itself, or UsageError."""
-        ids.checked_machine_name(self.machine)
-        ids.checked_snapshot_id(self.snapshot_id)
-        if self.codec not in CODECS:
-            raise UsageError(f"codec '{self.codec}': expected one of {', '.join(CODECS)}")
-        if not 1 <= self.parts <= limits.PARTS:
-            raise UsageError(f"parts {self.parts}: expected 1 to {limits.PARTS}")
-        labels.checked_name(self.name)
-        labels.checked_tags(self.tags)
-        return self
-
-    def labels(self) -> dict[str, Any]:
-        """Name and tags as fields of the metadata, which has them only where they are given."""
-        given = {"name": labels.checked_name(self.name), "tags": list(labels.checked_tags(self.tags))}
-        return {name: value for name, value in given.items() if value}
-
-    def settings(self) -> dict[str, Any]:
-        """What the engine needs of it."""
-        return {
-            "machine": self.machine,
-            "snapshot_id": self.snapshot_id,
-            "workspace": self.workspace,
-            "exclude": list(self.exclude),
-            "codec": self.codec,
-            "portable": self.portable,
-            "parts": self.parts,
-            "skip_unreadable": self.skip_unreadable,
-        }
 
 
 @dataclass(slots=True)
@@ -80,7 +30,7 @@ class SnapshotRun:
 
     store: Store
     session: EngineSession
-    order: Order
+    order: SnapshotOrder
     planned: dict[int, int] = field(default_factory=dict)
     scanned: dict[str, Any] = field(default_factory=dict)
     done: dict[int, PartDone] = field(default_factory=dict)
@@ -91,7 +41,6 @@ class SnapshotRun:
     _pending: PendingRecord = field(init=False)
 
     def __post_init__(self) -> None:
-        self.order.check()
         self._parts = PartGrants(self.store, self.order.machine, self.order.snapshot_id)
         self._pending = PendingRecord(self.store, self.order.machine, self.order.snapshot_id)
 
@@ -142,7 +91,7 @@ class SnapshotRun:
             plan_hash=self.scanned.get("plan_hash"),
         )
 
-    def scan(self, deadline_s: float = STEP_DEADLINE_S, attempt: int = 1) -> dict[str, Any]:
+    def scan(self) -> dict[str, Any]:
         """Walk the workspace and plan; `planned` then holds the raw bytes of each part to pack."""
         allowed = {found["key"] for found in self.adopted}
         parent = None
@@ -151,8 +100,8 @@ class SnapshotRun:
             allowed.add(parent["key"])
         began = time.monotonic()
         self.scanned = self.session.request(
-            "scan", deadline_s=deadline_s, attempt=attempt, answer=ReadGrants(self.store, allowed).answer,
-            settings=self.order.settings(), parent=parent, adopt=self.adopted,
+            "scan", answer=ReadGrants(self.store, allowed).answer,
+            settings=fields.write(self.order, PackSettings), parent=parent, adopt=self.adopted,
         )  # fmt: skip
         self.timings_ms["scan"] = since_ms(began)
         self._expect(self.scanned)
@@ -164,30 +113,28 @@ class SnapshotRun:
         for number, size in self.planned.items():
             self._parts.expect(number, size)
 
-    def pack_part(self, number: int, deadline_s: float = STEP_DEADLINE_S, attempt: int = 1) -> PartDone:
+    def pack_part(self, number: int, attempt: int = 1) -> PartDone:
         """Have one planned part coded and sent, then complete its upload. A repeated call starts the part over."""
         began = time.monotonic()
-        result = self.session.request(
-            "pack", deadline_s=deadline_s, attempt=attempt, answer=self._parts.answer, part=number
-        )
+        result = self.session.request("pack", attempt=attempt, answer=self._parts.answer, part=number)
         done = complete_part(self.store, self._parts, number, result, began)
         self.done[number] = done
         return done
 
-    def settle(self, deadline_s: float = STEP_DEADLINE_S, attempt: int = 1) -> dict[int, int]:
+    def settle(self) -> dict[int, int]:
         """Scan again. Returns the parts (number: raw bytes) to pack for what changed; empty when settled."""
         began = time.monotonic()
-        summary = self.session.request("settle", deadline_s=deadline_s, attempt=attempt)
+        summary = self.session.request("settle")
         self.timings_ms["settle"] = self.timings_ms.get("settle", 0) + since_ms(began)
         self._expect(summary)
         self.scanned = {**self.scanned, **{k: summary[k] for k in ("entries", "files", "raw_bytes")}}
         return self.planned
 
-    def write_metadata(self, deadline_s: float = STEP_DEADLINE_S) -> Document:
+    def write_metadata(self) -> Document:
         """Check that every part is there, write the manifest, then the metadata: with that, the snapshot exists."""
         began = time.monotonic()
         owner = self.order.machine, self.order.snapshot_id
-        written = write_manifest(self.store, self.session, "manifest", owner, deadline_s)
+        written = write_manifest(self.store, self.session, "manifest", owner)
         self.timings_ms["metadata"] = since_ms(began)
         document = self._metadata(written)
         write_metadata(self.store, document)

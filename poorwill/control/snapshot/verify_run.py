@@ -20,11 +20,10 @@ from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.errors import Corrupt, PoorwillError, Unsupported
 from poorwill.snapshot import documents, keys, limits, manifest, versions
 from poorwill.snapshot.documents import Document
+from poorwill.snapshot.order import VerifyMode
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.base import Store
 
-STEP_DEADLINE_S = 6 * 3600.0
-MODES = ("stored", "full", "sample")
 PROVING_MODES = ("stored", "full")
 """Those that read every part: on their word a machine may be destroyed."""
 SAMPLES = 8
@@ -43,7 +42,7 @@ class VerifyRun:
     store: Store
     session: EngineSession
     metadata: Document
-    mode: str = "stored"
+    mode: VerifyMode = "stored"
     all_parts: bool = True
     only: frozenset[str] | None = None
     parts: dict[int, int] = field(default_factory=dict)
@@ -51,7 +50,7 @@ class VerifyRun:
     sampled: int = 0
     _manifest: Manifest | None = None
 
-    def open(self, deadline_s: float = STEP_DEADLINE_S) -> dict[int, int]:
+    def open(self) -> dict[int, int]:
         """Read and check the manifest, here and on the engine, and every part's size; choose the parts to read."""
         self._manifest = read_manifest(self.store, self.metadata)
         recent = set() if self.all_parts or self.only is not None else self._recently_read()
@@ -64,10 +63,8 @@ class VerifyRun:
                     f"{key}: {there} bytes in the store, expected {size}", object=key, found=there, expected=size
                 )
         if self.mode != "sample":
-            self.session.request(
-                "open_verify", deadline_s=deadline_s, answer=self._answer,
-                manifest=self.metadata["manifest"], full=self.mode == "full",
-            )  # fmt: skip
+            named, full = self.metadata["manifest"], self.mode == "full"
+            self.session.request("open_verify", answer=self._answer, manifest=named, full=full)
             wanted = {parts.key(r) for r in range(len(parts))} - recent if self.only is None else self.only
             self.parts = {r: int(parts.size[r]) for r in range(len(parts)) if parts.key(r) in wanted}
         return self.parts
@@ -89,11 +86,9 @@ class VerifyRun:
                 recent |= {part["key"] for part in record["parts"] if part["read"]}
         return recent & {p["key"] for p in self.metadata["parts"] if p["borrowed"]}
 
-    def verify_part(self, row: int, deadline_s: float = STEP_DEADLINE_S, attempt: int = 1) -> dict[str, Any]:
+    def verify_part(self, row: int) -> dict[str, Any]:
         """Have every stored byte of one part read back and hashed by the engine, through fresh grants."""
-        result = self.session.request(
-            "verify", deadline_s=deadline_s, attempt=attempt, answer=self._answer, part_row=row
-        )
+        result = self.session.request("verify", answer=self._answer, part_row=row)
         assert self._manifest is not None
         self.read[self._manifest.parts.key(row)] = int(result["bytes"])
         return result

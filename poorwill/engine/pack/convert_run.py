@@ -38,7 +38,7 @@ PARTS_AT_ONCE = 4
 holds the buffer of a piece: of large pieces there are no more than these (see transfers.py)."""
 
 
-class Converting:
+class ConvertRun:
     """One conversion; `part` may be called for many parts at once, and again after an attempt failed.
 
     `planned` maps the numbers of the parts to be written to the rows of the source's chunks that go there.

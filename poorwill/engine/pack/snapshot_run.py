@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,30 +21,17 @@ from poorwill.engine.pool import WorkPool
 from poorwill.errors import Refused, WorkspaceError
 from poorwill.snapshot import limits, manifest, plan
 from poorwill.snapshot.globs import Globs
+from poorwill.snapshot.order import PackSettings
 from poorwill.snapshot.tables import Kind, Manifest
 
 SETTLE_ROUNDS = 3
 PATHS_SHOWN = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What to take, and how."""
-
-    machine: str
-    snapshot_id: str
-    workspace: str
-    exclude: tuple[str, ...] = ()
-    codec: str = "auto"
-    portable: bool = False
-    parts: int = limits.PARTS
-    skip_unreadable: bool = False
-
-
-class Taking:
+class SnapshotRun:
     """One snapshot being taken. Not for concurrent use, except `pack`."""
 
-    def __init__(self, settings: Settings, pool: WorkPool, meter: Meter) -> None:
+    def __init__(self, settings: PackSettings, pool: WorkPool, meter: Meter) -> None:
         self.settings = settings
         self._root = os.fsencode(settings.workspace)
         self._exclude = Globs(settings.exclude)

@@ -21,9 +21,9 @@ import blake3
 
 from poorwill.engine.positioned import read_at, write_at
 from poorwill.errors import Refused, UsageError
+from poorwill.snapshot.order import CACHE_BYTES_MAX
 
 log = logging.getLogger(__name__)
-BYTES_MAX = 100_000_000_000
 KEPT_SHARE = 0.9
 """How much of the bound is left when the least recently used are removed: not to do it again for the next chunk."""
 RECOUNT_SHARE = 1 / 16
@@ -42,7 +42,7 @@ class _Kept:
     path: str
 
 
-def open_cache(directory: str, workspace: str, bytes_max: int = BYTES_MAX) -> ChunkCache:
+def open_cache(directory: str, workspace: str, bytes_max: int = CACHE_BYTES_MAX) -> ChunkCache:
     """The cache in `directory`, made if need be. UsageError, or Refused if it and the workspace are not apart."""
     if not os.path.isabs(directory) or "\0" in directory:
         raise UsageError(f"cache {directory!r}: not an absolute path")
@@ -64,7 +64,9 @@ class ChunkCache:
     becomes `warning` and ends the adding. Several machines together may go beyond the bound, each by a sixteenth.
     """
 
-    def __init__(self, directory: str, bytes_max: int = BYTES_MAX, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, directory: str, bytes_max: int = CACHE_BYTES_MAX, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self.directory, self._bytes_max, self._clock = directory, bytes_max, clock
         self.warning = ""
         self._lock = threading.Lock()

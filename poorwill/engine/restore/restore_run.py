@@ -34,7 +34,7 @@ FILE_OVERHEAD_BYTES = 4096
 SEGMENTS_AT_ONCE = 4096
 
 
-class Restoring:
+class RestoreRun:
     """One restore. `part` may be called for many parts at once, and again after a failure.
 
     A chunk is taken from the workspace if it stands there already, else from the cache, else it is fetched. Into an

@@ -15,7 +15,7 @@ from poorwill.engine.transfer.part_reading import check_against_index, read_inde
 from poorwill.snapshot.tables import Chunks, Manifest
 
 
-class Verifying:
+class VerifyRun:
     """One verification of a manifest's parts; `part` may be called for many at once."""
 
     def __init__(self, manifest: Manifest, full: bool, reader: Reader, meter: Meter) -> None:

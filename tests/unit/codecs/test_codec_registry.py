@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from poorwill.codecs import registry
-from poorwill.codecs.chooser import POLICIES, Chooser
+from poorwill.codecs.chooser import Chooser
 from poorwill.codecs.openzl import OpenZL
 from poorwill.codecs.planes import Planes
 from poorwill.codecs.raw import Raw
 from poorwill.codecs.zstd import Zstd
 from poorwill.errors import Unsupported, UsageError
+from poorwill.snapshot.order import CODECS
 
 # A line here is never changed: snapshots with these ids exist. New ids are added.
 FOR_EVER = {"raw": 0, "zstd": 1, "planes": 2, "openzl": 3, "nvcomp-ans/6": 4}
@@ -49,7 +50,7 @@ def test_an_unknown_codec(number: int) -> None:
 
 def test_policies() -> None:
     """The names of the command line, and a usage error that lists them for any other."""
-    assert POLICIES == ("auto", "ans", "planes", "zstd", "raw")
+    assert CODECS == ("auto", "ans", "planes", "zstd", "raw")
     with pytest.raises(UsageError, match="auto, ans, planes, zstd, raw"):
         Chooser("lz4")
 
@@ -57,5 +58,5 @@ def test_policies() -> None:
 def test_a_policy_keeps_to_its_codecs() -> None:
     """`raw`, `zstd` and `planes` use nothing else than what they name."""
     raw, out = memoryview(bytes(4096)), memoryview(bytearray(4096))
-    chosen = {policy: Chooser(policy).encode(raw, out)[0] for policy in POLICIES}
+    chosen = {policy: Chooser(policy).encode(raw, out)[0] for policy in CODECS}
     assert (chosen["raw"], chosen["zstd"], chosen["planes"]) == (0, 1, 2)

@@ -188,12 +188,12 @@ def test_an_engine_that_lies(local_store: LocalStore, tmp_path: Path) -> None:
     old = needing(local_store, few(tmp_path / "w"))
 
     def set_id_bits(request: object) -> None:
-        converting = host.operations._converting
+        converting = host.operations._convert
         assert converting is not None
         converting.source.entries.mode |= 0o7000
 
     def other_bytes(request: object) -> None:
-        converting = host.operations._converting
+        converting = host.operations._convert
         assert converting is not None
         converting._chunks.raw_hash[0] ^= 1
 

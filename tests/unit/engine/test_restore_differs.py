@@ -24,6 +24,7 @@ from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.engine.restore.survey import since_boot
 from poorwill.errors import WorkspaceError
+from poorwill.snapshot.order import RestoreOrder
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.local import LocalStore
 from tests.support.engines import ThreadHost
@@ -308,7 +309,8 @@ def without_link_counts(listing: Listing) -> Listing:
 
 def opened(world: World) -> RestoreRun:
     session = EngineSession(ThreadHost())
-    run = RestoreRun(world.store, session, catalog.find(world.store, world.taken.id), str(world.back), overwrite=True)
+    order = RestoreOrder(str(world.back), overwrite=True)
+    run = RestoreRun(world.store, session, catalog.find(world.store, world.taken.id), order)
     run.open()
     return run
 
@@ -438,7 +440,7 @@ def test_an_empty_directory_is_not_looked_at(local_store: LocalStore, tmp_path: 
     taken = take(local_store, aged(make_workspace(tmp_path / "w")))
     host = ThreadHost()
     restore(local_store, taken.id, tmp_path / "back", overwrite=True, host=host)
-    assert host.operations._restoring is not None and host.operations._restoring._in_place is None
+    assert host.operations._restore is not None and host.operations._restore._in_place is None
     assert differences(tmp_path / "w", tmp_path / "back") == []
 
 

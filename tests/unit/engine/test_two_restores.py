@@ -38,7 +38,7 @@ def test_a_restore_given_up_writes_nothing_into_the_next(local_store: LocalStore
 
     with ThreadPoolExecutor(1) as thread:
         first = request("open_restore", manifest=metadata["manifest"], workspace=str(tmp_path / "one"))
-        given_up = operations._restoring
+        given_up = operations._restore
         assert first["parts"] and given_up is not None
         late = thread.submit(request, "restore", part_row=0)
         assert reading.wait(30)

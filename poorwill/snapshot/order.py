@@ -1,0 +1,79 @@
+"""What a snapshot, or a restore, is to be: one record from the flow's parameters to the engine's request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from poorwill.errors import UsageError
+from poorwill.snapshot import ids, labels, limits
+
+Codec = Literal["auto", "ans", "planes", "zstd", "raw"]
+VerifyMode = Literal["stored", "full", "sample"]
+OnUnreadable = Literal["fail", "skip"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
+VERIFY_MODES: tuple[VerifyMode, ...] = get_args(VerifyMode)
+ON_UNREADABLE: tuple[OnUnreadable, ...] = get_args(OnUnreadable)
+CACHE_BYTES_MAX = 100_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PackSettings:
+    """What an engine has to know of a snapshot. UsageError if it cannot be taken so."""
+
+    machine: str
+    snapshot_id: str
+    workspace: str  # a path on the machine
+    exclude: tuple[str, ...] = ()
+    codec: Codec = "auto"
+    portable: bool = False
+    parts: int = limits.PARTS
+    skip_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        ids.checked_machine_name(self.machine)
+        ids.checked_snapshot_id(self.snapshot_id)
+        if self.codec not in CODECS:
+            raise UsageError(f"codec '{self.codec}': expected one of {', '.join(CODECS)}")
+        if not 1 <= self.parts <= limits.PARTS:
+            raise UsageError(f"parts {self.parts}: expected 1 to {limits.PARTS}")
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotOrder(PackSettings):
+    """All that was asked for. `instance` is the rented machine's, for the verification record."""
+
+    instance: str = ""
+    parent: str | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    verify: VerifyMode = "stored"
+
+    def __post_init__(self) -> None:
+        PackSettings.__post_init__(self)
+        labels.checked_name(self.name)
+        labels.checked_tags(self.tags)
+        if self.verify not in VERIFY_MODES:
+            raise UsageError(f"verify '{self.verify}': expected one of {', '.join(VERIFY_MODES)}")
+
+    def labels(self) -> dict[str, Any]:
+        """Name and tags as fields of the metadata, which has them only where they are given."""
+        given = {"name": labels.checked_name(self.name), "tags": list(labels.checked_tags(self.tags))}
+        return {name: value for name, value in given.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOrder:
+    """How a snapshot is restored into `workspace`, a path on the machine.
+
+    include: globs; none: everything. overwrite: whether files that are there may be replaced; those that are equal are
+    kept. privileged: with set-id bits and privileged attributes. cache: a directory on the machine, outside the
+    workspace, where stored chunks are looked for before they are fetched, and then kept, `cache_bytes_max` of them.
+    """
+
+    workspace: str
+    include: tuple[str, ...] = ()
+    overwrite: bool = False
+    privileged: bool = False
+    cache: str | None = None
+    cache_bytes_max: int = CACHE_BYTES_MAX
