@@ -1,32 +1,7 @@
 """Every error Poorwill raises on purpose.
 
-PoorwillError                  what a user can be shown: one line, no secret, what to do
-├── TransientError             trying again may help; the only kind that is retried
-│   ├── StoreUnavailable       the store did not answer, or answered 5xx / slow down
-│   ├── GrantExpired           a presigned URL was too old: ask for a new one
-│   ├── UploadLost             the store forgot an unfinished upload: begin the part anew
-│   ├── EngineLost             the engine's process or channel ended, or its machine does not answer
-│   ├── ProviderUnavailable    a provider of machines did not answer, or answered 5xx / slow down
-│   ├── SourceUnavailable      the server of an image or of weights did not answer, or answered 5xx / slow down
-│   ├── ServerUnavailable      the Prefect server did not answer, or answered 5xx / slow down
-│   └── DeadlineExceeded       a step did not end in its time
-└── PermanentError             trying again gives the same answer
-    ├── UsageError             the call itself is wrong
-    ├── StoreRefused           credentials, permission or bucket are wrong
-    ├── ProviderRefused        the provider says no: credentials, credit, quota, an invalid request
-    ├── ServerRefused          the Prefect server says no: its password, its address
-    ├── HostRefused            a machine is not who it was (its host key), or does not let us in
-    ├── HostUnfit              a machine lacks what the engine needs: Python, disk, a C library
-    ├── NotFound               a snapshot or object that is not there
-    ├── Refused                it would overwrite or lose something, so it was not done
-    ├── Corrupt                bytes are not what was written: hash, size or structure differ
-    ├── Unsupported            a format version, codec or need that this reader does not have
-    ├── WorkspaceError         files that cannot be read, keep changing, or do not fit
-    ├── OutOfMemory            the GPU or host memory does not suffice for what was asked
-    ├── DeviceFailed           the GPU failed; the process has to be replaced
-    ├── EngineFailed           the engine answered with an error that has no better name
-    ├── RunFailed              a flow run failed or crashed for a reason that has no better name
-    └── Cancelled              somebody asked for the step to stop
+A PoorwillError is what a user can be shown: one line, no secret, what to do. Its two halves are TransientError (trying
+again may help; the only kind that is retried) and PermanentError (trying again gives the same answer).
 
 The exit codes are those of the design page: 1 failed, 2 usage, 4 corrupt or unverifiable, 5 not
 found, 6 refused, 7 store, provider or network, 130 interrupted.
@@ -56,6 +31,10 @@ class PoorwillError(Exception):
 
     exit_code = 1
 
+    def __init_subclass__(cls, exit_code: int | None = None) -> None:
+        if exit_code is not None:
+            cls.exit_code = exit_code
+
     def __init__(self, message: str, **facts: Any) -> None:
         self.message = one_line(masked(message))
         self.facts = {k: masked(v) if isinstance(v, str) else v for k, v in facts.items()}
@@ -73,104 +52,104 @@ class TransientError(PoorwillError):
     """Trying again may help."""
 
 
-class StoreUnavailable(TransientError):
-    exit_code = 7
+class StoreUnavailable(TransientError, exit_code=7):
+    """The store did not answer, or answered 5xx / slow down."""
 
 
-class GrantExpired(TransientError):
-    exit_code = 7
+class GrantExpired(TransientError, exit_code=7):
+    """A presigned URL was too old: ask for a new one."""
 
 
-class UploadLost(TransientError):
-    exit_code = 7
+class UploadLost(TransientError, exit_code=7):
+    """The store forgot an unfinished upload: begin the part anew."""
 
 
 class EngineLost(TransientError):
-    pass
+    """The engine's process or channel ended, or its machine does not answer."""
 
 
-class ProviderUnavailable(TransientError):
-    exit_code = 7
+class ProviderUnavailable(TransientError, exit_code=7):
+    """A provider of machines did not answer, or answered 5xx / slow down."""
 
 
-class SourceUnavailable(TransientError):
-    exit_code = 7
+class SourceUnavailable(TransientError, exit_code=7):
+    """The server of an image or of weights did not answer, or answered 5xx / slow down."""
 
 
-class ServerUnavailable(TransientError):
-    exit_code = 7
+class ServerUnavailable(TransientError, exit_code=7):
+    """The Prefect server did not answer, or answered 5xx / slow down."""
 
 
 class DeadlineExceeded(TransientError):
-    pass
+    """A step did not end in its time."""
 
 
 class PermanentError(PoorwillError):
     """Trying again gives the same answer."""
 
 
-class UsageError(PermanentError):
-    exit_code = 2
+class UsageError(PermanentError, exit_code=2):
+    """The call itself is wrong."""
 
 
-class StoreRefused(PermanentError):
-    exit_code = 7
+class StoreRefused(PermanentError, exit_code=7):
+    """Credentials, permission or bucket are wrong."""
 
 
-class ProviderRefused(PermanentError):
-    exit_code = 7
+class ProviderRefused(PermanentError, exit_code=7):
+    """The provider says no: credentials, credit, quota, an invalid request."""
 
 
-class ServerRefused(PermanentError):
-    exit_code = 7
+class ServerRefused(PermanentError, exit_code=7):
+    """The Prefect server says no: its password, its address."""
 
 
-class HostRefused(PermanentError):
-    exit_code = 6
+class HostRefused(PermanentError, exit_code=6):
+    """A machine is not who it was (its host key), or does not let us in."""
 
 
 class HostUnfit(PermanentError):
-    pass
+    """A machine lacks what the engine needs: Python, disk, a C library."""
 
 
-class NotFound(PermanentError):
-    exit_code = 5
+class NotFound(PermanentError, exit_code=5):
+    """A snapshot or object that is not there."""
 
 
-class Refused(PermanentError):
-    exit_code = 6
+class Refused(PermanentError, exit_code=6):
+    """It would overwrite or lose something, so it was not done."""
 
 
-class Corrupt(PermanentError):
-    exit_code = 4
+class Corrupt(PermanentError, exit_code=4):
+    """Bytes are not what was written: hash, size or structure differ."""
 
 
-class Unsupported(PermanentError):
-    exit_code = 4
+class Unsupported(PermanentError, exit_code=4):
+    """A format version, codec or need that this reader does not have."""
 
 
 class WorkspaceError(PermanentError):
-    pass
+    """Files that cannot be read, keep changing, or do not fit."""
 
 
 class OutOfMemory(PermanentError):
-    pass
+    """The GPU or host memory does not suffice for what was asked."""
 
 
 class DeviceFailed(PermanentError):
-    pass
+    """The GPU failed; the process has to be replaced."""
 
 
 class EngineFailed(PermanentError):
-    pass
+    """The engine answered with an error that has no better name."""
 
 
 class RunFailed(PermanentError):
-    pass
+    """A flow run failed or crashed for a reason that has no better name."""
 
 
-class Cancelled(PermanentError):
-    exit_code = 130
+class Cancelled(PermanentError, exit_code=130):
+    """Somebody asked for the step to stop."""
 
 
 def _tree(root: type[PoorwillError]) -> dict[str, type[PoorwillError]]:

@@ -84,10 +84,6 @@ class SshConnection:
     def describe(self) -> str:
         return described(self._endpoint)
 
-    @property
-    def alive(self) -> bool:
-        return bool(self._transport.is_active())
-
     def run(self, command: str, *, stdin: Iterable[bytes] = (), timeout_s: float) -> Finished:
         """Run a command to its end. EngineLost; DeadlineExceeded after `timeout_s`, which closes the connection."""
         channel = self._open(command, min(timeout_s, OPEN_TIMEOUT_S))

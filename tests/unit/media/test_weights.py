@@ -30,8 +30,8 @@ from poorwill.media import weights_manifest
 from poorwill.media.stop import Stop
 from poorwill.media.weights import ABANDONED_S, local_folder, publish
 from poorwill.media.weights_download import PIECE_BYTES
-from poorwill.store.faulty import Fault, FaultyStore
 from poorwill.store.local import LocalStore
+from tests.support.doubles.faulty_store import Fault, FaultyStore
 from tests.support.hooked_store import hooked
 from tests.support.workspaces import noise
 

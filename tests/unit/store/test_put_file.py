@@ -17,7 +17,6 @@ from botocore.stub import Stubber
 
 from deployments.servers.s3_server import S3Server
 from poorwill.errors import Corrupt, StoreRefused, StoreUnavailable, UploadLost, WorkspaceError
-from poorwill.store.faulty import Fault, FaultyStore
 from poorwill.store.local import LocalStore
 from poorwill.store.retrying import RetryingStore
 from poorwill.store.s3.bucket import S3Bucket
@@ -25,6 +24,7 @@ from poorwill.store.s3.client import s3_client
 from poorwill.store.s3.store import S3Store
 from poorwill.store.s3.uploads import PARALLEL_MAX, PIECE_BYTES, S3Uploads
 from poorwill.store.source_file import SourceFile
+from tests.support.doubles.faulty_store import Fault, FaultyStore
 from tests.support.s3_connection import connect
 
 SIZE = 2 * PIECE_BYTES + 1  # three pieces

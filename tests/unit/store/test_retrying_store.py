@@ -14,9 +14,9 @@ from poorwill.errors import (
     TransientError,
 )
 from poorwill.store.base import Piece, Store
-from poorwill.store.faulty import Fault, FaultyStore
 from poorwill.store.local import LocalStore
 from poorwill.store.retrying import RetryingStore
+from tests.support.doubles.faulty_store import Fault, FaultyStore
 
 DOWN = StoreUnavailable("the store is down")
 
