@@ -106,3 +106,8 @@ def retry_after_s(header: str, now_s: float) -> float:
         return float(parsedate_to_datetime(header).timestamp()) - now_s
     except (ValueError, TypeError, OverflowError, OSError):
         return 0.0
+
+
+def is_transient_status(status: int) -> bool:
+    """Whether a server that answers with this HTTP status may answer otherwise later."""
+    return status in (408, 425, 429) or (status >= 500 and status != 501)

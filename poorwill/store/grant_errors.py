@@ -10,6 +10,7 @@ import re
 from urllib.parse import urlsplit
 
 from poorwill.errors import Corrupt, GrantExpired, NotFound, PoorwillError, StoreRefused, StoreUnavailable
+from poorwill.retry import is_transient_status
 
 ANSWER_BYTES_MAX = 16 << 10  # of an error's body that is worth reading
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,60})\s*</Code>")
@@ -41,6 +42,6 @@ def grant_error(url: str, status: int, body: bytes = b"") -> PoorwillError:
         return NotFound(f"{place}: there is no such object")
     if status == 416:
         return Corrupt(f"{place}: the object ends before the bytes asked for")
-    if code in _TRANSIENT or status in (408, 425, 429) or (status >= 500 and status != 501):
+    if code in _TRANSIENT or is_transient_status(status):
         return StoreUnavailable(answered)
     return StoreRefused(f"{answered}: check the credentials the control side signs with, and its clock")

@@ -1,8 +1,4 @@
-"""What the exceptions of a client of AWS mean, in Poorwill's errors.
-
-Only an error's code goes into a message, never the server's own text: that may repeat an access key or the
-string that was signed. Codes: the EC2 API reference, "Error codes for the Amazon EC2 API".
-"""
+"""What the error codes of EC2 mean. Source: the EC2 API reference, "Error codes for the Amazon EC2 API"."""
 
 from __future__ import annotations
 
@@ -11,14 +7,13 @@ from typing import Any
 
 from botocore import exceptions as boto
 
-from poorwill.aws_errors import FAULTS, NO_ANSWER, NO_CREDENTIALS, code_of, is_transient, is_untrusted, status_of
-from poorwill.errors import NotFound, PoorwillError, ProviderRefused, ProviderUnavailable, UsageError
+from poorwill.aws import ErrorTable
+from poorwill.errors import ProviderRefused, ProviderUnavailable
 
 _CREDENTIALS = "check the access key, the secret key and the session token of the provider"
 _QUOTA = "raise that quota of EC2 in Service Quotas, or destroy what runs already"
 _PERMISSION = "these credentials may not do that: allow the action in their IAM policy"
-_LAUNCH = "check the image, subnet, security groups and key name of the provider"
-REFUSED = {
+_REFUSALS = {
     "AuthFailure": f"the credentials are not valid: {_CREDENTIALS}",
     "InvalidClientTokenId": f"the access key is not known: {_CREDENTIALS}",
     "UnrecognizedClientException": f"the access key is not known: {_CREDENTIALS}",
@@ -72,46 +67,27 @@ _TRANSIENT = {
     "InternalFailure",
     "ResourceCountExceeded",
 }
-_MISSING = {"InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed", "InvalidInstanceId"}
+_MISSING = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed", "InvalidInstanceId")
 
-
-def aws_error(error: BaseException, what: str) -> PoorwillError:
-    """The error to raise for one of FAULTS. `what`: who cannot do what, as in 'EC2 in eu-west-1: cannot list'."""
-    if isinstance(error, boto.ClientError):
-        return _answered(error, what)
-    if isinstance(error, boto.ParamValidationError):
-        return UsageError(f"{what}: a label, number or name is not one that AWS takes")
-    if isinstance(error, NO_CREDENTIALS):
-        return ProviderRefused(f"{what}: no usable credentials ({type(error).__name__}): {_CREDENTIALS}")
-    if is_untrusted(error):
-        return ProviderRefused(f"{what}: its certificate is not trusted: check the endpoint, or set AWS_CA_BUNDLE")
-    if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError):
-        return ProviderUnavailable(f"{what}: it did not answer in time")
-    if isinstance(error, NO_ANSWER):
-        return ProviderUnavailable(f"{what}: no answer ({type(error).__name__}): check the network and the region")
-    return ProviderRefused(f"{what}: {type(error).__name__}")
-
-
-def _answered(error: boto.ClientError, what: str) -> PoorwillError:
-    code, status = code_of(error), status_of(error)
-    if code in REFUSED:
-        return ProviderRefused(f"{what}: {REFUSED[code]} ({code})", code=code)
-    if code in _MISSING:
-        return NotFound(f"{what}: there is no such instance", code=code)
-    if code in _TRANSIENT or is_transient(status):
-        return ProviderUnavailable(f"{what}: it answered {code} ({status})", code=code)
-    hint = f": {_LAUNCH}" if code.startswith(("Invalid", "Missing")) else ""
-    return ProviderRefused(f"{what}: it answered {code} ({status}){hint}", code=code)
+EC2 = ErrorTable(
+    refused=ProviderRefused,
+    unavailable=ProviderUnavailable,
+    refusals=_REFUSALS,
+    missing=dict.fromkeys(_MISSING, "there is no such instance"),
+    transient=_TRANSIENT,
+    credentials=_CREDENTIALS,
+    network="check the network and the region",
+    invalid="check the image, subnet, security groups and key name of the provider",
+)
 
 
 def paged(client: Any, operation: str, what: str, pages_max: int, **request: Any) -> Iterator[dict[str, Any]]:
     """Every page of a list. ProviderUnavailable if there are more than `pages_max`: a short list would be wrong."""
-    try:
-        for number, page in enumerate(client.get_paginator(operation).paginate(**request)):
-            if number == pages_max:
-                raise ProviderUnavailable(f"{what}: the list does not end after {pages_max} pages")
-            yield page
-    except boto.PaginationError:
-        raise ProviderUnavailable(f"{what}: the list goes in circles") from None
-    except FAULTS as error:
-        raise aws_error(error, what) from error
+    with EC2.translated(what):
+        try:
+            for number, page in enumerate(client.get_paginator(operation).paginate(**request)):
+                if number == pages_max:
+                    raise ProviderUnavailable(f"{what}: the list does not end after {pages_max} pages")
+                yield page
+        except boto.PaginationError:
+            raise ProviderUnavailable(f"{what}: the list goes in circles") from None

@@ -11,10 +11,9 @@ import re
 from datetime import timezone
 from typing import Any
 
-from poorwill.aws_errors import FAULTS
 from poorwill.errors import NotFound, PoorwillError
 from poorwill.providers.base import Instance
-from poorwill.providers.ec2.errors import aws_error, paged
+from poorwill.providers.ec2.errors import EC2, paged
 from poorwill.providers.ec2.launch import LABEL_TAG, PRICE_TAG, TOKEN_TAG
 from poorwill.providers.ec2.prices import PriceList
 
@@ -77,12 +76,10 @@ class Ec2Machines:
         if _ID.fullmatch(instance_id) is None:
             return None
         try:
-            answer = self._client.describe_instances(InstanceIds=[instance_id])
-        except FAULTS as error:
-            failure = aws_error(error, f"{self._place}: cannot ask for instance {instance_id}")
-            if isinstance(failure, NotFound):
-                return None
-            raise failure from error
+            with EC2.translated(f"{self._place}: cannot ask for instance {instance_id}"):
+                answer = self._client.describe_instances(InstanceIds=[instance_id])
+        except NotFound:
+            return None
         found = [described for reservation in answer["Reservations"] for described in reservation["Instances"]]
         return found[0] if found else None
 

@@ -12,9 +12,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from poorwill.aws_errors import FAULTS
 from poorwill.errors import ProviderUnavailable
-from poorwill.providers.ec2.errors import aws_error
+from poorwill.providers.ec2.errors import EC2
 
 HOURS_PER_MONTH = 730  # as AWS counts
 GP3_PER_GB_MONTH = 0.08
@@ -79,10 +78,8 @@ class AwsPriceList:
         }
         filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
         what = f"the AWS price list: cannot price {instance_type} in {region} (pricing:GetProducts)"
-        try:
+        with EC2.translated(what):
             page = self._client.get_products(ServiceCode="AmazonEC2", Filters=filters, MaxResults=_PRODUCTS_MAX)
-        except FAULTS as error:
-            raise aws_error(error, what) from error
         try:
             found = [price for text in page.get("PriceList", []) for price in _hourly(json.loads(text))]
         except (ValueError, TypeError, AttributeError) as error:

@@ -10,9 +10,10 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from poorwill.aws_errors import FAULTS, code_of
+from poorwill.aws import FAULTS, code_of
 from poorwill.errors import (
     DeadlineExceeded,
     NotFound,
@@ -24,8 +25,8 @@ from poorwill.errors import (
     UsageError,
 )
 from poorwill.providers.base import Endpoint, Instance, Offer, SshEndpoint, Wish, checked_label
-from poorwill.providers.ec2.client import AwsClients
-from poorwill.providers.ec2.errors import CAPACITY, aws_error
+from poorwill.providers.ec2.client import aws_clients
+from poorwill.providers.ec2.errors import CAPACITY, EC2
 from poorwill.providers.ec2.launch import GP3_GIB_MAX, Image, LaunchSettings, disk_gib, launch_request
 from poorwill.providers.ec2.machines import MACHINE_STATES, Described, Ec2Machines, literal
 from poorwill.providers.ec2.offers import Ec2Catalog
@@ -107,10 +108,8 @@ class Ec2Provider:
 
         Keys that are not given come from the usual AWS variables and files. ProviderRefused, UsageError.
         """
-        clients = AwsClients(region, access_key, secret_key, session_token, endpoint)
-        return cls(
-            clients.ec2, region=region, ssm=clients.ssm, prices=prices or AwsPriceList(clients.pricing), **settings
-        )
+        client, ssm, pricing = aws_clients(region, access_key, secret_key, session_token, endpoint)
+        return cls(client, region=region, ssm=ssm, prices=prices or AwsPriceList(pricing), **settings)
 
     def describe(self) -> str:
         return f"EC2 in {self._region}" + (f" of account {self._account}" if self._account else "")
@@ -174,11 +173,8 @@ class Ec2Provider:
         wished = None if wished == self._region else wished
         if self._settings.subnet_id is None:
             return wished
-        what = f"{self.describe()}: cannot find subnet {self._settings.subnet_id}"
-        try:
+        with EC2.translated(f"{self.describe()}: cannot find subnet {self._settings.subnet_id}"):
             found = self._client.describe_subnets(SubnetIds=[self._settings.subnet_id])["Subnets"]
-        except FAULTS as error:
-            raise aws_error(error, what) from error
         zone = str(found[0]["AvailabilityZone"])
         if wished not in (None, zone):
             raise Refused(f"{self.describe()}: subnet {self._settings.subnet_id} is in {zone}, {wished} was asked for")
@@ -186,17 +182,15 @@ class Ec2Provider:
 
     def _image(self) -> Image:
         what = f"{self.describe()}: cannot find the image {self._image_id or self._image_parameter}"
-        try:
+        with EC2.translated(what):
             image_id = self._image_id or self._ssm.get_parameter(Name=self._image_parameter)["Parameter"]["Value"]
             found = self._client.describe_images(ImageIds=[image_id])["Images"]
-        except FAULTS as error:
-            raise aws_error(error, what) from error
         if not found:
             raise ProviderRefused(f"{what}: it is not in this region, or not this account's to use")
         return Image.from_description(found[0], self.describe())
 
     def _not_created(self, error: BaseException, label: str) -> PoorwillError:
-        found = aws_error(error, f"{self.describe()}: cannot create a machine labelled {label}")
+        found = EC2.error(error, f"{self.describe()}: cannot create a machine labelled {label}")
         if isinstance(found, ProviderUnavailable):
             return ProviderUnavailable(
                 f"{found.message}; it may exist all the same, and bill: look before trying again"
@@ -270,14 +264,11 @@ class Ec2Provider:
         self._await_no_volumes(described, deadline)
 
     def _terminate(self, instance_id: str) -> None:
-        try:
+        with (
+            suppress(NotFound),
+            EC2.translated(f"{self.describe()}: instance {instance_id} goes on billing, cannot terminate it"),
+        ):
             self._client.terminate_instances(InstanceIds=[instance_id])
-        except FAULTS as error:
-            failure = aws_error(
-                error, f"{self.describe()}: instance {instance_id} goes on billing, cannot terminate it"
-            )
-            if not isinstance(failure, NotFound):
-                raise failure from error
 
     def _await_no_volumes(self, described: Described, deadline: float) -> None:
         until = self._clock() + VOLUMES_TIMEOUT_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from poorwill.aws_errors import FAULTS, code_of
+from poorwill.aws import FAULTS, code_of
 from poorwill.errors import Corrupt, NotFound, PoorwillError, StoreRefused, UsageError
 from poorwill.store.base import Grant, ObjectInfo
 from poorwill.store.object_key import checked_key, checked_store_prefix

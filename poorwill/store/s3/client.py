@@ -9,15 +9,10 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config
-
-from poorwill.aws_errors import FAULTS
+from poorwill.aws import aws_session, client_config
 from poorwill.errors import StoreRefused, UsageError
-from poorwill.store.s3.errors import no_credentials, s3_error
+from poorwill.store.s3.errors import S3
 
-CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 60
 CONNECTIONS_MAX = 32
 
 
@@ -33,26 +28,18 @@ def s3_client(
 ) -> Any:
     """A thread-safe boto3 client. It asks nobody yet, but StoreRefused if there are no credentials.
 
-    `attempts_max` counts the first try; the waits between grow exponentially, with jitter, to 20 s.
+    `attempts_max` counts the first try.
     """
     place = f"s3://{bucket}" + (f" at {shown_endpoint(endpoint)}" if endpoint else "")
     try:
-        session = boto3.Session(
-            aws_access_key_id=access_key,
-            aws_secret_access_key=secret_key,
-            aws_session_token=session_token,
-            region_name=region,
-        )
-        if session.get_credentials() is None:
-            raise no_credentials(place)
-        client = _client(session, endpoint, "auto", attempts_max)
-        if not is_amazon(client.meta.endpoint_url):
-            # Few other stores have a host name per bucket.
-            client = _client(session, client.meta.endpoint_url, "path", attempts_max)
-        shown_endpoint(client.meta.endpoint_url)
-        return client
-    except FAULTS as error:
-        raise s3_error(error, place, "connect", "") from error
+        with S3.translated(f"{place}: cannot connect"):
+            session = aws_session(region, access_key, secret_key, session_token)
+            client = _client(session, endpoint, "auto", attempts_max)
+            if not is_amazon(client.meta.endpoint_url):
+                # Few other stores have a host name per bucket.
+                client = _client(session, client.meta.endpoint_url, "path", attempts_max)
+            shown_endpoint(client.meta.endpoint_url)
+            return client
     except ValueError as error:
         raise StoreRefused(
             f"{place}: the endpoint is not a URL: correct AWS_ENDPOINT_URL, like https://host:9000"
@@ -80,13 +67,11 @@ def _client(session: Any, endpoint: str | None, addressing: str, attempts_max: i
         endpoint_url=endpoint,
         # Others ignore the region, or, as R2, take this one for their own.
         region_name=session.region_name or "us-east-1",
-        config=Config(
+        config=client_config(
+            CONNECTIONS_MAX,
+            attempts_max,
             signature_version="s3v4",
             s3={"addressing_style": addressing},
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
-            max_pool_connections=CONNECTIONS_MAX,
-            retries={"mode": "standard", "total_max_attempts": attempts_max},
             # Trailing checksums are refused by many stores that are not Amazon's.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from poorwill.aws_errors import FAULTS, code_of
+from poorwill.aws import FAULTS, code_of
 from poorwill.errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
 from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
 from poorwill.store.object_key import checked_prefix
