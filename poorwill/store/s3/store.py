@@ -13,7 +13,7 @@ from typing import Any
 
 from poorwill.aws import FAULTS, code_of
 from poorwill.errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
-from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
+from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo
 from poorwill.store.object_key import checked_prefix
 from poorwill.store.s3.bucket import S3Bucket
 from poorwill.store.s3.client import s3_client
@@ -22,7 +22,7 @@ from poorwill.store.s3.uploads import PIECE_BYTES, S3Uploads
 from poorwill.store.source_file import SourceFile
 
 
-class S3Store:
+class S3Store(S3Uploads):
     """Store over a bucket and a prefix in it.
 
     Unfinished uploads and their pieces are what the server's listings say; a server that keeps them in
@@ -30,14 +30,9 @@ class S3Store:
     (it answers 405 or 501) has none as far as `list_uploads` and `list_pieces` tell.
     """
 
-    piece_bytes_min = S3Uploads.piece_bytes_min
-    pieces_max = S3Uploads.pieces_max
-
     def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
         """`client` is a boto3 S3 client, closed with the store; see `connect` for one that fits."""
-        self._client = client
-        self._bucket = S3Bucket(client, bucket, prefix)
-        self._uploads = S3Uploads(self._bucket)
+        super().__init__(S3Bucket(client, bucket, prefix))
         self._place = self._bucket.place
         self.url = self._bucket.url
         self._conditional = True
@@ -80,7 +75,7 @@ class S3Store:
         full = self._bucket.full(key)
         with SourceFile(path) as source:
             if source.size > PIECE_BYTES:
-                self._uploads.write(key, source, content_type)
+                self._write_file(key, source, content_type)
                 return
             data = b"".join(source.blocks(PIECE_BYTES))
         self._bucket.ask("write", key, self._client.put_object, Key=full, Body=data, ContentType=content_type)
@@ -144,26 +139,8 @@ class S3Store:
         except NotFound:
             return
 
-    def create_upload(self, key: str) -> str:
-        return self._uploads.create(key)
-
-    def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
-        return self._uploads.grant_piece(key, upload_id, number, expires_s)
-
     def grant_read(self, key: str, *, expires_s: int) -> Grant:
         return self._bucket.grant("get_object", key, expires_s)
-
-    def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
-        self._uploads.complete(key, upload_id, pieces, size)
-
-    def abort_upload(self, key: str, upload_id: str) -> None:
-        self._uploads.abort(key, upload_id)
-
-    def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
-        return self._uploads.list(prefix)
-
-    def list_pieces(self, key: str, upload_id: str) -> Pieces:
-        return self._uploads.pieces(key, upload_id)
 
     def close(self) -> None:
         self._client.close()

@@ -19,7 +19,7 @@ PARALLEL_MAX = 4
 
 
 class S3Uploads:
-    """The unfinished uploads of a bucket. What is said of their methods in Store holds here."""
+    """The half of an S3Store that is about unfinished uploads. What is said of the methods in Store holds here."""
 
     piece_bytes_min = 5 << 20
     pieces_max = 10_000
@@ -28,18 +28,15 @@ class S3Uploads:
         self._bucket = bucket
         self._client = bucket.client
 
-    def create(self, key: str, **recorded: str) -> str:
-        """The id of a new upload; `recorded` is what the client's call takes, such as ContentType."""
-        begin = self._client.create_multipart_upload
-        answer = self._bucket.ask("begin an upload of", key, begin, Key=self._bucket.full(key), **recorded)
-        return str(answer["UploadId"])
+    def create_upload(self, key: str) -> str:
+        return self._begin(key)
 
-    def grant_piece(self, key: str, upload_id: str, number: int, expires_s: int) -> Grant:
+    def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
         if not 1 <= number <= self.pieces_max:
             raise UsageError(f"not a piece number: {number}; they go from 1 to {self.pieces_max}")
         return self._bucket.grant("upload_part", key, expires_s, UploadId=upload_id, PartNumber=number)
 
-    def complete(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
+    def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
         """See Store. An upload whose pieces all name their sizes is checked before it becomes an object;
         one of another size that the store alone could see is left for its owner to judge."""
         ordered = sorted(pieces, key=lambda piece: piece.number)
@@ -58,14 +55,14 @@ class S3Uploads:
             raise (gone or error) from None
         self._bucket.check_size(key, found, size)
 
-    def abort(self, key: str, upload_id: str) -> None:
+    def abort_upload(self, key: str, upload_id: str) -> None:
         abort = self._client.abort_multipart_upload
         try:
             self._bucket.ask("abort an upload of", key, abort, Key=self._bucket.full(key), UploadId=upload_id)
         except NotFound:
             return
 
-    def list(self, prefix: str) -> Iterator[tuple[str, str]]:
+    def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
         full = self._bucket.prefix + checked_prefix(prefix)
         listing = self._client.list_multipart_uploads
         markers: dict[str, str] = {}
@@ -92,7 +89,7 @@ class S3Uploads:
                 raise StoreUnavailable(f"{self._bucket.place}: its listing of uploads does not go on")
             markers = following
 
-    def pieces(self, key: str, upload_id: str) -> Pieces:
+    def list_pieces(self, key: str, upload_id: str) -> Pieces:
         pieces: Pieces = []
         wanted = {"Key": self._bucket.full(key), "UploadId": upload_id}
         marker = 0
@@ -112,25 +109,31 @@ class S3Uploads:
                 return pieces
             marker = following
 
-    def write(self, key: str, source: SourceFile, content_type: str) -> None:
+    def _write_file(self, key: str, source: SourceFile, content_type: str) -> None:
         """A whole file as an object: see Store.put_file. UploadLost if the store forgot the upload meanwhile.
 
         Takes at most IN_FLIGHT_BYTES_MAX of memory, or one piece where that is more: from 625 GiB on.
         """
-        upload_id = self.create(key, ContentType=content_type)
+        upload_id = self._begin(key, ContentType=content_type)
         try:
             pieces = self._write_pieces(key, upload_id, source)
             source.check()
-            # Not `complete`: to that, an older object of the same size looks like this upload's own success.
+            # Not `complete_upload`: to that, an older object of the same size looks like this upload's own success.
             self._join(key, upload_id, pieces)
         except BaseException as error:
-            # One that the store keeps all the same is in `list`; what led here says more than why it does.
+            # One that the store keeps all the same is in `list_uploads`; what led here says more than why it does.
             with contextlib.suppress(PoorwillError):
-                self.abort(key, upload_id)
+                self.abort_upload(key, upload_id)
             if isinstance(error, NotFound):
                 raise UploadLost(f"{self._bucket.place}: it forgot its unfinished upload of {key}", key=key) from error
             raise
         self._bucket.check_size(key, self._bucket.head(key).size, source.size)
+
+    def _begin(self, key: str, **recorded: str) -> str:
+        """The id of a new upload; `recorded` is what the client's call takes, such as ContentType."""
+        begin = self._client.create_multipart_upload
+        answer = self._bucket.ask("begin an upload of", key, begin, Key=self._bucket.full(key), **recorded)
+        return str(answer["UploadId"])
 
     def _write_pieces(self, key: str, upload_id: str, source: SourceFile) -> Pieces:
         """In order. After a fault those under way have ended, and the others are not begun."""

@@ -19,10 +19,9 @@ from deployments.servers.s3_server import S3Server
 from poorwill.errors import Corrupt, StoreRefused, StoreUnavailable, UploadLost, WorkspaceError
 from poorwill.store.local import LocalStore
 from poorwill.store.retrying import RetryingStore
-from poorwill.store.s3.bucket import S3Bucket
 from poorwill.store.s3.client import s3_client
 from poorwill.store.s3.store import S3Store
-from poorwill.store.s3.uploads import PARALLEL_MAX, PIECE_BYTES, S3Uploads
+from poorwill.store.s3.uploads import PARALLEL_MAX, PIECE_BYTES
 from poorwill.store.source_file import SourceFile
 from tests.support.doubles.faulty_store import Fault, FaultyStore
 from tests.support.s3_connection import connect
@@ -242,11 +241,10 @@ def test_pieces_grow_where_there_would_be_too_many(
 ) -> None:
     """A file that does not fit into the most pieces an upload may have is cut into larger ones."""
 
-    class Few(S3Uploads):
+    class Few(S3Store):
         pieces_max = 2
 
-    with SourceFile(path) as source:
-        Few(S3Bucket(moments.client, s3_server.bucket, f"put-file/{tmp_path.name}")).write("few", source, "a/b")
+    Few(moments.client, s3_server.bucket, f"put-file/{tmp_path.name}").put_file("few", path)
     assert moments.counts["UploadPart"] == 2
     assert store.get_range("few", 0, SIZE) == bytes(SIZE)
 
