@@ -1,4 +1,4 @@
-"""Trying again: one schedule of pauses, and one loop, for whatever may fail for a while.
+"""Trying again: one schedule of pauses, and one loop, for whatever may fail for a while; and looking again.
 
 Pauses double. By chance each is shortened by up to half, so that clients that failed together do not all come back
 together.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -93,6 +93,24 @@ def retry(
                 raise
             on_pause(error, pause_s)
         sleep(pause_s)
+
+
+def polls(
+    interval_s: float,
+    timeout_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[float]:
+    """The times to look at something that takes a while: now, every `interval_s`, and once when `timeout_s` is over.
+
+    Gives the seconds that are left, 0 at the last look.
+    """
+    ends_s = clock() + timeout_s
+    while (left_s := ends_s - clock()) > 0:
+        yield left_s
+        sleep(max(0.0, min(interval_s, ends_s - clock())))
+    yield 0.0
 
 
 def retry_after_s(header: str, now_s: float) -> float:

@@ -9,12 +9,13 @@ ProviderRefused (it said no: credentials, credit, quota). No message holds a sec
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from poorwill.errors import UsageError
 
+_PUBLIC_KEY = re.compile(r"(ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/=]+( [\x20-\x7e]*)?")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _OF_CUDA = ("cuda_min", "compute_capability_min")
 
@@ -176,3 +177,13 @@ def checked_label(label: str) -> str:
     if _LABEL.fullmatch(label) is None:
         raise UsageError(f"'{label[:80]}' cannot label a machine: up to 200 letters, digits, '.', '_' or '-'")
     return label
+
+
+def checked_public_keys(lines: Iterable[str]) -> tuple[str, ...]:
+    """OpenSSH's lines without white space around them, or UsageError. No message repeats one: it may be private."""
+    found = tuple(line.strip() for line in lines)
+    if not all(map(_PUBLIC_KEY.fullmatch, found)):
+        raise UsageError(
+            "not a public key: expected one line like 'ssh-ed25519 AAAA... name', as in ~/.ssh/id_ed25519.pub"
+        )
+    return found

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from poorwill.errors import NotFound, PoorwillError, StoreUnavailable, UploadLost
-from poorwill.retry import Backoff, retry, retry_after_s
+from poorwill.retry import Backoff, polls, retry, retry_after_s
 
 
 class Time:
@@ -134,3 +134,19 @@ def test_a_server_may_ask_for_a_longer_pause() -> None:
 def test_retry_after(header: str, asked_s: float) -> None:
     """A number of seconds or a date; anything else asks for nothing."""
     assert retry_after_s(header, 1_000_000_000.0) == asked_s
+
+
+@given(interval_s=seconds, timeout_s=st.floats(0, 1000), took_s=st.floats(0, 50))
+def test_the_looks_at_something_that_takes_a_while(interval_s: float, timeout_s: float, took_s: float) -> None:
+    """At once, after each interval, and once when the time is over; none begins later than that."""
+    time, looks = Time(), list[tuple[float, float]]()
+    for left_s in islice(polls(interval_s, timeout_s, clock=lambda: time.now_s, sleep=time.sleep), 500):
+        looks.append((time.now_s, left_s))
+        time.now_s += took_s
+    assert looks[0] == (500.0, pytest.approx(timeout_s, abs=1e-6))
+    for (at_s, _), (next_s, left_s) in pairwise(looks):
+        assert next_s - at_s <= max(interval_s, took_s) + took_s + 1e-6
+        assert left_s == 0 or next_s < 500.0 + timeout_s
+    if len(looks) < 500:
+        assert looks[-1][1] == 0 and looks[-1][0] >= 500.0 + timeout_s - 1e-6
+        assert [left_s for _, left_s in looks].count(0.0) == 1

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from poorwill.errors import ProviderRefused, UsageError
-from poorwill.providers.base import Offer, Wish
+from poorwill.providers.base import Offer, Wish, checked_public_keys
 
 LABEL_TAG = "poorwill:label"
 PRICE_TAG = "poorwill:price-per-hour"
@@ -22,7 +21,6 @@ TOKEN_TAG = "poorwill:token"  # the same on a machine and its volumes, and on no
 
 GP3_GIB_MAX = 65_536
 DISK_MIBPS_MAX = 750  # what the 3,000 IOPS that cost nothing carry, at 0.25 MiB/s each
-_PUBLIC_KEY = re.compile(r"(ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]+ [A-Za-z0-9+/=]+( [\x20-\x7e]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +63,7 @@ class LaunchSettings:
     disk_mibps: int = 500
 
     def __post_init__(self) -> None:
-        for key in self.public_keys:
-            if _PUBLIC_KEY.fullmatch(key) is None:  # it is not repeated: it may be a private one
-                raise UsageError(
-                    "a public key is one line like 'ssh-ed25519 AAAA... name', as in ~/.ssh/id_ed25519.pub"
-                )
+        checked_public_keys(self.public_keys)
         if not 125 <= self.disk_mibps <= DISK_MIBPS_MAX:
             raise UsageError(f"disk_mibps {self.disk_mibps}: expected 125 to {DISK_MIBPS_MAX}")
 

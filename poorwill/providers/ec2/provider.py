@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -31,6 +31,7 @@ from poorwill.providers.ec2.launch import GP3_GIB_MAX, Image, LaunchSettings, di
 from poorwill.providers.ec2.machines import MACHINE_STATES, Described, Ec2Machines, literal
 from poorwill.providers.ec2.offers import Ec2Catalog
 from poorwill.providers.ec2.prices import GP3_PER_GB_MONTH, AwsPriceList, PriceList, beside_per_hour
+from poorwill.retry import polls
 
 IMAGE_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 """AWS's Deep Learning Base image with NVIDIA's open driver; it logs in as 'ubuntu' and has Python 3.12."""
@@ -217,19 +218,18 @@ class Ec2Provider:
         return [found for found in self._machines.listed(literal(prefix) + "*") if found.label.startswith(prefix)]
 
     def wait(self, instance_id: str, timeout_s: float) -> Instance:
-        deadline = self._clock() + timeout_s
-        while True:
+        for _ in self._polls(timeout_s):
             described = self._machines.found(instance_id)
             state = described["State"]["Name"]
             if state == "running" and self._machines.address(described):
                 return self._machines.instance(described)
-            left_s = deadline - self._clock()
-            if left_s <= 0:
-                raise DeadlineExceeded(
-                    f"{self.describe()}: instance {instance_id} is {state} and cannot be reached after "
-                    f"{timeout_s:.0f} s; it goes on billing"
-                )
-            self._sleep(min(POLL_S, left_s))
+        raise DeadlineExceeded(
+            f"{self.describe()}: instance {instance_id} is {state} and cannot be reached after {timeout_s:.0f} s; "
+            "it goes on billing"
+        )
+
+    def _polls(self, timeout_s: float) -> Iterator[float]:
+        return polls(POLL_S, timeout_s, clock=self._clock, sleep=self._sleep)
 
     def endpoint(self, instance_id: str) -> Endpoint:
         address = self._machines.address(self._machines.found(instance_id))
@@ -251,17 +251,18 @@ class Ec2Provider:
         described = self._machines.described(instance_id)
         if described is None:
             return
-        deadline = self._clock() + timeout_s
         if described["State"]["Name"] != "terminated":
             self._terminate(instance_id)
-        while (now := self._machines.described(instance_id)) is not None and now["State"]["Name"] != "terminated":
-            if self._clock() >= deadline:
-                raise DeadlineExceeded(
-                    f"{self.describe()}: instance {instance_id} is {now['State']['Name']} after {timeout_s:.0f} s; "
-                    "it may go on billing: destroy it again"
-                )
-            self._sleep(min(POLL_S, max(0.0, deadline - self._clock())))
-        self._await_no_volumes(described, deadline)
+        for left_s in self._polls(timeout_s):
+            now = self._machines.described(instance_id)
+            state = now["State"]["Name"] if now else "terminated"
+            if state == "terminated":
+                self._await_no_volumes(described, left_s)
+                return
+        raise DeadlineExceeded(
+            f"{self.describe()}: instance {instance_id} is {state} after {timeout_s:.0f} s; "
+            "it may go on billing: destroy it again"
+        )
 
     def _terminate(self, instance_id: str) -> None:
         with (
@@ -270,14 +271,13 @@ class Ec2Provider:
         ):
             self._client.terminate_instances(InstanceIds=[instance_id])
 
-    def _await_no_volumes(self, described: Described, deadline: float) -> None:
-        until = self._clock() + VOLUMES_TIMEOUT_S
-        while left := self._machines.volumes(described):
-            now = self._clock()
-            if now >= min(until, deadline):
-                message = (
-                    f"{self.describe()}: instance {described['InstanceId']} is gone, but its volumes {', '.join(left)} "
-                    "go on billing: delete them if nobody needs them"
-                )
-                raise PermanentError(message) if now >= until else DeadlineExceeded(message)
-            self._sleep(min(POLL_S, min(until, deadline) - now))
+    def _await_no_volumes(self, described: Described, timeout_s: float) -> None:
+        for _ in self._polls(min(timeout_s, VOLUMES_TIMEOUT_S)):
+            left = self._machines.volumes(described)
+            if not left:
+                return
+        message = (
+            f"{self.describe()}: instance {described['InstanceId']} is gone, but its volumes {', '.join(left)} "
+            "go on billing: delete them if nobody needs them"
+        )
+        raise DeadlineExceeded(message) if timeout_s < VOLUMES_TIMEOUT_S else PermanentError(message)

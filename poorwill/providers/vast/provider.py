@@ -26,10 +26,11 @@ from poorwill.errors import (
     Refused,
     UsageError,
 )
-from poorwill.providers.base import OFFERS_MAX, Endpoint, Instance, Offer, Wish, checked_label
+from poorwill.providers.base import OFFERS_MAX, Endpoint, Instance, Offer, Wish, checked_label, checked_public_keys
 from poorwill.providers.vast.answers import Row, address_of, failure_of, id_of, instance_of, status_of
 from poorwill.providers.vast.api import TOTAL_S, Reply, VastApi
 from poorwill.providers.vast.search import chosen, described, disk_gb, search_body
+from poorwill.retry import polls
 
 BASE_URL = "https://console.vast.ai"
 IMAGE = "vastai/base-image:@vastai-automatic-tag"
@@ -42,7 +43,6 @@ _PAGE_PAUSE_S = 1.0  # its least interval between two of these requests
 _MISSES_MAX = 3
 _ONSTART_BYTES_MAX = 16_000
 _ID = re.compile(r"[1-9][0-9]{0,17}")
-_PUBLIC_KEY = re.compile(r"(ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\r\n]*)?")
 log = logging.getLogger(__name__)
 
 
@@ -66,7 +66,7 @@ class VastProvider:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._public_keys = tuple(_checked_key(key) for key in public_keys)
+        self._public_keys = checked_public_keys(public_keys)
         if len(onstart.encode()) > _ONSTART_BYTES_MAX:
             raise UsageError(f"onstart has {len(onstart.encode())} bytes, vast.ai takes {_ONSTART_BYTES_MAX}")
         self._api = VastApi(api_key, base_url, sleep=sleep, clock=clock)
@@ -239,23 +239,20 @@ class VastProvider:
         return ""
 
     def _until(self, instance_id: str, timeout_s: float, state: str, missing: Callable[[float], str]) -> None:
-        """Ask what is `missing` (it is told the seconds that are left) until it is "", through outages too."""
-        ends = self._clock() + timeout_s
-        while True:
+        """Ask what is `missing`, which gets the seconds that are left, until that is "", through outages too."""
+        for left_s in polls(POLL_S, timeout_s, clock=self._clock, sleep=self._sleep):
             try:
-                why = missing(max(0.0, ends - self._clock()))
+                why = missing(left_s)
                 if not why:
                     return
             except ProviderUnavailable as error:
                 why = error.message
             except ProviderRefused as error:
                 raise ProviderRefused(f"{error.message}; {_bills(instance_id)}", instance=instance_id) from None
-            if self._clock() + POLL_S > ends:
-                raise DeadlineExceeded(
-                    f"instance {instance_id} {state} after {timeout_s:.0f} s: {why}; {_bills(instance_id)}",
-                    instance=instance_id,
-                )
-            self._sleep(POLL_S)
+        raise DeadlineExceeded(
+            f"instance {instance_id} {state} after {timeout_s:.0f} s: {why}; {_bills(instance_id)}",
+            instance=instance_id,
+        )
 
     def endpoint(self, instance_id: str) -> Endpoint:
         """See Provider. ProviderUnavailable while it has no address."""
@@ -292,10 +289,3 @@ def _is_gone(reply: Reply) -> bool:
     if reply.ok or reply.denied:
         return False
     return reply.status == 410 or "no_such_ask" in reply.text or "invalid_price" in reply.text
-
-
-def _checked_key(key: str) -> str:
-    found = key.strip()
-    if _PUBLIC_KEY.fullmatch(found) is None:
-        raise UsageError("a public key is none: expected a line like 'ssh-ed25519 AAAA... name'")
-    return found

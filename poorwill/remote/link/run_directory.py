@@ -10,13 +10,13 @@ import signal
 import socket
 import stat
 import struct
-import time
 from contextlib import suppress
 
 from poorwill.errors import Corrupt
 from poorwill.file_lock import FileLock, lock_directory, lock_file
 from poorwill.remote.link import frames
 from poorwill.remote.link.frames import Decoder, Kind, No
+from poorwill.retry import polls
 
 STATE_DIR_VARIABLE = "POORWILL_STATE_DIR"
 ANSWER_S = 10.0
@@ -145,11 +145,8 @@ class RunDirectory:
                 if _has_client(peer):
                     return
                 _wait_or_kill(peer, self._sweep_s)
-        ends_s = time.monotonic() + self._sweep_s
-        while not self._free(name):
-            if time.monotonic() > ends_s:
-                raise NotKept(No.OCCUPIED, f"an older engine, '{name}' in {self.path}, does not end: kill it by hand")
-            time.sleep(_POLL_S)
+        if not any(self._free(name) for _ in polls(_POLL_S, self._sweep_s)):
+            raise NotKept(No.OCCUPIED, f"an older engine, '{name}' in {self.path}, does not end: kill it by hand")
 
     def _free(self, name: str) -> bool:
         """Whether nobody holds that lock; then nothing is left of it."""

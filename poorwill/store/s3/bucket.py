@@ -36,7 +36,14 @@ class S3Bucket:
         return self.prefix + checked_key(key)
 
     def ask(self, verb: str, key: str, call: Callable[..., Any], **parameters: Any) -> Any:
-        """The answer to one call of the client; `verb` and `key` are for the message of what it raises instead."""
+        """The answer to one call of the client about one object. `verb` is for the message of what it raises instead.
+
+        UsageError for what is no key.
+        """
+        return self.ask_of_all(verb, key, call, Key=self.full(key), **parameters)
+
+    def ask_of_all(self, verb: str, key: str, call: Callable[..., Any], **parameters: Any) -> Any:
+        """The same about the bucket; `key` is for the message as well."""
         try:
             answer = call(Bucket=self.name, **parameters)
         except FAULTS as error:
@@ -52,7 +59,7 @@ class S3Bucket:
 
     def head(self, key: str) -> ObjectInfo:
         """Size and time of one object."""
-        answer = self.ask("look at", key, self.client.head_object, Key=self.full(key))
+        answer = self.ask("look at", key, self.client.head_object)
         return ObjectInfo(key, int(answer["ContentLength"]), answer["LastModified"].timestamp())
 
     def grant(self, operation: str, key: str, expires_s: int, **parameters: Any) -> Grant:

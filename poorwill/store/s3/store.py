@@ -46,7 +46,7 @@ class S3Store(S3Uploads):
         return self._place
 
     def put(self, key: str, data: bytes) -> None:
-        self._bucket.ask("write", key, self._client.put_object, Key=self._bucket.full(key), Body=data)
+        self._bucket.ask("write", key, self._client.put_object, Body=data)
 
     def put_new(self, key: str, data: bytes) -> bool:
         try:
@@ -72,17 +72,16 @@ class S3Store(S3Uploads):
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
         """See Store. Up to PIECE_BYTES by one request, and more in pieces, a few at a time."""
-        full = self._bucket.full(key)
         with SourceFile(path) as source:
             if source.size > PIECE_BYTES:
                 self._write_file(key, source, content_type)
                 return
             data = b"".join(source.blocks(PIECE_BYTES))
-        self._bucket.ask("write", key, self._client.put_object, Key=full, Body=data, ContentType=content_type)
+        self._bucket.ask("write", key, self._client.put_object, Body=data, ContentType=content_type)
         self._bucket.check_size(key, self.head(key).size, len(data))
 
     def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
-        answer = self._bucket.ask("read", key, self._client.get_object, Key=self._bucket.full(key))
+        answer = self._bucket.ask("read", key, self._client.get_object)
         data = self._body(answer, key, bytes_max)
         if data is None:
             raise Corrupt(f"{self._place}: {key} is larger than the {bytes_max} bytes expected at most", key=key)
@@ -95,7 +94,7 @@ class S3Store(S3Uploads):
             self._check_reaches(key, self.head(key).size, start, 0)
             return b""
         wanted = f"bytes={start}-{start + length - 1}"
-        answer = self._bucket.ask("read", key, self._client.get_object, Key=self._bucket.full(key), Range=wanted)
+        answer = self._bucket.ask("read", key, self._client.get_object, Range=wanted)
         span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", str(answer.get("ContentRange", "")))
         if span is None or int(span[1]) != start:
             answer["Body"].close()
@@ -114,7 +113,7 @@ class S3Store(S3Uploads):
         token: str | None = None
         while True:
             more: dict[str, str] = {"ContinuationToken": token} if token else {}
-            page = self._bucket.ask("list", prefix, self._client.list_objects_v2, Prefix=full, **more)
+            page = self._bucket.ask_of_all("list", prefix, self._client.list_objects_v2, Prefix=full, **more)
             for item in page.get("Contents", []):
                 name = str(item["Key"])
                 # Also what ends a listing that goes in circles.
@@ -135,7 +134,7 @@ class S3Store(S3Uploads):
 
     def delete(self, key: str) -> None:
         try:
-            self._bucket.ask("delete", key, self._client.delete_object, Key=self._bucket.full(key))
+            self._bucket.ask("delete", key, self._client.delete_object)
         except NotFound:
             return
 

@@ -58,7 +58,7 @@ class S3Uploads:
     def abort_upload(self, key: str, upload_id: str) -> None:
         abort = self._client.abort_multipart_upload
         try:
-            self._bucket.ask("abort an upload of", key, abort, Key=self._bucket.full(key), UploadId=upload_id)
+            self._bucket.ask("abort an upload of", key, abort, UploadId=upload_id)
         except NotFound:
             return
 
@@ -68,7 +68,7 @@ class S3Uploads:
         markers: dict[str, str] = {}
         while True:
             try:
-                page = self._bucket.ask("list uploads of", prefix, listing, Prefix=full, **markers)
+                page = self._bucket.ask_of_all("list uploads of", prefix, listing, Prefix=full, **markers)
             except StoreRefused as error:
                 if not _has_no_listing(error):
                     raise
@@ -91,12 +91,11 @@ class S3Uploads:
 
     def list_pieces(self, key: str, upload_id: str) -> Pieces:
         pieces: Pieces = []
-        wanted = {"Key": self._bucket.full(key), "UploadId": upload_id}
         marker = 0
         while True:
             try:
                 page = self._bucket.ask(
-                    "list the pieces of", key, self._client.list_parts, **wanted, PartNumberMarker=marker
+                    "list the pieces of", key, self._client.list_parts, UploadId=upload_id, PartNumberMarker=marker
                 )
             except StoreRefused as error:
                 if not _has_no_listing(error):
@@ -132,18 +131,17 @@ class S3Uploads:
     def _begin(self, key: str, **recorded: str) -> str:
         """The id of a new upload; `recorded` is what the client's call takes, such as ContentType."""
         begin = self._client.create_multipart_upload
-        answer = self._bucket.ask("begin an upload of", key, begin, Key=self._bucket.full(key), **recorded)
+        answer = self._bucket.ask("begin an upload of", key, begin, **recorded)
         return str(answer["UploadId"])
 
     def _write_pieces(self, key: str, upload_id: str, source: SourceFile) -> Pieces:
         """In order. After a fault those under way have ended, and the others are not begun."""
         piece_bytes = max(PIECE_BYTES, -(-source.size // self.pieces_max))
-        target = {"Key": self._bucket.full(key), "UploadId": upload_id}
 
         def write(number: int, start: int) -> Piece:
             data = source.read(start, min(piece_bytes, source.size - start))
             answer = self._bucket.ask(
-                "write a piece of", key, self._client.upload_part, **target, PartNumber=number, Body=data
+                "write a piece of", key, self._client.upload_part, UploadId=upload_id, PartNumber=number, Body=data
             )
             return Piece(number, str(answer["ETag"]), len(data))
 
@@ -163,7 +161,6 @@ class S3Uploads:
             "complete",
             key,
             self._client.complete_multipart_upload,
-            Key=self._bucket.full(key),
             UploadId=upload_id,
             MultipartUpload=parts,
         )
