@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from poorwill.cli import hosts
@@ -47,8 +47,7 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         name=arguments.name,
         tags=tuple(arguments.tag),
     )
-    session = EngineSession(host)
-    try:
+    with closing(EngineSession(host)) as session:
         store = open_store(arguments.store)
         check_reachable(store, host)
         run = SnapshotRun(store, session, order)
@@ -60,8 +59,6 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
             metadata = _take(run, output)
         elif not run.remove_pending():
             raise Refused(f"snapshot {order.snapshot_id} exists already: take a new one without --id")
-    finally:
-        session.close()
     totals = metadata["totals"]
     left_out = metadata["left_out_count"]
     output.left_out(metadata["left_out"], left_out)
@@ -121,8 +118,8 @@ def _with_retries(step: Callable[[int], Any], number: int) -> Any:
 
 
 def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
-    session, timings_ms = EngineSession(host), dict[str, int]()
-    try:
+    timings_ms = dict[str, int]()
+    with closing(EngineSession(host)) as session:
         store = open_store(arguments.store)
         check_reachable(store, host)
         metadata = catalog.find(store, arguments.id)
@@ -140,8 +137,6 @@ def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
             )
             _all(run.restore_part, run.parts)
         result = run.finish()
-    finally:
-        session.close()
     output.left_out(result["left_out"], result["left_out_count"])
     for warning in result["warnings"] if not arguments.json else []:
         print(f"poorwill: {warning}", file=sys.stderr)
@@ -179,15 +174,12 @@ def show(arguments: argparse.Namespace, output: Output, host: Host) -> int:
 
 
 def verify(arguments: argparse.Namespace, output: Output, host: Host) -> int:
-    session = EngineSession(host)
-    try:
+    with closing(EngineSession(host)) as session:
         store = open_store(arguments.store)
         metadata = catalog.find(store, arguments.id)
         session.hello("/")
         run = VerifyRun(store, session, metadata, mode="full" if arguments.full else "stored")
         record = _read_back(run, output)
-    finally:
-        session.close()
     what = "decoded" if arguments.full else "read back"
     output.done(
         f"snapshot {arguments.id}: every byte {what} and equal to its hash",
@@ -220,13 +212,10 @@ def convert(arguments: argparse.Namespace, output: Output, host: Host) -> int:
             snapshot_id=arguments.id, machine=source["machine"], converted=False,
         )  # fmt: skip
         return 0
-    session = EngineSession(host)
-    try:
+    with closing(EngineSession(host)) as session:
         session.hello("/")
         run = ConvertRun(store, session, source, arguments.new_id or ids.id_behind(arguments.id))
         metadata, record = _convert(run, output)
-    finally:
-        session.close()
     output.done(
         f"snapshot {run.snapshot_id} of {run.machine} is {arguments.id} for any CPU, every byte read back",
         metadata["totals"], snapshot_id=run.snapshot_id, machine=run.machine, converted=True,

@@ -72,11 +72,7 @@ class SourceImage:
 
 
 def fetch_image(
-    url: str,
-    sources: Sources,
-    *,
-    resolve: Resolve = system_addresses,
-    check: Callable[[], None] = lambda: None,
+    url: str, sources: Sources, *, resolve: Resolve = system_addresses, check: Callable[[], None] = lambda: None
 ) -> SourceImage:
     """The image at an `https:`, `http:`, `data:` or `s3://bucket/key` URL.
 
@@ -89,13 +85,9 @@ def fetch_image(
     scheme = url[:20].partition(":")[0].lower()
     if scheme in ("http", "https"):
         fetched = fetch(
-            url,
-            bytes_max=sources.bytes_max,
-            timeout_s=sources.timeout_s,
-            allow=sources.allow,
-            resolve=resolve,
+            url, bytes_max=sources.bytes_max, timeout_s=sources.timeout_s, allow=sources.allow, resolve=resolve,
             check=check,
-        )
+        )  # fmt: skip
         data, origin = fetched.body, fetched.url
     elif scheme == "data":
         data, origin = _inline(url, sources.bytes_max)

@@ -9,18 +9,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 
 from poorwill.errors import Corrupt, UsageError
 from poorwill.media.device import device_error, release_after
+from poorwill.media.frames import Frames
 from poorwill.media.loading import LoadedPipeline
 from poorwill.media.parameters import Resolved, arguments
 from poorwill.media.stop import Stop
 
 log = logging.getLogger(__name__)
-Frames = npt.NDArray[np.uint8]
 OnStep = Callable[[int, int], None]
 _REMEDY = (
     "ask for fewer frames (num_frames) or a smaller picture (height, width), or give the model's memory another "

@@ -31,17 +31,9 @@ _BUSY = (408, 425, 429)
 _HubErrors: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], ConnectionError, TimeoutError)
 """Of whichever HTTP client the hub's library has, which it has changed before; and of being offline on purpose."""
 _LoadErrors: tuple[type[Exception], ...] = (
-    *_HubErrors,
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    ImportError,
-    RuntimeError,
-    MemoryError,
+    *_HubErrors, OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, MemoryError,
     SafetensorError,
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

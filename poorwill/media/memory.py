@@ -59,21 +59,28 @@ def plan(memory: Memory, vram_bytes: int | None, installed: Callable[[str], bool
     offload, quantization = next(
         ((offload, quantization) for bound, offload, quantization in _TABLE if vram_bytes < bound), ("none", "none")
     )
-    notes: list[str] = []
     if memory.offload != "auto":
         offload = memory.offload
-    if memory.quantization != "auto":
+    by_name = memory.quantization != "auto"
+    if by_name:
         quantization = memory.quantization
-        _require(quantization, installed)
     elif offload == "sequential":
         quantization = "none"
-    elif not _available(quantization, installed):
-        notes.append(
-            f"{PACKAGES[quantization]} is not installed: weights are kept in fp8 instead of {quantization}, which "
-            f"needs more memory; 'pip install {PACKAGES[quantization]}' changes that"
+    notes: tuple[str, ...] = ()
+    package = PACKAGES.get(quantization)
+    if package is not None and not installed(package):
+        if by_name:
+            raise UsageError(
+                f"quantization {quantization!r} needs the package {package}, which is not installed: 'pip install "
+                f"{package}', or ask for 'fp8', which needs none",
+                package=package,
+            )
+        notes = (
+            f"{package} is not installed: weights are kept in fp8 instead of {quantization}, which needs more memory; "
+            f"'pip install {package}' changes that",
         )
         quantization = "fp8"
-    return Plan(offload, quantization, memory.vae_tiling, memory.attention, memory.compile, tuple(notes))
+    return Plan(offload, quantization, memory.vae_tiling, memory.attention, memory.compile, notes)
 
 
 def _on_cpu(memory: Memory) -> Plan:
@@ -81,16 +88,3 @@ def _on_cpu(memory: Memory) -> Plan:
     ignored = [f"{field} {value!r}" for field, value in asked.items() if value not in ("auto", "none")]
     notes = tuple(f"there is no GPU: {what} has no effect" for what in ignored)
     return Plan("none", "none", memory.vae_tiling, memory.attention, memory.compile, notes)
-
-
-def _available(quantization: str, installed: Callable[[str], bool]) -> bool:
-    return quantization not in PACKAGES or installed(PACKAGES[quantization])
-
-
-def _require(quantization: str, installed: Callable[[str], bool]) -> None:
-    if not _available(quantization, installed):
-        raise UsageError(
-            f"quantization {quantization!r} needs the package {PACKAGES[quantization]}, which is not installed: "
-            f"'pip install {PACKAGES[quantization]}', or ask for 'fp8', which needs none",
-            package=PACKAGES[quantization],
-        )

@@ -15,24 +15,12 @@ DTYPES = ("bfloat16", "float16", "float32")
 OFFLOADS = ("auto", "none", "model", "group", "sequential")
 QUANTIZATIONS = ("auto", "none", "fp8", "int8", "4bit")
 ATTENTIONS = (
-    "native",
-    "_native_cudnn",
-    "_native_efficient",
-    "_native_flash",
-    "_native_math",
-    "flex",
-    "flash",
-    "flash_varlen",
-    "_flash_3",
-    "_flash_varlen_3",
-    "sage",
-    "sage_varlen",
-    "_sage_qk_int8_pv_fp8_cuda",
-    "_sage_qk_int8_pv_fp8_cuda_sm90",
-    "_sage_qk_int8_pv_fp16_cuda",
-    "_sage_qk_int8_pv_fp16_triton",
+    "native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math", "flex",
+    "flash", "flash_varlen", "_flash_3", "_flash_varlen_3",
+    "sage", "sage_varlen", "_sage_qk_int8_pv_fp8_cuda", "_sage_qk_int8_pv_fp8_cuda_sm90",
+    "_sage_qk_int8_pv_fp16_cuda", "_sage_qk_int8_pv_fp16_triton",
     "xformers",
-)
+)  # fmt: skip
 """Names of diffusers' `AttentionBackendName`; not those ending in `_hub`, which fetch and run code from the hub."""
 STORE_SCHEME = "store:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")

@@ -6,11 +6,10 @@ import base64
 import io
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from poorwill.errors import UsageError
+from poorwill.media.frames import Frames, check_frames
 
 POSTER_QUALITY = 85
 SHEET_QUALITIES = (85, 70, 55, 40)  # below the last, blocks show more than a smaller picture loses
@@ -22,19 +21,14 @@ _GAP_PIXELS = 2
 _GAP_COLOUR = (24, 24, 24)
 
 
-def poster(frames: npt.NDArray[np.uint8]) -> bytes:
+def poster(frames: Frames) -> bytes:
     """The first of `frames` (uint8, n x height x width x 3, sRGB) in its own size, as a JPEG."""
-    _require_frames(frames)
+    check_frames(frames)
     return _jpeg(Image.fromarray(frames[0]), POSTER_QUALITY)
 
 
 def contact_sheet(
-    frames: npt.NDArray[np.uint8],
-    *,
-    columns: int = 4,
-    rows: int = 2,
-    width_max: int = 1024,
-    bytes_max: int = SHEET_BYTES_MAX,
+    frames: Frames, *, columns: int = 4, rows: int = 2, width_max: int = 1024, bytes_max: int = SHEET_BYTES_MAX
 ) -> bytes:
     """`columns` x `rows` of `frames` (uint8, n x height x width x 3, sRGB) in reading order, as a JPEG.
 
@@ -44,7 +38,7 @@ def contact_sheet(
 
     UsageError for frames and numbers that cannot be: `bytes_max` below SHEET_BYTES_LEAST among them.
     """
-    _require_frames(frames)
+    check_frames(frames)
     if not (1 <= columns <= CELLS_MAX and 1 <= rows <= CELLS_MAX):
         raise UsageError(f"a contact sheet has 1 to {CELLS_MAX} columns and rows, not {columns} and {rows}")
     if not 64 <= width_max <= SHEET_SIDE_PIXELS_MAX:
@@ -76,11 +70,6 @@ def spread(frames: int, cells: int) -> list[int]:
 def as_data_url(jpeg: bytes) -> str:
     """The picture inside its own address (RFC 2397), for where nothing else can be fetched; a third larger."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-
-
-def _require_frames(frames: npt.NDArray[np.uint8]) -> None:
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
-        raise UsageError(f"frames are uint8 of shape (n, height, width, 3), not {frames.dtype} of {frames.shape}")
 
 
 def _cell_sizes(frame: tuple[int, int], columns: int, rows: int, width_max: int) -> Iterator[tuple[int, int]]:

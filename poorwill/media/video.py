@@ -17,15 +17,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import numpy as np
-import numpy.typing as npt
 from av.container import InputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
 from poorwill.errors import Corrupt, UsageError, WorkspaceError
+from poorwill.media.frames import Frames, check_frames
 from poorwill.store.directory_tree import sync_file, sync_folder
 
+OnFrame = Callable[[int, int], None]
 FPS_MAX = 240
 SIDE_PIXELS_MAX = 8192
 CRF_MAX = 51
@@ -49,13 +49,13 @@ class VideoFacts:
 
 
 def encode(
-    frames: npt.NDArray[np.uint8],
+    frames: Frames,
     fps: float | Fraction,
     target: str | os.PathLike[str],
     *,
     crf: int = 18,
     preset: str = "veryfast",
-    on_frame: Callable[[int, int], None] = lambda done, total: None,
+    on_frame: OnFrame = lambda done, total: None,
     check: Callable[[], None] = lambda: None,
 ) -> VideoFacts:
     """Write `frames`, sRGB in uint8 of shape (n, height, width, 3), to `target`, an MP4; what is there is replaced.
@@ -128,9 +128,8 @@ def exact_fps(fps: float | Fraction) -> Fraction:
     return rate
 
 
-def _require_encodable(frames: npt.NDArray[np.uint8], crf: int, preset: str) -> None:
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not len(frames):
-        raise UsageError(f"frames are uint8 of shape (n, height, width, 3), not {frames.dtype} of {frames.shape}")
+def _require_encodable(frames: Frames, crf: int, preset: str) -> None:
+    check_frames(frames)
     height, width = frames.shape[1:3]
     if not (0 < width <= SIDE_PIXELS_MAX and 0 < height <= SIDE_PIXELS_MAX):
         raise UsageError(f"a video has 2 to {SIDE_PIXELS_MAX} pixels a side, not {width}x{height}")
@@ -144,12 +143,7 @@ def _require_encodable(frames: npt.NDArray[np.uint8], crf: int, preset: str) -> 
 
 
 def _write(
-    frames: npt.NDArray[np.uint8],
-    rate: Fraction,
-    path: Path,
-    quality: dict[str, str],
-    on_frame: Callable[[int, int], None],
-    check: Callable[[], None],
+    frames: Frames, rate: Fraction, path: Path, quality: dict[str, str], on_frame: OnFrame, check: Callable[[], None]
 ) -> None:
     # In MP4's default of milliseconds the edit list, and with it the duration, would be rounded.
     layout = {"movflags": "+faststart", "movie_timescale": str(rate.numerator)}
@@ -161,11 +155,7 @@ def _write(
             check()
             picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             picture = reformatter.reformat(
-                picture,
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU709,
-                dst_color_range=ColorRange.MPEG,
-                threads=1,
+                picture, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
             )
             picture.pts, picture.time_base = number, 1 / rate
             container.mux(stream.encode(picture))
@@ -200,7 +190,7 @@ def _decoded(container: InputContainer, path: str, size: int) -> VideoFacts:
     return VideoFacts(stream.width, stream.height, frames, fps, float(duration * tick), size, stream.codec_context.name)
 
 
-def _require_whole(frames: npt.NDArray[np.uint8], rate: Fraction, target: Path, facts: VideoFacts) -> VideoFacts:
+def _require_whole(frames: Frames, rate: Fraction, target: Path, facts: VideoFacts) -> VideoFacts:
     n, height, width, _ = frames.shape
     expected = VideoFacts(width, height, n, rate, float(n / rate), facts.bytes, "h264")
     if facts != expected:

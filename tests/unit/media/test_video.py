@@ -205,7 +205,7 @@ def test_rates_that_cannot_be(tmp_path: Path, fps: float | Fraction) -> None:
         (moving(2)[0], "not uint8 of \\(96, 160, 3\\)"),
         (moving(2)[..., :2], "not uint8 of \\(2, 96, 160, 2\\)"),
         (moving(2).astype(np.float32), "not float32"),
-        (np.zeros((1, 0, 2, 3), np.uint8), "not 2x0"),
+        (np.zeros((1, 0, 2, 3), np.uint8), "not uint8 of \\(1, 0, 2, 3\\)"),
         (np.zeros((1, 2, 8194, 3), np.uint8), "not 8194x2"),
     ],
     ids=["odd width", "odd height", "none", "one picture", "two channels", "floats", "no rows", "too wide"],
