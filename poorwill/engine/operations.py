@@ -18,9 +18,10 @@ from poorwill.engine.machine import command, facts
 from poorwill.engine.machine.activity import Activity
 from poorwill.engine.meter import Meter
 from poorwill.engine.pack.convert_run import POLICY, ConvertRun
-from poorwill.engine.pack.packer import Adopted, threads_of_this_machine
+from poorwill.engine.pack.packer import Packer
+from poorwill.engine.pack.round import Adopted
 from poorwill.engine.pack.snapshot_run import SnapshotRun
-from poorwill.engine.pool import WorkPool
+from poorwill.engine.pool import WorkPool, threads_of_this_machine
 from poorwill.engine.protocol import Message
 from poorwill.engine.restore.chunk_cache import open_cache
 from poorwill.engine.restore.restore_run import RestoreRun
@@ -42,10 +43,12 @@ T = TypeVar("T")
 class Operations:
     """The requests by name; `handle` is what a Server calls."""
 
-    def __init__(self, toolset: Toolset | None = None) -> None:
+    def __init__(self, toolset: Toolset | None = None, command_umask: int = -1) -> None:
+        """command_umask: with which commands run; -1: with that of this process."""
         self.meter = Meter()
-        self._toolset = toolset or Toolset()
+        self._toolset, self._command_umask = toolset or Toolset(), command_umask
         self._pool = WorkPool(threads_of_this_machine(), self._toolset)
+        self._packer = Packer(self._pool, self.meter)
         self._transfers = Transfers(self.meter)
         self._buffers: BufferPool | None = None
         self._snapshot: SnapshotRun | None = None
@@ -73,7 +76,7 @@ class Operations:
         return facts.machine_facts(str(request.get("workspace", "/")))
 
     def op_command(self, request: Message, context: Context, emit: Emit) -> Message:
-        status, output = command.run(str(request["command"]), str(request["workspace"]), context)
+        status, output = command.run(str(request["command"]), str(request["workspace"]), context, self._command_umask)
         return {"status": status, "output": output}
 
     def op_activity(self, request: Message, context: Context, emit: Emit) -> Message:
@@ -81,7 +84,7 @@ class Operations:
 
     def op_scan(self, request: Message, context: Context, emit: Emit) -> Message:
         settings = fields.read(PackSettings, request["settings"], "settings", UsageError)
-        self._snapshot = SnapshotRun(settings, self._pool, self.meter)
+        self._snapshot = SnapshotRun(settings, self.meter)
         adopted = self._adopted(request, context)
         parent = request.get("parent")
         before = self._manifest(parent, context) if parent else None
@@ -104,8 +107,8 @@ class Operations:
             source.close()
 
     def op_pack(self, request: Message, context: Context, emit: Emit) -> Message:
-        taking, number = _needed(self._snapshot, "scan"), int(request["part"])
-        return taking.pack(number, lambda: self._transfers.sink(number, context), context)
+        round_, number = _needed(self._snapshot, "scan").round, int(request["part"])
+        return self._packer.pack(round_, number, lambda: self._transfers.sink(number, context), context)
 
     def op_settle(self, request: Message, context: Context, emit: Emit) -> Message:
         return _needed(self._snapshot, "scan").settle(context)
@@ -116,7 +119,7 @@ class Operations:
         left_out = list(taking.left_out.values())
         return {
             **sums,
-            "left_out": [left.to_wire() for left in left_out[: limits.LEFT_OUT_MAX]],
+            "left_out": [fields.write(left) for left in left_out[: limits.LEFT_OUT_MAX]],
             "left_out_count": len(left_out),
             "coding": self._toolset.coding(taking.settings.codec, portable=taking.settings.portable),
         }
@@ -125,7 +128,7 @@ class Operations:
         found = self._manifest(request["manifest"], context)
         settings = fields.read(PackSettings, request["settings"], "settings", UsageError)
         left_out = frozenset(os.fsencode(path) for path in request.get("left_out", []))
-        return {"paths": SnapshotRun(settings, self._pool, self.meter).changed(found, left_out, context)}
+        return {"paths": SnapshotRun(settings, self.meter).changed(found, left_out, context)}
 
     def op_open_restore(self, request: Message, context: Context, emit: Emit) -> Message:
         found = self._manifest(request["manifest"], context)

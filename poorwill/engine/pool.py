@@ -7,6 +7,7 @@ keep, where 32 parts growing alike would leave it 32 halves.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -156,3 +157,8 @@ class WorkPool:
 
     def _next(self) -> Job | None:
         return next((job for job in self._jobs if job.items), None)
+
+
+def threads_of_this_machine() -> int:
+    """Codec threads: one per core this process may use, at most 16."""
+    return max(1, min(16, len(os.sched_getaffinity(0))))

@@ -43,7 +43,7 @@ def save_woken(root: bytes, manifest_hash: str, inode: Array, ctime_ns: Array) -
     path = _file(root)
     time.sleep(TICK_S)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         with open(unfinished, "wb") as file:
             np.savez(

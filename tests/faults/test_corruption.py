@@ -37,6 +37,7 @@ class DirectSession:
     hundreds of damaged snapshots take seconds."""
 
     def __init__(self) -> None:
+        os.umask(0)  # as the engine's own process does
         self.operations = Operations()
         self.facts: dict[str, Any] = {}
 

@@ -49,6 +49,7 @@ class ThreadHost:
         after: dict[str, Hook] | None = None,
         toolset: Toolset | None = None,
     ) -> None:
+        os.umask(0)  # as the engine's own process does
         self.before, self.after = before or {}, after or {}
         self.operations = Operations(toolset)
 

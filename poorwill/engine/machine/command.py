@@ -14,18 +14,19 @@ OUTPUT_BYTES_MAX = 16 << 10
 POLL_S = 0.05
 
 
-def run(command: str, workspace: str, context: Context) -> tuple[int, str]:
+def run(command: str, workspace: str, context: Context, umask: int = -1) -> tuple[int, str]:
     """Run a command with /bin/sh in `workspace`. Returns its status (negative: a signal) and the end of its output.
 
     When the request is cancelled or its deadline passes it is killed, with all its children. What it leaves
-    running in the background when it ends goes on. UsageError if the workspace is no directory.
+    running in the background when it ends goes on. umask: its file mode mask; -1: that of this process. UsageError if
+    the workspace is not a directory.
     """
     # A file and not a pipe: a service the command starts may keep it open for ever.
     with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", command], cwd=workspace, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True,
+                stderr=subprocess.STDOUT, start_new_session=True, umask=umask,
             )  # fmt: skip
         except OSError as error:
             raise UsageError(f"no command can be run in {workspace}: {error.strerror}") from None

@@ -12,7 +12,7 @@ from typing import Any
 from poorwill import __version__
 from poorwill.engine import protocol
 from poorwill.engine.machine import nvidia_smi
-from poorwill.engine.pack.packer import threads_of_this_machine
+from poorwill.engine.pool import threads_of_this_machine
 from poorwill.errors import Unsupported
 
 

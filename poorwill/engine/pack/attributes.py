@@ -7,7 +7,8 @@ import os
 
 import numpy as np
 
-from poorwill.engine.pack.scan import LeftOut, Scan, path_below
+from poorwill.engine.left_out import LeftOut
+from poorwill.engine.pack.scan import Scan, path_below
 from poorwill.snapshot import limits, xattrs
 from poorwill.snapshot.columns import Array, Blobs
 from poorwill.snapshot.tables import Manifest, XattrSets

@@ -18,7 +18,8 @@ import numpy as np
 from poorwill.codecs import registry
 from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
-from poorwill.engine.pack.packer import Adopted, OpenSink, encode, match_sources, one_part, sent
+from poorwill.engine.pack.packer import OpenSink, encode, sent
+from poorwill.engine.pack.round import Adopted, match_sources, one_part
 from poorwill.engine.pool import Bench
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.engine.transfer.fetch import Reader, Source

@@ -1,11 +1,10 @@
-"""One round of packing: what changed since the round before is planned, coded and sent, part by part."""
+"""The parts of a round: coded, sent, and part by part complete."""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import blake3
@@ -14,157 +13,54 @@ import numpy as np
 from poorwill.codecs.chooser import Chooser
 from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
-from poorwill.engine.pack import attributes
-from poorwill.engine.pack.chunk_records import OWN, ChunkRecords
-from poorwill.engine.pack.matching import racy, unchanged_since
-from poorwill.engine.pack.scan import Scan
-from poorwill.engine.pack.source_reader import SourceReader, Torn
+from poorwill.engine.pack.chunk_records import OWN
+from poorwill.engine.pack.round import Round
+from poorwill.engine.pack.source_reader import SourceReader
 from poorwill.engine.pool import Bench, Job, WorkPool
 from poorwill.engine.transfer.buffers import new_buffer
 from poorwill.engine.transfer.decoding import chunk_buffer
 from poorwill.engine.transfer.sink import PieceTag, Sink
-from poorwill.snapshot import limits, part_index, plan
-from poorwill.snapshot.columns import Array, Blobs
+from poorwill.errors import UsageError
+from poorwill.snapshot import limits, part_index
+from poorwill.snapshot.columns import Array
 from poorwill.snapshot.part_index import IndexRows
-from poorwill.snapshot.tables import Chunks, Kind, Manifest, Parts
 
 OpenSink = Callable[[], Sink]
 
 
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """A finished part of this very snapshot, found in the store by a run that continues a killed one."""
-
-    number: int
-    size: int
-    rows: IndexRows
-
-
-@dataclass(slots=True)
-class Round:
-    """What is known, what is to be done, and what has become of it.
-
-    base_parts, base_chunks: everything already in the store that this snapshot may refer to.
-    matched: for each entry its unchanged row in `previous`, or -1.
-    """
-
-    machine: str
-    snapshot_id: str
-    scan: Scan
-    previous: Manifest
-    base_parts: Parts
-    base_chunks: Chunks
-    matched: Array
-    plan: plan.Plan
-    sources: Array
-    records: ChunkRecords
-    parts: dict[int, Array]
-    sizes: dict[int, int] = field(default_factory=dict)
-    torn: dict[int, Torn] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-def begin(
-    machine: str,
-    snapshot_id: str,
-    scan: Scan,
-    previous: Manifest,
-    adopted: list[Adopted],
-    numbers: list[int],
-    parts: int,
-) -> Round:
-    """Plan a round: files unchanged since `previous` keep their segments; chunks that an adopted part holds
-    are done; the rest is dealt to the part `numbers`, at most `parts` of them."""
-    matched = unchanged_since(scan, previous.entries, previous.scanned_at_ns)
-    attributes.fill(scan, matched, previous)
-    entries = scan.entries
-    rows = np.flatnonzero((entries.kind == Kind.FILE) & (matched < 0))
-    extents = {row: found for row, found in scan.extents.items() if matched[row] < 0}
-    planned = plan.plan_chunks(entries.size, rows, scan.starts(rows), extents)
-    sources = plan.source_keys(planned, entries).copy()
-    # A racy file could change again within its tick: what was read from it must not be taken for it later.
-    unsure = np.unique(planned.chunk_of_segments()[racy(entries, scan.scanned_at_ns)[planned.row]])
-    sources[unsure] = 0
-    base_parts, base_chunks = _with_adopted(machine, snapshot_id, previous, adopted)
-    records = ChunkRecords(len(planned), base_chunks)
-    done = match_sources(sources, adopted, len(previous.chunks))
-    for chunk, row in done.items():
-        records.adopt(chunk, row, base_chunks.raw_hash[row])
-    todo = np.setdiff1d(np.arange(len(planned)), np.fromiter(done, np.int64, len(done)))
-    raw = planned.raw_bytes()
-    count = plan.parts_for(int(raw.sum()), parts)
-    shares = plan.split_parts(raw[todo], numbers[:count])
-    return Round(
-        machine, snapshot_id, scan, previous, base_parts, base_chunks, matched, planned, sources, records,
-        {number: todo[share] for number, share in shares},
-    )  # fmt: skip
-
-
-def _with_adopted(machine: str, snapshot_id: str, previous: Manifest, adopted: list[Adopted]) -> tuple[Parts, Chunks]:
-    parts, chunks = [previous.parts], [previous.chunks]
-    for found in adopted:
-        row = sum(map(len, parts))
-        parts.append(one_part(machine, snapshot_id, found.number, found.size))
-        rows = found.rows
-        place = np.full(len(rows), row, np.uint32)
-        chunks.append(Chunks(place, rows.offset, rows.stored, rows.raw, rows.codec, rows.stored_hash, rows.raw_hash))
-    return Parts.joined(parts), Chunks.joined(chunks)
-
-
-def one_part(machine: str, snapshot_id: str, number: int, size: int) -> Parts:
-    return Parts(
-        Blobs.of([machine.encode()]),
-        Blobs.of([snapshot_id.encode()]),
-        np.array([number], np.uint8),
-        np.array([size], np.uint64),
-    )
-
-
-def match_sources(sources: Array, adopted: list[Adopted], first_row: int) -> dict[int, int]:
-    """Planned chunk -> row of an adopted one with the same source, counted from `first_row` part after part."""
-    have: dict[bytes, int] = {}
-    for found in adopted:
-        for source in found.rows.source:
-            have[source.tobytes()] = first_row
-            first_row += 1
-    have.pop(bytes(32), None)
-    return {chunk: have[key] for chunk, key in enumerate(map(bytes, sources)) if key in have} if have else {}
-
-
 class Packer:
-    """Codes the chunks of a round. One per engine; codec threads come from `pool`."""
+    """Codes the chunks of rounds. One per engine; codec threads come from `pool`."""
 
-    def __init__(self, pool: WorkPool, meter: Meter, policy: str, *, portable: bool = False) -> None:
-        self._pool, self._meter, self._policy, self._portable = pool, meter, policy, portable
+    def __init__(self, pool: WorkPool, meter: Meter) -> None:
+        self._pool, self._meter = pool, meter
 
     def pack(self, round_: Round, number: int, open_sink: OpenSink, context: Context) -> dict[str, Any]:
         """Code and send part `number` of the round; may be called for many parts at once, and again after
         an attempt failed. Returns what the control side needs to complete the upload; `bytes` is 0 when
         every chunk turned out to be known and there is nothing to complete."""
+        if number not in round_.parts:
+            raise UsageError(f"part {number} is not planned in this round")
         chunks = round_.parts[number]
         round_.records.forget(chunks)
         round_.sizes.pop(number, None)
         sink = _LazySink(open_sink)
-
-        def work(bench: Bench, chunk: int) -> None:
-            self._code(bench, round_, number, chunk, sink)
-
         try:
-            job = self._pool.open(Job(number, work, context))
+            job = self._pool.open(Job(number, partial(self._code, round_, number, sink), context))
             self._pool.add(job, *chunks.tolist())
             self._pool.finish(job)
             rows = _index_rows(round_, chunks)
             if not len(rows):
                 return sent(number, rows, 0, [])
-            size, pieces = sink.get().finish(lambda: part_index.encode(round_.snapshot_id, number, rows))
+            size, pieces = sink.get().finish(lambda: part_index.encode(round_.settings.snapshot_id, number, rows))
         except BaseException:
             sink.abandon()
             raise
         round_.sizes[number] = size
         return sent(number, rows, size, pieces)
 
-    def _code(self, bench: Bench, round_: Round, number: int, chunk: int, sink: _LazySink) -> None:
-        chooser_of(bench, self._policy, portable=self._portable)  # opens the GPU, for which buffers are pinned
+    def _code(self, round_: Round, number: int, sink: _LazySink, bench: Bench, chunk: int) -> None:
+        policy, portable = round_.settings.codec, round_.settings.portable
+        chooser_of(bench, policy, portable=portable)  # opens the GPU, for which buffers are pinned
         raw_buffer: memoryview = bench.tool("raw", lambda: bench.toolset.pinned(new_buffer(limits.CHUNK_BYTES)))
         reader: SourceReader = bench.tool("reader", SourceReader)
         size, torn = reader.read(round_.scan, round_.plan, chunk, raw_buffer)
@@ -176,7 +72,7 @@ class Packer:
         self._meter.add(read_bytes=size)
         if not round_.records.claim(chunk, raw_hash, size):
             return
-        codec, data, stored_hash = encode(bench, raw, raw_hash, self._policy, portable=self._portable)
+        codec, data, stored_hash = encode(bench, raw, raw_hash, policy, portable=portable)
         offset = sink.get().append(data)
         self._meter.add(coded_bytes=len(data))
         round_.records.wrote(chunk, number, offset, len(data), codec, stored_hash)
@@ -246,8 +142,3 @@ def _index_rows(round_: Round, chunks: Array) -> IndexRows:
         records.stored_hash[own],
         records.raw_hash[own],
     )
-
-
-def threads_of_this_machine() -> int:
-    """Codec threads: one per core this process may use, at most 16."""
-    return max(1, min(16, len(os.sched_getaffinity(0))))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from poorwill.engine.left_out import LeftOut
 from poorwill.errors import WorkspaceError
 from poorwill.snapshot import limits, tensors
 from poorwill.snapshot.columns import Array, Blobs
@@ -34,17 +35,6 @@ _INODE_MASK = (1 << 63) - 1  # some network file systems use the 64th bit
 _CLOCK = 5 if sys.platform == "linux" else time.CLOCK_REALTIME
 """The clock file times are taken from: comparing them with a finer one would misjudge the last tick.
 5 is CLOCK_REALTIME_COARSE (linux/time.h), which Python has no name for."""
-
-
-@dataclass(slots=True)
-class LeftOut:
-    """A path that is not in the snapshot, and why."""
-
-    path: bytes
-    reason: str
-
-    def to_wire(self) -> dict[str, str]:
-        return {"path": os.fsdecode(self.path), "reason": self.reason}
 
 
 @dataclass(slots=True)

@@ -12,14 +12,14 @@ import numpy as np
 from poorwill.engine import state
 from poorwill.engine.context import Context
 from poorwill.engine.journal import Journal
+from poorwill.engine.left_out import LeftOut
 from poorwill.engine.meter import Meter
-from poorwill.engine.pack.assembly import assemble, empty_manifest, unsettled, without
+from poorwill.engine.pack.manifest import assemble, empty_manifest, unsettled, without
 from poorwill.engine.pack.matching import racy_for_s, unchanged_since
-from poorwill.engine.pack.packer import Adopted, OpenSink, Packer, Round, begin
-from poorwill.engine.pack.scan import LeftOut, Scan, scan
-from poorwill.engine.pool import WorkPool
-from poorwill.errors import Refused, WorkspaceError
-from poorwill.snapshot import limits, manifest, plan
+from poorwill.engine.pack.round import Adopted, Round, begin
+from poorwill.engine.pack.scan import Scan, scan
+from poorwill.errors import Refused, UsageError, WorkspaceError
+from poorwill.snapshot import fields, limits, manifest, plan
 from poorwill.snapshot.globs import Globs
 from poorwill.snapshot.order import PackSettings
 from poorwill.snapshot.tables import Kind, Manifest
@@ -29,14 +29,13 @@ PATHS_SHOWN = 20
 
 
 class SnapshotRun:
-    """One snapshot being taken. Not for concurrent use, except `pack`."""
+    """One snapshot being taken: what is in its rounds. Not for concurrent use."""
 
-    def __init__(self, settings: PackSettings, pool: WorkPool, meter: Meter) -> None:
+    def __init__(self, settings: PackSettings, meter: Meter) -> None:
         self.settings = settings
         self._root = os.fsencode(settings.workspace)
         self._exclude = Globs(settings.exclude)
         self._meter = meter
-        self._packer = Packer(pool, meter, settings.codec, portable=settings.portable)
         self._round: Round | None = None
         self._before: Manifest | None = None
         self._rounds = 0
@@ -79,7 +78,7 @@ class SnapshotRun:
             raise WorkspaceError(
                 f"{len(unreadable)} entries of {self.settings.workspace} cannot be read: {shown}: "
                 "make them readable, exclude them, or skip what is unreadable",
-                unreadable=[u.to_wire() for u in unreadable[: limits.LEFT_OUT_MAX]],
+                unreadable=[fields.write(left) for left in unreadable[: limits.LEFT_OUT_MAX]],
             )
         for left in unreadable:
             self.left_out[left.path] = left
@@ -87,10 +86,7 @@ class SnapshotRun:
     def _begin(self, found: Scan, previous: Manifest, adopted: list[Adopted]) -> dict[str, Any]:
         free = [n for n in range(limits.PART_NUMBER_MAX + 1) if n not in self._used]
         planned = [n for n in free if n < self.settings.parts] if self._rounds == 0 else []
-        self._round = begin(
-            self.settings.machine, self.settings.snapshot_id, found, previous, adopted,
-            planned or free[:1], self.settings.parts,
-        )  # fmt: skip
+        self._round = begin(self.settings, found, previous, adopted, planned or free[:1])
         self._note([], found.skipped)
         self._rounds += 1
         self._trusted_s = time.monotonic() + racy_for_s(found)
@@ -106,10 +102,12 @@ class SnapshotRun:
             "plan_hash": plan.plan_hash(self._round.sources),
         }
 
-    def pack(self, number: int, open_sink: OpenSink, context: Context) -> dict[str, Any]:
-        """Code and send one planned part; see Packer.pack."""
-        assert self._round is not None
-        return self._packer.pack(self._round, number, open_sink, context)
+    @property
+    def round(self) -> Round:
+        """The last one that was planned."""
+        if self._round is None:
+            raise UsageError(f"snapshot {self.settings.snapshot_id} is between two rounds: nothing is planned")
+        return self._round
 
     def settle(self, context: Context) -> dict[str, Any]:
         """Scan again; what changed since the round's scan is planned into one further part.
@@ -141,7 +139,7 @@ class SnapshotRun:
         return without(manifest_, np.array([r for r in files if manifest_.entries.path(r) in gone], np.int64))
 
     def _give_up(self, previous: Manifest, context: Context) -> None:
-        probe = begin(self.settings.machine, self.settings.snapshot_id, self._scan(context), previous, [], [63], 1)
+        probe = begin(self.settings, self._scan(context), previous, [], [limits.PART_NUMBER_MAX])
         rows = np.unique(probe.plan.row).tolist()
         if rows:
             names = ", ".join(os.fsdecode(probe.scan.entries.path(r)) for r in rows[:PATHS_SHOWN])

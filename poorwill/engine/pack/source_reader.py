@@ -6,7 +6,8 @@ import errno
 import os
 from dataclasses import dataclass
 
-from poorwill.engine.pack.scan import LeftOut, Scan, path_below
+from poorwill.engine.left_out import LeftOut
+from poorwill.engine.pack.scan import Scan, path_below
 from poorwill.engine.positioned import read_at
 from poorwill.snapshot.plan import Plan
 

@@ -26,6 +26,7 @@ from poorwill.engine.transfer.decoding import chunk_buffer, decode, decode_check
 from poorwill.engine.transfer.fetch import Reader, Source
 from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of
 from poorwill.errors import Cancelled, Corrupt, Refused, WorkspaceError
+from poorwill.snapshot import fields, limits
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.globs import Globs
 from poorwill.snapshot.tables import Kind, Manifest
@@ -308,7 +309,7 @@ class RestoreRun:
             "restored": counts,
             "raw_bytes": self.data_bytes,
             **{name: sums[name] for name in ("kept_bytes", "cached_bytes", "fetched_bytes")},
-            "left_out": [left.to_wire() for left in tree.left_out[:1000]],
+            "left_out": [fields.write(left) for left in tree.left_out[: limits.LEFT_OUT_MAX]],
             "left_out_count": len(tree.left_out),
             "warnings": [self._cache.warning] if self._cache is not None and self._cache.warning else [],
         }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from poorwill.engine.pack.scan import LeftOut
+from poorwill.engine.left_out import LeftOut
 from poorwill.engine.pool import Bench
 from poorwill.engine.positioned import write_at
 from poorwill.errors import WorkspaceError
@@ -30,11 +30,11 @@ class Tree:
 
     Entries that stand where a wanted one belongs are replaced, others are left alone. Set-id bits and
     security xattrs are dropped unless `privileged`; owners are kept when running as root. Thread-safe
-    for different entries, and for different ranges of one.
+    for different entries, and for different ranges of one. Modes come out as they are in the manifest in a process
+    whose umask is 0, as the engine's.
     """
 
     def __init__(self, root: bytes, manifest: Manifest, rows: Array, privileged: bool) -> None:
-        os.umask(0)  # modes come from the manifest
         self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.entries = manifest.entries
         self.privileged = privileged

@@ -37,6 +37,13 @@ def test_its_end(session: EngineSession, tmp_path: Path) -> None:
         session.command("true", str(tmp_path / "none"), 20)
 
 
+def test_its_umask(session: EngineSession, tmp_path: Path) -> None:
+    """It is that with which the engine was started, whose own is 0."""
+    umask = os.umask(0o027)
+    os.umask(umask)
+    assert int(session.command("umask", str(tmp_path), 20), 8) == umask
+
+
 def test_a_service_it_starts(session: EngineSession, tmp_path: Path) -> None:
     """What goes on in the background, holding its output open, is not waited for."""
     began = time.monotonic()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from poorwill.errors import Corrupt, NotFound, Refused, UsageError, WorkspaceError
+from poorwill.remote.local import LocalHost
 from poorwill.store.local import LocalStore
 from poorwill.store.s3.store import S3Store
 from tests.support.runs import restore, take, verify
@@ -34,6 +35,23 @@ def test_everything_comes_back_from_s3(s3_store: S3Store, tmp_path: Path) -> Non
     verify(s3_store, taken.id)
     restore(s3_store, taken.id, tmp_path / "back", privileged=True)
     assert differences(workspace, tmp_path / "back", without=SKIPPED) == []
+
+
+def test_modes_do_not_depend_on_a_umask(local_store: LocalStore, tmp_path: Path) -> None:
+    """An engine that is started with a strict one creates files for everybody all the same, if they were so."""
+    workspace = tmp_path / "w"
+    workspace.mkdir()
+    (workspace / "open").write_bytes(b"to all")
+    os.mkfifo(workspace / "pipe")
+    for name in ("open", "pipe"):
+        (workspace / name).chmod(0o666)
+    taken = take(local_store, aged(workspace))
+    umask = os.umask(0o077)
+    try:
+        restore(local_store, taken.id, tmp_path / "back", host=LocalHost())
+    finally:
+        os.umask(umask)
+    assert differences(workspace, tmp_path / "back") == []
 
 
 def test_set_id_bits_only_when_asked_for(local_store: LocalStore, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from poorwill.engine.pack.chunk_records import MISSING
-from poorwill.engine.pack.packer import Round, one_part
+from poorwill.engine.pack.round import Round, one_part
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Chunks, Entries, Kind, Manifest, Parts, Segments, Targets, XattrSets
 
@@ -32,7 +32,7 @@ def assemble(round_: Round) -> Manifest:
     entries.ctime_ns[again] = -1
     parts, chunks = _all_chunks(round_)
     manifest = Manifest(
-        round_.machine, round_.snapshot_id, round_.scan.scanned_at_ns, parts, chunks, entries,
+        round_.settings.machine, round_.settings.snapshot_id, round_.scan.scanned_at_ns, parts, chunks, entries,
         segments.take(order), round_.scan.targets, round_.scan.xattr_sets,
     )  # fmt: skip
     return compact(manifest)
@@ -73,7 +73,7 @@ def _all_chunks(round_: Round) -> tuple[Parts, Chunks]:
     first = len(round_.base_parts)
     row_of = np.zeros(256, np.uint32)
     row_of[numbers] = np.arange(first, first + len(numbers))
-    own = [one_part(round_.machine, round_.snapshot_id, n, round_.sizes[n]) for n in numbers]
+    own = [one_part(round_.settings.machine, round_.settings.snapshot_id, n, round_.sizes[n]) for n in numbers]
     new = Chunks(
         row_of[records.part], records.offset, records.stored, records.raw, records.codec,
         records.stored_hash, records.raw_hash,
