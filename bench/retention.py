@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 from bench.arena import Arena, say
 from bench.measure import Command, CommandFailed, Spread, run
 from bench.page import Finding
 from bench.report import Report, Timing
 from deployments.servers.s3_server import S3Server, S3ServerError
-from poorwill.snapshot import documents, keys, limits, versions
-from poorwill.snapshot.documents import Document
+from poorwill.control.records.verified import CheckedPart, Verified, Verifier
+from poorwill.snapshot import keys, limits
+from poorwill.snapshot.metadata import THIS_TOOL, ManifestReference, Metadata, Totals, UsedPart
 
 SNAPSHOTS, SNAPSHOTS_QUICK = 10_000, 500
 MACHINES = 50
@@ -39,31 +39,25 @@ class Lineage:
         began = datetime(2025, 1, 1, tzinfo=timezone.utc)
         return [f"{began + timedelta(days=n):%Y%m%dT%H%M%SZ}-{n:08x}" for n in range(self.count)]
 
-    def parts(self, snapshot_id: str, first: str) -> list[dict[str, Any]]:
+    def parts(self, snapshot_id: str, first: str) -> tuple[UsedPart, ...]:
         full = [(first, number) for number in range(limits.PARTS)]
         own = [(snapshot_id, number) for number in range(OWN_PARTS)] if snapshot_id != first else []
-        return [
-            {"key": keys.part(self.machine, owner, number), "bytes": PART_BYTES, "borrowed": owner != snapshot_id}
+        return tuple(
+            UsedPart(keys.part(self.machine, owner, number), PART_BYTES, owner != snapshot_id)
             for owner, number in full + own
-        ]
+        )
 
 
 def objects(lineage: Lineage) -> Iterator[tuple[str, bytes]]:
     """Every object of these snapshots, as a store holds them; of parts and manifests only their sizes count."""
     names = lineage.snapshot_ids()
     for snapshot_id in names:
-        parts = lineage.parts(snapshot_id, names[0])
-        manifest = {"key": keys.manifest(lineage.machine, snapshot_id), "bytes": MANIFEST_BYTES, "blake3": "0" * 64}
-        yield keys.manifest(lineage.machine, snapshot_id), bytes(MANIFEST_BYTES)
-        yield from ((part["key"], bytes(PART_BYTES)) for part in parts if not part["borrowed"])
-        yield (
-            keys.metadata(lineage.machine, snapshot_id),
-            documents.seal(_metadata(lineage, snapshot_id, parts, manifest)),
-        )
-        yield (
-            keys.verified(lineage.machine, snapshot_id),
-            documents.seal(_record(lineage, snapshot_id, parts, manifest)),
-        )
+        metadata = _metadata(lineage, snapshot_id, lineage.parts(snapshot_id, names[0]))
+        record = _record(metadata)
+        yield metadata.manifest.key, bytes(MANIFEST_BYTES)
+        yield from ((part.key, bytes(PART_BYTES)) for part in metadata.parts if not part.borrowed)
+        yield metadata.key, metadata.seal()
+        yield record.key, record.seal()
 
 
 def make(root: Path, snapshots: int) -> int:
@@ -140,35 +134,22 @@ def _plan(arena: Arena, command: Command, step: str, metadata_bytes: int) -> Non
         say(f"{step}: {usages[-1].wall_s:.1f} s" + (f", {peaks[-1] / 1e6:.0f} MB" if peaks else ""))
 
 
-def _metadata(lineage: Lineage, snapshot_id: str, parts: list[dict[str, Any]], manifest: dict[str, Any]) -> Document:
-    totals = (
-        "entries",
-        "files",
-        "chunks",
-        "parts",
-        "raw_bytes",
-        "data_bytes",
-        "stored_bytes",
-        "sent_bytes",
-        "sent_raw_bytes",
-    )
-    return {
-        "format": versions.written_format("snapshot"),
-        "machine": lineage.machine, "snapshot_id": snapshot_id, "created_at": "2025-01-01T00:00:00Z",
-        "workspace": "/workspace", "instance": f"i-{lineage.machine}", "parent": None,
-        "tool": {"name": "poorwill", "version": "0"}, "codec": "auto", "portable": False, "needs": [],
-        "manifest": manifest, "parts": parts, "totals": dict.fromkeys(totals, 1_000_000), "codecs": {},
-        "left_out": [], "left_out_count": 0,
-        "facts": {"host": lineage.machine, "cores": 32, "memory_bytes": 1 << 37, "gpus": ["NVIDIA H100"] * 8},
-        "timings_ms": {"scan": 1000, "pack": 100_000, "settle": 1000, "metadata": 1000},
-    }  # fmt: skip
+def _metadata(lineage: Lineage, snapshot_id: str, parts: tuple[UsedPart, ...]) -> Metadata:
+    return Metadata(
+        machine=lineage.machine, snapshot_id=snapshot_id, created_at="2025-01-01T00:00:00Z",
+        workspace="/workspace", instance=f"i-{lineage.machine}", parent=None, tool=THIS_TOOL, codec="auto",
+        portable=False, needs=(),
+        manifest=ManifestReference(keys.manifest(lineage.machine, snapshot_id), MANIFEST_BYTES, "0" * 64), parts=parts,
+        totals=Totals(*[1_000_000] * 9), codecs={}, left_out=(), left_out_count=0,
+        facts={"host": lineage.machine, "cores": 32, "memory_bytes": 1 << 37, "gpus": ["NVIDIA H100"] * 8},
+        timings_ms={"scan": 1000, "pack": 100_000, "settle": 1000, "metadata": 1000},
+    )  # fmt: skip
 
 
-def _record(lineage: Lineage, snapshot_id: str, parts: list[dict[str, Any]], manifest: dict[str, Any]) -> Document:
-    return {
-        "format": versions.written_format("verified"),
-        "machine": lineage.machine, "snapshot_id": snapshot_id, "instance": f"i-{lineage.machine}",
-        "manifest": manifest, "mode": "stored", "verified_at_s": 1_735_689_600,
-        "by": {"name": "poorwill", "version": "0", "engine": lineage.machine}, "bytes_read": 1, "chunks_sampled": 8,
-        "parts": [{"key": p["key"], "bytes": p["bytes"], "read": not p["borrowed"]} for p in parts],
-    }  # fmt: skip
+def _record(metadata: Metadata) -> Verified:
+    return Verified(
+        machine=metadata.machine, snapshot_id=metadata.snapshot_id, instance=metadata.instance,
+        manifest=metadata.manifest, mode="stored", verified_at_s=1_735_689_600,
+        by=Verifier(THIS_TOOL.name, THIS_TOOL.version, metadata.machine), bytes_read=1, chunks_sampled=8,
+        parts=tuple(CheckedPart(part.key, part.bytes, not part.borrowed) for part in metadata.parts),
+    )  # fmt: skip

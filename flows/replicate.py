@@ -102,7 +102,7 @@ def _targets(request: Request, snapshot: str, name: str, count: int) -> list[Tar
     with closing(store_block(request.store).open()) as opened:
         snapshot_id = snapshot_id_of(opened, snapshot, name or None)
         metadata = catalog.find(opened, snapshot_id)
-    stem = name or str(metadata["machine"])
+    stem = name or metadata.machine
     machines = [ids.checked_machine_name(f"{stem}-{number}") for number in range(1, count + 1)]
     targets = [resolve_as(metadata, block_name_of(machine), machine, request.provider) for machine in machines]
     check_host(targets)

@@ -20,7 +20,8 @@ from poorwill.control.removal.live_share import SMALL_SHARE
 from poorwill.control.removal.purging import Purged
 from poorwill.errors import PoorwillError, Refused
 from poorwill.snapshot import durations
-from poorwill.snapshot.retention import COUNT_MAX, Owner, Policy
+from poorwill.snapshot.keys import Owner
+from poorwill.snapshot.retention import COUNT_MAX, Policy
 from tasks.removal import Planned, apply_retention, plan_retention
 from tasks.reports.removal_report import publish_retention
 

@@ -21,7 +21,7 @@ from poorwill.control.machine.costs import Cost
 from poorwill.control.records import catalog
 from poorwill.errors import NotFound, PoorwillError, Refused
 from poorwill.snapshot import ids, keys
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import SnapshotOrder
 from tasks.destroy_instance import destroy_instance
 from tasks.events import STILL_BILLING, tell
@@ -165,14 +165,13 @@ def _price_per_hour(block: Machine) -> float | None:
         return None
 
 
-def _cost(request: Request, metadata: Document, price_per_hour: float | None) -> Cost | None:
+def _cost(request: Request, metadata: Metadata, price_per_hour: float | None) -> Cost | None:
     if price_per_hour is None:
         return None
-    stored_bytes = int(metadata["totals"]["stored_bytes"])
-    return Cost(price_per_hour, stored_bytes, store_block(request.store).price_per_gb_month)
+    return Cost(price_per_hour, metadata.totals.stored_bytes, store_block(request.store).price_per_gb_month)
 
 
-def _committed(request: Request, block: Machine) -> Document | None:
+def _committed(request: Request, block: Machine) -> Metadata | None:
     with closing(store_block(request.store).open()) as store:
         try:
             return catalog.read(store, block.name, request.snapshot_id)
@@ -180,7 +179,7 @@ def _committed(request: Request, block: Machine) -> Document | None:
             return None
 
 
-def _already_gone(request: Request, block: Machine, metadata: Document | None) -> dict[str, Any]:
+def _already_gone(request: Request, block: Machine, metadata: Metadata | None) -> dict[str, Any]:
     """The machine does not exist: done before, as far as this snapshot goes, or nothing to take one of."""
     if metadata is None or not request.destroy:
         asleep = (
@@ -193,7 +192,7 @@ def _already_gone(request: Request, block: Machine, metadata: Document | None) -
         destroy_instance(request.machine, request.store, request.order)
     get_run_logger().info("snapshot %s is complete and the machine is gone: nothing to do", request.snapshot_id)
     return {
-        **_result(request, block, metadata, metadata["instance"]),
+        **_result(request, block, metadata, metadata.instance),
         "cost": None,
         "verified": None,
         "destroyed": True,
@@ -203,14 +202,14 @@ def _already_gone(request: Request, block: Machine, metadata: Document | None) -
     }
 
 
-def _result(request: Request, block: Machine, metadata: Document, instance: str) -> dict[str, Any]:
+def _result(request: Request, block: Machine, metadata: Metadata, instance: str) -> dict[str, Any]:
     return {
         "snapshot_id": request.snapshot_id,
         "machine": block.name,
         "instance": instance,
-        "parent": metadata["parent"],
-        "totals": metadata["totals"],
-        "left_out_count": metadata["left_out_count"],
+        "parent": metadata.parent,
+        "totals": metadata.totals.document(),
+        "left_out_count": metadata.left_out_count,
     }
 
 

@@ -23,7 +23,7 @@ from poorwill.engine.machine.nvidia_smi import gpus_and_driver
 from poorwill.errors import NotFound, PoorwillError, Refused, UsageError, from_wire
 from poorwill.providers.base import Wish
 from poorwill.snapshot import ids
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.base import Store
 from tasks.events import STILL_BILLING, tell
@@ -54,7 +54,7 @@ class Target:
     """What to wake, and as which machine. `instance` is empty if a machine is to be created, by `source`."""
 
     snapshot_id: str
-    metadata: Document
+    metadata: Metadata
     name: str  # of the machine's block
     machine: str  # the name its snapshots are kept under
     instance: str
@@ -74,8 +74,7 @@ class Target:
         local = isinstance(self.source, LocalProvider)
         if not local:
             wish = needs.wished(needs.of(self.metadata), wish)
-        data_bytes = int(self.metadata["totals"]["data_bytes"])
-        least_gb = max(1, disk_gb_for(data_bytes, 0 if local else IMAGE_GB))
+        least_gb = max(1, disk_gb_for(self.metadata.totals.data_bytes, 0 if local else IMAGE_GB))
         return wish if wish.disk_gb is not None else replace(wish, disk_gb=least_gb)
 
     def needed(self) -> str:
@@ -88,21 +87,21 @@ def resolve(store: Store, snapshot: str, machine: str | None, provider: str | No
     block = machine_block(machine) if machine is not None else None
     snapshot_id = snapshot_id_of(store, snapshot, block.name if block is not None else None, block)
     metadata = catalog.find(store, snapshot_id)
-    name = bare(machine) if machine is not None else block_name_of(metadata["machine"])
+    name = bare(machine) if machine is not None else block_name_of(metadata.machine)
     awake = block is not None and block.status == "awake" and bool(block.instance)
     if awake and provider is not None:
         raise UsageError(f"machine {name} is awake: leave out the provider to restore onto it")
-    own = block.name if block is not None else metadata["machine"]
+    own = block.name if block is not None else metadata.machine
     target = resolve_as(metadata, name, own, provider)
     check_host([target])
     return replace(target, instance=block.instance) if awake and block is not None else target
 
 
-def resolve_as(metadata: Document, name: str, machine: str, provider: str | None) -> Target:
+def resolve_as(metadata: Metadata, name: str, machine: str, provider: str | None) -> Target:
     """The same for a new machine, whose block is or will be `name`. UsageError, NotFound, Unsupported."""
     check_needs(metadata)
     source = source_of(name, machine_if_any(name), provider)
-    return Target(str(metadata["snapshot_id"]), metadata, name, machine, "", source)
+    return Target(metadata.snapshot_id, metadata, name, machine, "", source)
 
 
 def check_host(targets: Iterable[Target]) -> None:
@@ -171,10 +170,10 @@ def plan(request: Request, target: Target, count: int = 1) -> dict[str, Any]:
         "would": _would(target, opened.describe(), len(offers), count),
         "workspace": request.order.workspace,
         "disk_gb": wish.disk_gb,
-        "files": target.metadata["totals"]["files"],
-        "raw_bytes": target.metadata["totals"]["raw_bytes"],
-        "stored_bytes": target.metadata["totals"]["stored_bytes"],
-        "parts": len(target.metadata["parts"]),
+        "files": target.metadata.totals.files,
+        "raw_bytes": target.metadata.totals.raw_bytes,
+        "stored_bytes": target.metadata.totals.stored_bytes,
+        "parts": len(target.metadata.parts),
         "needs": [need.text for need in needs.of(target.metadata)],
         "start_command": request.start_command,
         "price_per_hour": choice.price_per_hour * count if choice is not None else 0.0,

@@ -50,7 +50,7 @@ def _kept_elsewhere(live: Live, workspace: str) -> str | None:
     if newest is None:
         return None
     try:
-        kept = str(catalog.read(live.store, live.machine, newest)["workspace"])
+        kept = catalog.read(live.store, live.machine, newest).workspace
     except NotFound:
         return None  # removed since it was listed
     # A machine that is a directory of this host has that before all of its paths, and another one after each wake.

@@ -70,4 +70,4 @@ def read_back(store: str, machine: str, snapshot_id: str, parts: list[str]) -> d
         with closing(EngineSession(LocalHost())) as session:
             session.hello("/")
             record = VerifyRun(opened, session, metadata, only=frozenset(parts)).run_all()
-    return {"bytes_read": record["bytes_read"], "chunks_sampled": record["chunks_sampled"]}
+    return {"bytes_read": record.bytes_read, "chunks_sampled": record.chunks_sampled}

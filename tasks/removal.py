@@ -16,7 +16,8 @@ from poorwill.control.removal.live_share import LiveShare
 from poorwill.control.removal.purging import Purged
 from poorwill.control.removal.retention import Plan
 from poorwill.errors import Refused
-from poorwill.snapshot.retention import Owner, Policy
+from poorwill.snapshot.keys import Owner
+from poorwill.snapshot.retention import Policy
 from tasks.retries import policy as retried
 
 SLEEPING = ("asleep", "waking")

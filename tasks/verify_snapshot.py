@@ -26,8 +26,8 @@ def verify_snapshot(machine: str, store: str, order: SnapshotOrder) -> dict[str,
     metadata = catalog.read(live.store, live.machine, order.snapshot_id)
     record = VerifyRun(live.store, live.session, metadata, mode=order.verify, all_parts=False).run_all()
     return {
-        "mode": record["mode"],
-        "bytes_read": record["bytes_read"],
-        "chunks_sampled": record["chunks_sampled"],
-        "parts_read": sum(part["read"] for part in record["parts"]),
+        "mode": record.mode,
+        "bytes_read": record.bytes_read,
+        "chunks_sampled": record.chunks_sampled,
+        "parts_read": sum(part.read for part in record.parts),
     }

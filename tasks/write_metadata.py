@@ -17,4 +17,4 @@ def write_metadata(run: str) -> dict[str, Any]:
     Args:
         run: the id of the connection.
     """
-    return dict(sessions.snapshot(run).write_metadata()["totals"])
+    return sessions.snapshot(run).write_metadata().totals.document()

@@ -51,7 +51,7 @@ class PriceList:
 
     def _read(self) -> Prices:
         found = islice(intents.every(self._catalog.store), INTENTS_MAX)
-        return {(one.machine, one.instance): one.price_per_hour for one in found if one.instance}
+        return {(one.machine, one.instance): one.price for one in found if one.instance}
 
 
 def price_per_hour(machine: MachineBlock, known: Prices) -> float | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from poorwill.control.records import catalog
 from poorwill.errors import Corrupt, NotFound, Unsupported
 from poorwill.snapshot import ids, keys
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot.metadata import Metadata
 from poorwill.store.base import Store
 
 READERS = 8
@@ -197,17 +197,21 @@ def _parsed(before: str) -> Name:
     return ids.checked_snapshot_id(snapshot_id), ids.checked_machine_name(machine)
 
 
-def _row_of(document: Document) -> Row:
-    totals, tags, name = document["totals"], document.get("tags"), document.get("name")
+def _row_of(metadata: Metadata) -> Row:
+    totals = metadata.totals
     return Row(
-        machine=document["machine"],
-        id=document["snapshot_id"],
-        name=name if isinstance(name, str) else None,
-        tags=tuple(str(tag) for tag in tags[:TAGS_MAX]) if isinstance(tags, list) else (),
-        instance_id=document["instance"] or None,
-        workspace_path=document["workspace"] or None,
-        created_at=document["created_at"] or None,
-        parent=document["parent"],
-        needs=tuple(document["needs"]),
-        **{total: totals[total] for total in ("files", "raw_bytes", "data_bytes", "stored_bytes", "sent_bytes")},
+        machine=metadata.machine,
+        id=metadata.snapshot_id,
+        name=metadata.name,
+        tags=metadata.tags[:TAGS_MAX],
+        instance_id=metadata.instance or None,
+        workspace_path=metadata.workspace or None,
+        created_at=metadata.created_at or None,
+        parent=metadata.parent,
+        needs=metadata.needs,
+        files=totals.files,
+        raw_bytes=totals.raw_bytes,
+        data_bytes=totals.data_bytes,
+        stored_bytes=totals.stored_bytes,
+        sent_bytes=totals.sent_bytes,
     )

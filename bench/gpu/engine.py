@@ -90,10 +90,10 @@ class OnThisMachine(Poorwill):
     def check(self, site: Site) -> None:
         """CommandFailed unless the last snapshot was coded by what this is to measure."""
         metadata = catalog.find(LocalStore(site.repository), str(self._last))
-        coding, on_gpu = metadata.get("coding") or {}, NvcompAns.name in metadata["codecs"]
-        if on_gpu != (self.name == GPU) or coding.get("fell_back"):
-            why = coding.get("warning") or coding.get("reason") or "the snapshot does not say why"
-            raise CommandFailed(f"its codecs are {', '.join(metadata['codecs'])}: {str(why)[:300]}")
+        coding, on_gpu = metadata.coding, NvcompAns.name in metadata.codecs
+        if on_gpu != (self.name == GPU) or (coding is not None and coding.fell_back):
+            why = (coding and (coding.warning or coding.reason)) or "the snapshot does not say why"
+            raise CommandFailed(f"its codecs are {', '.join(metadata.codecs)}: {why[:300]}")
 
 
 def measure(arena: Arena, report: GpuReport, size: int, runs: int) -> None:

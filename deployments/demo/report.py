@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from poorwill.cli.output import human
+from poorwill.snapshot.metadata import Metadata
 
 STAGES = ("scan", "pack", "settle", "metadata", "verify", "destroy", "provision", "restore", "finish")
 """In their order, by the names under which the flows time them."""
@@ -29,9 +30,7 @@ def bytes_by_stage(slept: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def print_report(
-    console: Console, metadata: Mapping[str, Any], slept: Mapping[str, Any], woke: Mapping[str, Any]
-) -> None:
+def print_report(console: Console, metadata: Metadata, slept: Mapping[str, Any], woke: Mapping[str, Any]) -> None:
     """The table of the snapshot and the table of the stages.
 
     metadata: the snapshot's, as the store has it. slept, woke: what the flows `hibernate` and `wake` returned.
@@ -49,18 +48,18 @@ def print_report(
     console.print()
 
 
-def _sizes(metadata: Mapping[str, Any]) -> Table:
-    totals = metadata["totals"]
-    data, stored = int(totals["data_bytes"]), int(totals["stored_bytes"])
-    title = f"Snapshot {metadata['snapshot_id']}"
+def _sizes(metadata: Metadata) -> Table:
+    totals = metadata.totals
+    data, stored = totals.data_bytes, totals.stored_bytes
+    title = f"Snapshot {metadata.snapshot_id}"
     table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False, show_header=False)
     table.add_column(min_width=len(title) // 2)
     table.add_column(justify="right")
-    table.add_row("entries", str(totals["entries"]))
+    table.add_row("entries", str(totals.entries))
     table.add_row("bytes raw", f"{data:,}")
     table.add_row("bytes stored", f"{stored:,}")
     table.add_row("ratio", f"{data / stored:.3f}" if stored else "")
-    table.add_row("parts", str(totals["parts"]))
-    for codec, figures in metadata["codecs"].items():
-        table.add_row(f"chunks by {codec}", f"{figures['chunks']}")
+    table.add_row("parts", str(totals.parts))
+    for codec, figures in metadata.codecs.items():
+        table.add_row(f"chunks by {codec}", f"{figures.chunks}")
     return table

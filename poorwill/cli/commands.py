@@ -13,6 +13,7 @@ from typing import Any
 from poorwill.cli import hosts
 from poorwill.cli.output import Output, human
 from poorwill.control.records import catalog
+from poorwill.control.records.verified import Verified
 from poorwill.control.removal import deletion
 from poorwill.control.snapshot.convert_run import ConvertRun, is_portable
 from poorwill.control.snapshot.restore_run import RestoreRun
@@ -24,7 +25,7 @@ from poorwill.errors import Corrupt, EngineLost, NotFound, PermanentError, Refus
 from poorwill.remote.base import Host
 from poorwill.retry import Backoff, retry
 from poorwill.snapshot import ids, limits
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import RestoreOrder, SnapshotOrder
 from poorwill.store.address import open_store
 
@@ -59,18 +60,16 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
             metadata = _take(run, output)
         elif not run.remove_pending():
             raise Refused(f"snapshot {order.snapshot_id} exists already: take a new one without --id")
-    totals = metadata["totals"]
-    left_out = metadata["left_out_count"]
-    output.left_out(metadata["left_out"], left_out)
+    output.left_out([left.document() for left in metadata.left_out], metadata.left_out_count)
     output.done(
-        f"snapshot {order.snapshot_id} of {machine}", totals, snapshot_id=order.snapshot_id, machine=machine,
-        parent=metadata["parent"], left_out_count=left_out, timings_ms=metadata["timings_ms"],
-        coding=metadata.get("coding"),
+        f"snapshot {order.snapshot_id} of {machine}", metadata.totals.document(), snapshot_id=order.snapshot_id,
+        machine=machine, parent=metadata.parent, left_out_count=metadata.left_out_count,
+        timings_ms=metadata.timings_ms, coding=metadata.coding.document() if metadata.coding else None,
     )  # fmt: skip
-    return LEFT_OUT if left_out else 0
+    return LEFT_OUT if metadata.left_out_count else 0
 
 
-def _take(run: SnapshotRun, output: Output) -> dict[str, Any]:
+def _take(run: SnapshotRun, output: Output) -> Metadata:
     with output.progress("scanning") as progress:
         run.session.on_progress = lambda counters: progress.entries(counters["entries"])
         try:
@@ -143,12 +142,12 @@ def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     spared = {"kept_bytes": "stood there", "cached_bytes": "came from the cache"}
     said = [f"{human(result[name])} {what}" for name, what in spared.items() if result[name]]
     output.done(
-        f"snapshot {metadata['snapshot_id']} restored to {order.workspace}" + (f" ({', '.join(said)})" if said else ""),
+        f"snapshot {metadata.snapshot_id} restored to {order.workspace}" + (f" ({', '.join(said)})" if said else ""),
         {
-            "raw_bytes": result["raw_bytes"], "stored_bytes": metadata["totals"]["stored_bytes"],
+            "raw_bytes": result["raw_bytes"], "stored_bytes": metadata.totals.stored_bytes,
             **{name: result[name] for name in ("kept_bytes", "cached_bytes", "fetched_bytes")},
         },
-        snapshot_id=metadata["snapshot_id"], restored=result["restored"], left_out_count=result["left_out_count"],
+        snapshot_id=metadata.snapshot_id, restored=result["restored"], left_out_count=result["left_out_count"],
         warnings=result["warnings"], timings_ms=timings_ms,
     )  # fmt: skip
     return LEFT_OUT if result["left_out_count"] else 0
@@ -169,7 +168,7 @@ def ls(arguments: argparse.Namespace, output: Output, host: Host) -> int:
 def show(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     store = open_store(arguments.store)
     metadata = catalog.find(store, arguments.id)
-    output.document(metadata)
+    output.document(metadata.document())
     return 0
 
 
@@ -183,14 +182,14 @@ def verify(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     what = "decoded" if arguments.full else "read back"
     output.done(
         f"snapshot {arguments.id}: every byte {what} and equal to its hash",
-        {"bytes_read": record["bytes_read"], "parts": len(record["parts"])},
+        {"bytes_read": record.bytes_read, "parts": len(record.parts)},
         snapshot_id=arguments.id,
-        mode=record["mode"],
+        mode=record.mode,
     )
     return 0
 
 
-def _read_back(run: VerifyRun, output: Output) -> Document:
+def _read_back(run: VerifyRun, output: Output) -> Verified:
     run.open()
     before = run.session.counters.get("checked_bytes", 0)
     with output.progress("verifying", sum(run.parts.values())) as progress:
@@ -209,7 +208,7 @@ def convert(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     if is_portable(source):
         output.done(
             f"snapshot {arguments.id} is portable already: nothing was converted", {},
-            snapshot_id=arguments.id, machine=source["machine"], converted=False,
+            snapshot_id=arguments.id, machine=source.machine, converted=False,
         )  # fmt: skip
         return 0
     with closing(EngineSession(host)) as session:
@@ -218,18 +217,18 @@ def convert(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         metadata, record = _convert(run, output)
     output.done(
         f"snapshot {run.snapshot_id} of {run.machine} is {arguments.id} for any CPU, every byte read back",
-        metadata["totals"], snapshot_id=run.snapshot_id, machine=run.machine, converted=True,
-        converted_from=arguments.id, verified=record["mode"], bytes_read=record["bytes_read"],
-        timings_ms=metadata["timings_ms"],
+        metadata.totals.document(), snapshot_id=run.snapshot_id, machine=run.machine, converted=True,
+        converted_from=arguments.id, verified=record.mode, bytes_read=record.bytes_read,
+        timings_ms=metadata.timings_ms,
     )  # fmt: skip
     return 0
 
 
-def _convert(run: ConvertRun, output: Output) -> tuple[Document, Document]:
+def _convert(run: ConvertRun, output: Output) -> tuple[Metadata, Verified]:
     """Metadata and verification record of the new snapshot."""
     metadata = run.open()
     output.hint = f"to continue: run the same command again with --id {run.snapshot_id}"
-    source_id = run.source["snapshot_id"]
+    source_id = run.source.snapshot_id
     output.event("begun", snapshot_id=run.snapshot_id, machine=run.machine, converted_from=source_id)
     try:
         if metadata is None:

@@ -47,10 +47,10 @@ def retention(arguments: argparse.Namespace, output: Output, host: Host) -> int:
 
 
 def undelete(arguments: argparse.Namespace, output: Output, host: Host) -> int:
-    document = trash.undelete(open_store(arguments.store), ids.checked_snapshot_id(arguments.id))
+    metadata = trash.undelete(open_store(arguments.store), ids.checked_snapshot_id(arguments.id))
     output.done(
-        f"snapshot {arguments.id} of {document['machine']} is back", {},
-        snapshot_id=arguments.id, machine=document["machine"],
+        f"snapshot {arguments.id} of {metadata.machine} is back", {},
+        snapshot_id=arguments.id, machine=metadata.machine,
     )  # fmt: skip
     return 0
 

@@ -12,7 +12,7 @@ from typing import Any
 import blake3
 
 from poorwill.errors import Corrupt
-from poorwill.snapshot import limits, schema, versions
+from poorwill.snapshot import limits, versions
 
 Document = dict[str, Any]
 
@@ -43,8 +43,8 @@ def seal(document: Document) -> bytes:
 def unseal(data: bytes, kind: str, what: str) -> Document:
     """The document in `data`, which must be of `kind` (its "format" is "poorwill-<kind>/<version>").
 
-    Corrupt if it is not JSON, of another kind, without the fields of its kind, or its checksum differs;
-    Unsupported for a version that is not read.
+    Corrupt if it is not JSON, of another kind, or its checksum differs; Unsupported for a version that is not read.
+    `SealedRecord.unseal` checks its fields as well.
     """
     if len(data) > limits.DOCUMENT_BYTES_MAX:
         raise Corrupt(f"{what}: {len(data)} bytes, expected at most {limits.DOCUMENT_BYTES_MAX}")
@@ -59,5 +59,4 @@ def unseal(data: bytes, kind: str, what: str) -> Document:
     if found != expected:
         raise Corrupt(f"{what}: its checksum is {found}, expected {expected!r}")
     versions.check_format(document.get("format"), kind, what)
-    schema.check(document, kind, what)
     return document

@@ -2,7 +2,8 @@
 
 A field may be a str, bool, int (from 0 to 2**63 - 1), float (finite), bytes (a file name, as the text that os.fsdecode
 gives), Literal, Any, another such dataclass, tuple[T, ...], Mapping[str, T] or Mapping[int, T], any of these or None,
-and Annotated with a Range or a Length. What an object has beyond a class's fields is ignored when it is read.
+and Annotated with a Range or a Length. What an object has beyond a class's fields is ignored when it is read, or kept
+where the class has a place for it (INLINE).
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from poorwill.errors import Corrupt, PoorwillError
 
 T = TypeVar("T")
 INLINE = {"inline": True}
-"""Metadata of a field that is a dataclass, for one whose fields stand among those of the record that has it."""
+"""Metadata of a field whose own fields stand among those of the record that has it: of a dataclass, or of a Mapping,
+which then has all that the record does not name, and is written last."""
+SPARSE = {"sparse": True}
+"""Metadata of a field that is left out where it is empty."""
 _INTEGER_MAX = (1 << 63) - 1
 _FLOAT_MAX = sys.float_info.max
 _KEY_DIGITS_MAX = 12
@@ -53,7 +57,7 @@ def write(record: Any, kind: type | None = None) -> dict[str, Any]:
         plain = _plain(value, field.hint)
         if field.inline:
             written.update(plain)
-        elif value is not None or field.default is not None:
+        elif (value is not None or field.default is not None) and (value or not field.sparse):
             written[field.name] = plain
     return written
 
@@ -104,18 +108,22 @@ class _Field:
     default: Any
     required: bool
     inline: bool
+    sparse: bool
+    read: Callable[[object], Any]
 
 
 @cache
 def _fields_of(kind: type) -> tuple[_Field, ...]:
     hints = get_type_hints(kind, include_extras=True)
-    return tuple(
+    found = [
         _Field(
             field.name, hints[field.name], field.default,
             field.default is MISSING and field.default_factory is MISSING, "inline" in field.metadata,
+            "sparse" in field.metadata, _reader(hints[field.name]),
         )
         for field in dataclasses.fields(kind)
-    )  # fmt: skip
+    ]  # fmt: skip
+    return tuple(sorted(found, key=lambda field: field.inline and not is_dataclass(field.hint)))
 
 
 @cache
@@ -152,15 +160,25 @@ def _record(kind: type, found: object) -> Any:
     given: dict[str, Any] = {}
     for field in _fields_of(kind):
         if field.inline:
-            given[field.name] = _reader(field.hint)(found)
+            given[field.name] = field.read(found if is_dataclass(field.hint) else _unnamed(kind, found))
         elif field.name in found:
             try:
-                given[field.name] = _reader(field.hint)(found[field.name])
+                given[field.name] = field.read(found[field.name])
             except _Misfit as misfit:
                 raise misfit.below(field.name) from None
         elif field.required:
             raise _Misfit("is missing").below(field.name)
     return kind(**given)
+
+
+@cache
+def _names_of(kind: type) -> frozenset[str]:
+    return frozenset(field.name for field in _fields_of(kind))
+
+
+def _unnamed(kind: type, found: dict[str, Any]) -> dict[str, Any]:
+    names = _names_of(kind)
+    return {name: value for name, value in found.items() if name not in names}
 
 
 def _one_of(choices: tuple[Any, ...], found: object) -> object:

@@ -13,6 +13,8 @@ TRASH = "trash/"
 INTENTS = "intents/"
 _REMOVING = ".removing"
 _CLOCK = f"{TRASH}clock-"
+Owner = tuple[str, str]
+"""Machine and snapshot id."""
 
 
 def pending(machine: str, snapshot_id: str) -> str:
@@ -65,7 +67,7 @@ def intent(label: str) -> str:
     return f"{INTENTS}{label}.json"
 
 
-def owner_of(key: str) -> tuple[str, str] | None:
+def owner_of(key: str) -> Owner | None:
     """(machine, snapshot id) that a key of any snapshot's object belongs to; None for a key of another shape."""
     fields = key.split("/")
     if len(fields) < 3 or not ids.is_machine_name(fields[1]):
@@ -74,7 +76,7 @@ def owner_of(key: str) -> tuple[str, str] | None:
     return (fields[1], snapshot_id) if ids.is_snapshot_id(snapshot_id) else None
 
 
-def marked_owner(key: str) -> tuple[str, str] | None:
+def marked_owner(key: str) -> Owner | None:
     """(machine, snapshot id) if `removing` can have given this key."""
     owner = owner_of(key.removesuffix(_REMOVING)) if key.endswith(_REMOVING) else None
     return owner if owner is not None and key == removing(*owner) else None

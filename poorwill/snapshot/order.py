@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from poorwill.errors import UsageError
 from poorwill.snapshot import ids, labels, limits
@@ -55,11 +55,6 @@ class SnapshotOrder(PackSettings):
         labels.checked_tags(self.tags)
         if self.verify not in VERIFY_MODES:
             raise UsageError(f"verify '{self.verify}': expected one of {', '.join(VERIFY_MODES)}")
-
-    def labels(self) -> dict[str, Any]:
-        """Name and tags as fields of the metadata, which has them only where they are given."""
-        given = {"name": labels.checked_name(self.name), "tags": list(labels.checked_tags(self.tags))}
-        return {name: value for name, value in given.items() if value}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from poorwill.errors import UsageError
 from poorwill.snapshot import durations, ids, labels
+from poorwill.snapshot.keys import Owner
 
 COUNT_MAX = 1_000_000
 NEWEST = "newest of its machine"
@@ -25,8 +26,6 @@ _PERIODS: tuple[tuple[str, _Period], ...] = (
     ("yearly", lambda at: (at.year,)),
 )
 COUNTS = ("last", *(name for name, _ in _PERIODS))
-Owner = tuple[str, str]
-"""A machine's name and a snapshot's id."""
 
 
 @dataclass(frozen=True, slots=True)

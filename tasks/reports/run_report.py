@@ -13,10 +13,9 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from blocks.lookup import store_block
 from poorwill.cli.output import human
-from poorwill.control.records import catalog
-from poorwill.control.snapshot.verify_run import read_manifest
+from poorwill.control.records import catalog, manifests
 from poorwill.errors import one_line
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot.metadata import Coding, Metadata
 from poorwill.snapshot.tables import Kind, Manifest
 from tasks.reports import charts
 from tasks.sessions import Sample
@@ -42,13 +41,13 @@ def publish_snapshot(
     try:
         with closing(store_block(store).open()) as opened:
             metadata = catalog.find(opened, snapshot_id)
-            manifest = read_manifest(opened, metadata)
+            manifest = manifests.read(opened, metadata)
         rows = part_rows(manifest, metadata, packed)
         create_table_artifact(table=rows, key="parts", description=f"Parts of snapshot {snapshot_id}")
         text = snapshot_markdown(metadata, rows, kinds_of_files(manifest), samples, timings_ms, cost)
         create_markdown_artifact(text, key="snapshot", description=f"Snapshot {snapshot_id}")
-        named = {name: metadata[name] for name in ("snapshot_id", "machine", "parent", "left_out_count")}
-        _publish_facts({**named, **metadata["totals"]})
+        named = {name: getattr(metadata, name) for name in ("snapshot_id", "machine", "parent", "left_out_count")}
+        _publish_facts({**named, **metadata.totals.document()})
     except Exception as error:
         log.warning("the report of %s was not written: %s", snapshot_id, type(error).__name__)
 
@@ -69,15 +68,15 @@ def _publish_facts(facts: dict[str, Any]) -> None:
     create_table_artifact(table=[facts], key="facts", description="The figures of this run, for programs")
 
 
-def part_rows(manifest: Manifest, metadata: Document, packed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def part_rows(manifest: Manifest, metadata: Metadata, packed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row for each part this snapshot sent: raw and stored MB, ratio, seconds and GB/s of this run."""
     chunks = manifest.chunks
     raw = np.bincount(chunks.part, weights=chunks.raw, minlength=len(manifest.parts))
     stored = np.bincount(chunks.part, weights=chunks.stored, minlength=len(manifest.parts))
     took = {int(done["number"]): int(done["milliseconds"]) / 1000 for done in packed}
     rows = []
-    for row, part in enumerate(metadata["parts"][:PART_ROWS_MAX]):
-        if part["borrowed"]:
+    for row, part in enumerate(metadata.parts[:PART_ROWS_MAX]):
+        if part.borrowed:
             continue
         number = int(manifest.parts.number[row])
         seconds = took.get(number)
@@ -121,7 +120,7 @@ def extension(name: bytes) -> str:
 
 
 def snapshot_markdown(
-    metadata: Document,
+    metadata: Metadata,
     rows: Sequence[dict[str, Any]],
     kinds: dict[str, tuple[int, int]],
     samples: Sequence[Sample],
@@ -129,38 +128,38 @@ def snapshot_markdown(
     cost: str = "",
 ) -> str:
     """The whole report of a snapshot; below MARKDOWN_BYTES_MAX."""
-    totals = metadata["totals"]
-    borrowed = sum(bool(part["borrowed"]) for part in metadata["parts"])
+    totals = metadata.totals
+    borrowed = sum(part.borrowed for part in metadata.parts)
     lines = [
-        f"# Snapshot {metadata['snapshot_id']} of {metadata['machine']}",
+        f"# Snapshot {metadata.snapshot_id} of {metadata.machine}",
         "",
-        f"{totals['files']:,} files, {human(totals['data_bytes'])} of data"
-        + (f" ({human(totals['raw_bytes'])} with holes)" if totals["raw_bytes"] != totals["data_bytes"] else "")
-        + f"; stored {human(totals['stored_bytes'])}, "
-        f"ratio {_ratio(totals['data_bytes'], totals['stored_bytes'])}; sent {human(totals['sent_bytes'])} "
-        f"in {totals['parts']} parts" + (f", and uses {borrowed} parts of earlier snapshots" if borrowed else ""),
+        f"{totals.files:,} files, {human(totals.data_bytes)} of data"
+        + (f" ({human(totals.raw_bytes)} with holes)" if totals.raw_bytes != totals.data_bytes else "")
+        + f"; stored {human(totals.stored_bytes)}, "
+        f"ratio {_ratio(totals.data_bytes, totals.stored_bytes)}; sent {human(totals.sent_bytes)} "
+        f"in {totals.parts} parts" + (f", and uses {borrowed} parts of earlier snapshots" if borrowed else ""),
         "",
         *([cost, ""] if cost else []),
-        *_coded_by(metadata.get("coding")),
+        *_coded_by(metadata.coding),
         _stages(timings_ms),
         "",
         _throughput(samples, {"read": "read_bytes", "sent": "sent_bytes"}),
         "",
         _ratios("Ratio by kind of file", kinds),
         "",
-        _ratios("Ratio by codec", {k: (v["raw_bytes"], v["stored_bytes"]) for k, v in metadata["codecs"].items()}),
+        _ratios("Ratio by codec", {k: (v.raw_bytes, v.stored_bytes) for k, v in metadata.codecs.items()}),
         "",
         _table(rows),
     ]
     return _bounded(lines)
 
 
-def _coded_by(coding: dict[str, Any] | None) -> list[str]:
+def _coded_by(coding: Coding | None) -> list[str]:
     if coding is None:
         return []
-    told = f"Coded by the {coding['by'].upper()} ({coding['codec']}): {coding['reason']}."
-    if coding["fell_back"]:
-        told += f" {coding['fell_back']} chunks fell back to the CPU: {coding.get('warning', '')}."
+    told = f"Coded by the {coding.by.upper()} ({coding.codec}): {coding.reason}."
+    if coding.fell_back:
+        told += f" {coding.fell_back} chunks fell back to the CPU: {coding.warning or ''}."
     return [one_line(told), ""]
 
 

@@ -75,12 +75,13 @@ def test_what_it_says(written: tuple[str, LocalStore, Taken]) -> None:
     writer, _, taken = written
     where, _, portable = WRITERS[writer]
     metadata = taken.metadata
-    assert metadata["needs"] == (["nvcomp>=6,<7"] if writer in NEEDS_GPU else [])
-    assert ("nvcomp-ans/6" in metadata["codecs"]) == (writer in NEEDS_GPU)
+    assert metadata.needs == (("nvcomp>=6,<7",) if writer in NEEDS_GPU else ())
+    assert ("nvcomp-ans/6" in metadata.codecs) == (writer in NEEDS_GPU)
     on_gpu = where == "gpu" and writer != "gpu, ANS, portable"
-    assert metadata["coding"]["by"] == ("gpu" if on_gpu else "cpu") and metadata["coding"]["reason"]
-    assert metadata["coding"]["fell_back"] == 0
-    assert not (portable and metadata["needs"])
+    assert metadata.coding is not None and metadata.coding.reason
+    assert metadata.coding.by == ("gpu" if on_gpu else "cpu")
+    assert metadata.coding.fell_back == 0
+    assert not (portable and metadata.needs)
 
 
 @pytest.mark.parametrize("reader", ["cpu", "gpu"])
@@ -96,11 +97,11 @@ def test_read_by(reader: str, written: tuple[str, LocalStore, Taken], workspace:
         with pytest.raises(Unsupported, match="needs nvcomp>=6,<7 and a GPU"):
             verify(store, taken.id, "full", host=ThreadHost(toolset=new_toolset(reader)))
         assert not (tmp_path / "r").exists() or list((tmp_path / "r").iterdir()) == []
-        assert verify(store, taken.id, "stored", host=ThreadHost(toolset=new_toolset(reader)))["mode"] == "stored"
+        assert verify(store, taken.id, "stored", host=ThreadHost(toolset=new_toolset(reader))).mode == "stored"
         return
     restore(store, taken.id, tmp_path / "r", host=ThreadHost(toolset=new_toolset(reader)), facts=GPU_FACTS)
     assert differences(workspace, tmp_path / "r") == []
-    assert verify(store, taken.id, "full", host=ThreadHost(toolset=new_toolset(reader)))["mode"] == "full"
+    assert verify(store, taken.id, "full", host=ThreadHost(toolset=new_toolset(reader))).mode == "full"
 
 
 def test_read_by_an_independent_reader(written: tuple[str, LocalStore, Taken], workspace: Path, tmp_path: Path) -> None:

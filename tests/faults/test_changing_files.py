@@ -145,7 +145,8 @@ store = LocalStore(root / "store")
 try:
     taken = take(store, root / "w", host=host, skip_unreadable=skip)
     restore(store, taken.id, root / "back")
-    print(json.dumps({"left_out": taken.metadata["left_out"], "files": taken.totals["files"]}))
+    left_out = [left.document() for left in taken.metadata.left_out]
+    print(json.dumps({"left_out": left_out, "files": taken.totals["files"]}))
 except PoorwillError as error:
     print(json.dumps(error.to_wire()))
 """

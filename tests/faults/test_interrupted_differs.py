@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.control.records import catalog
+from poorwill.control.records import catalog, manifests
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import WorkPool
@@ -170,9 +169,9 @@ class Direct:
 
     def restore(self, context: Context, overwrite: bool) -> None:
         taken, store, meter = self.kept.taken, self.kept.store, Meter()
-        manifest = read_manifest(store, taken.metadata)
+        manifest = manifests.read(store, taken.metadata)
         restoring = restore_run.RestoreRun(
-            os.fsencode(self.kept.back), manifest, taken.metadata["manifest"]["blake3"], include=[],
+            os.fsencode(self.kept.back), manifest, taken.metadata.manifest.blake3, include=[],
             overwrite=overwrite, privileged=False, context=context, meter=meter,
             reader=Reader(self.pool, BufferPool(16 << 20, 4), ThreadPoolExecutor(1)),
         )  # fmt: skip

@@ -11,10 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from poorwill.control.records import catalog
+from poorwill.control.records import catalog, manifests
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import WorkPool
 from poorwill.engine.restore import restore_run
@@ -137,11 +136,11 @@ def test_not_enough_disk_is_said_first(local_store: LocalStore, tmp_path: Path) 
         real[1], real[4] = 4096, 2 * CHUNK_BYTES // 4096  # the data alone would just fit
         return os.statvfs_result(real)
 
-    manifest = read_manifest(local_store, taken.metadata)
+    manifest = manifests.read(local_store, taken.metadata)
     reader = Reader(WorkPool(1), BufferPool(1 << 20, 4), ThreadPoolExecutor(1))
     with pytest.raises(WorkspaceError, match=r"needs \d+ bytes, 16777216 are free: nothing was restored"):
         restore_run.RestoreRun(
-            os.fsencode(tmp_path / "back"), manifest, taken.metadata["manifest"]["blake3"], include=[],
+            os.fsencode(tmp_path / "back"), manifest, taken.metadata.manifest.blake3, include=[],
             overwrite=False, privileged=False, reader=reader, meter=Meter(), statvfs=small,
         )  # fmt: skip
     assert list((tmp_path / "back").iterdir()) == []

@@ -203,6 +203,6 @@ def test_a_part_that_fails_is_tried_alone(s3_store: S3Store, tmp_path: Path) -> 
     finally:
         session.close()
     assert len(failed) == 1
-    restore(s3_store, metadata["snapshot_id"], tmp_path / "back")
+    restore(s3_store, metadata.snapshot_id, tmp_path / "back")
     assert differences(workspace, tmp_path / "back") == []
     assert list(s3_store.list_uploads("")) == []

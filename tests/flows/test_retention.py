@@ -122,7 +122,7 @@ def test_flows_give_names_and_tags(world: World) -> None:
     assert world.keys("") == []
     snapshot(**world.hibernation(name="before the upgrade", tags=["b", "a"]))
     found = catalog.find(world.store, SNAPSHOT_ID)
-    assert (found["name"], found["tags"]) == ("before the upgrade", ["a", "b"])
+    assert (found.name, found.tags) == ("before the upgrade", ("a", "b"))
 
 
 def test_mistakes_change_nothing(world: World, tmp_path: Path) -> None:

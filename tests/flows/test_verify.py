@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.verify import verify
-from poorwill.control.records import trash
-from poorwill.control.snapshot.verify_run import read_record
+from poorwill.control.records import trash, verified
 from poorwill.errors import Corrupt, UsageError
 from tasks.events import VERIFICATION_FAILED
 from tests.flows.test_hibernate_and_wake import artifacts
@@ -40,7 +39,7 @@ def damage(world: World, key: str) -> None:
 
 
 def read_parts(world: World, machine: str, snapshot_id: str) -> list[str]:
-    return [part["key"] for part in read_record(world.store, machine, snapshot_id)["parts"] if part["read"]]
+    return [part.key for part in verified.read(world.store, machine, snapshot_id).parts if part.read]
 
 
 def test_every_byte_once_and_what_is_damaged_last(world: World, tmp_path: Path) -> None:

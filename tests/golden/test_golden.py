@@ -75,16 +75,16 @@ def test_they_verify(snapshot_id: str, tmp_path: Path) -> None:
     """Every chunk decodes; on a copy, because a verification writes its record."""
     subprocess.run(["cp", "-r", make.STORE, tmp_path / "store"], check=True, timeout=60)
     record = verify(LocalStore(tmp_path / "store"), snapshot_id, "full")
-    assert all(part["read"] for part in record["parts"])
+    assert all(part.read for part in record.parts)
 
 
 def test_what_they_hold(store: LocalStore) -> None:
     """One borrows from two others and has chunks of three codecs; one has every kind of entry."""
     metadata = catalog.read(store, make.MACHINE, make.BORROWING)
-    assert [part["borrowed"] for part in metadata["parts"]] == [True, True, False]
-    assert metadata["codecs"].keys() == {"raw", "zstd", "planes"}
+    assert [part.borrowed for part in metadata.parts] == [True, True, False]
+    assert metadata.codecs.keys() == {"raw", "zstd", "planes"}
     everything = catalog.read(store, make.MACHINE, make.EVERYTHING)
-    found = manifest.decode(store.get(everything["manifest"]["key"]), "m")
+    found = manifest.decode(store.get(everything.manifest.key), "m")
     assert set(found.entries.kind.tolist()) == set(range(5))
     assert [snapshot_id for _, snapshot_id in catalog.names(store)] == list(SNAPSHOTS)
 
@@ -93,7 +93,7 @@ def test_the_reader_refuses_damage(store: LocalStore, tmp_path: Path) -> None:
     """The rules of the page are in it: no flipped bit in any object gets past it unless the tree is the same."""
     subprocess.run(["cp", "-r", make.STORE, tmp_path / "store"], check=True, timeout=60)
     metadata = catalog.read(store, make.MACHINE, make.BORROWING)
-    keys = [part["key"] for part in metadata["parts"]] + [metadata["manifest"]["key"]]
+    keys = [part.key for part in metadata.parts] + [metadata.manifest.key]
     for key in keys:
         path = tmp_path / "store" / key
         good = path.read_bytes()

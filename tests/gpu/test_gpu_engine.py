@@ -70,7 +70,7 @@ def weights(tmp_path: Path) -> Path:
 def test_there_and_back(local_store: LocalStore, weights: Path, tmp_path: Path) -> None:
     """ANS asked for: the weights are of codec 4, the snapshot says what it needs, and every byte comes back."""
     taken = runs.take(local_store, weights, host=ThreadHost(toolset=on_gpu()), codec="ans")
-    assert "nvcomp-ans/6" in taken.metadata["codecs"]
+    assert "nvcomp-ans/6" in taken.metadata.codecs
     assert needs_of(taken.metadata)
     runs.restore(local_store, taken.id, tmp_path / "back", host=ThreadHost(toolset=on_gpu()))
     assert differences(weights, tmp_path / "back") == []
@@ -79,10 +79,10 @@ def test_there_and_back(local_store: LocalStore, weights: Path, tmp_path: Path) 
 def test_an_engine_of_its_own(local_store: LocalStore, weights: Path, tmp_path: Path) -> None:
     """The same by the process that a machine runs, which finds the GPU by itself, and says so."""
     taken = runs.take(local_store, weights, host=LocalHost(), codec="ans")
-    assert "nvcomp-ans/6" in taken.metadata["codecs"]
+    assert "nvcomp-ans/6" in taken.metadata.codecs
     runs.restore(local_store, taken.id, tmp_path / "back", host=LocalHost())
     assert differences(weights, tmp_path / "back") == []
-    assert runs.verify(local_store, taken.id, "full", host=LocalHost())["mode"] == "full"
+    assert runs.verify(local_store, taken.id, "full", host=LocalHost()).mode == "full"
 
 
 def test_auto_comes_back(local_store: LocalStore, weights: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_portable(local_store: LocalStore, weights: Path, tmp_path: Path) -> Non
     before = gpus().fell_back
     taken = runs.take(local_store, weights, host=host, codec="auto", portable=True)
     assert gpus().fell_back == before
-    assert set(taken.metadata["codecs"]) <= {"planes", "zstd", "raw"} and "planes" in taken.metadata["codecs"]
+    assert set(taken.metadata.codecs) <= {"planes", "zstd", "raw"} and "planes" in taken.metadata.codecs
     assert not needs_of(taken.metadata)
     runs.restore(local_store, taken.id, tmp_path / "back", host=on_cpu())
     assert differences(weights, tmp_path / "back") == []
@@ -117,6 +117,6 @@ def test_converted(local_store: LocalStore, weights: Path, tmp_path: Path) -> No
     """A machine with the GPU rewrites it; then any reads it."""
     taken = runs.take(local_store, weights, host=ThreadHost(toolset=on_gpu()), codec="ans")
     converted = runs.convert(local_store, taken.id, host=LocalHost())
-    assert "nvcomp-ans/6" not in converted.metadata["codecs"]
+    assert "nvcomp-ans/6" not in converted.metadata.codecs
     runs.restore(local_store, converted.id, tmp_path / "back", host=on_cpu())
     assert differences(weights, tmp_path / "back") == []

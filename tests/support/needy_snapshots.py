@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from poorwill.control.records import catalog
-from poorwill.snapshot import documents, keys
 from poorwill.store.base import Store
 
 H100 = "NVIDIA H100 80GB HBM3, 81559 MiB"
@@ -14,7 +14,7 @@ H100 = "NVIDIA H100 80GB HBM3, 81559 MiB"
 def reseal(store: Store, snapshot_id: str, needs: list[str]) -> None:
     """Write a snapshot's metadata anew, with other needs."""
     metadata = catalog.find(store, snapshot_id)
-    store.put(keys.metadata(metadata["machine"], snapshot_id), documents.seal({**metadata, "needs": needs}))
+    store.put(metadata.key, replace(metadata, needs=tuple(needs)).seal())
 
 
 def nvidia_smi(folder: Path, gpus: int = 0, driver: str = "570.124.06") -> str:

@@ -16,9 +16,11 @@ from poorwill.control.records.holdings import Holdings
 from poorwill.control.removal import deletion, purging, retention
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.errors import NotFound, Refused
-from poorwill.snapshot import documents, keys
+from poorwill.snapshot import keys
+from poorwill.snapshot.keys import Owner
+from poorwill.snapshot.metadata import Trashed
 from poorwill.snapshot.order import SnapshotOrder
-from poorwill.snapshot.retention import Owner, Policy
+from poorwill.snapshot.retention import Policy
 from tests.support.memory_store import Died, MemoryStore, Process
 from tests.support.small_engine import SmallEngine, missing_pieces
 
@@ -267,7 +269,7 @@ class RemovalWorld:
         for owner in self._in_trash():
             key = keys.trash(*owner)
             if keys.removing(*owner) not in self.store.objects and keys.manifest(*owner) in self.store.objects:
-                record = documents.unseal(self.store.get(key), "trash", key)
+                record = Trashed.unseal(self.store.get(key), key)
                 assert missing_pieces(self.store, record) == [], owner
 
     def settle(self) -> None:
@@ -304,7 +306,7 @@ class RemovalWorld:
     def _needed(self, owner: Owner) -> set[str]:
         document = catalog.read(self.store, *owner)
         own = {keys.metadata(*owner), keys.manifest(*owner), keys.trash(*owner), keys.removing(*owner)}
-        return own | {part["key"] for part in document["parts"]}
+        return own | {part.key for part in document.parts}
 
 
 class _Started:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from poorwill.control.records import catalog
+from poorwill.control.records.verified import Verified
 from poorwill.control.snapshot.convert_run import ConvertRun
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
@@ -16,7 +17,7 @@ from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.remote.base import Host
 from poorwill.snapshot import ids
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import RestoreOrder, SnapshotOrder, VerifyMode
 from poorwill.store.base import Store
 from tests.support.engines import ThreadHost
@@ -28,21 +29,21 @@ MACHINE = "m1"
 class Taken:
     """A snapshot that was taken, and what the engine had counted by then."""
 
-    metadata: Document
+    metadata: Metadata
     counters: dict[str, int]
     run: SnapshotRun
 
     @property
     def id(self) -> str:
-        return str(self.metadata["snapshot_id"])
+        return self.metadata.snapshot_id
 
     @property
     def totals(self) -> dict[str, int]:
-        return dict(self.metadata["totals"])
+        return self.metadata.totals.document()
 
     @property
     def own_parts(self) -> list[str]:
-        return [str(part["key"]) for part in self.metadata["parts"] if not part["borrowed"]]
+        return [part.key for part in self.metadata.parts if not part.borrowed]
 
 
 def order(workspace: Path, snapshot_id: str | None = None, **fields: Any) -> SnapshotOrder:
@@ -81,13 +82,13 @@ def take(
 class Converted:
     """A snapshot made from another one, and what the engine had counted by then."""
 
-    metadata: Document
+    metadata: Metadata
     counters: dict[str, int]
     run: ConvertRun
 
     @property
     def id(self) -> str:
-        return str(self.metadata["snapshot_id"])
+        return self.metadata.snapshot_id
 
 
 @dataclass
@@ -120,7 +121,7 @@ def restore(
         session.close()
 
 
-def verify(store: Store, snapshot_id: str, mode: VerifyMode = "stored", *, host: Host | None = None) -> Document:
+def verify(store: Store, snapshot_id: str, mode: VerifyMode = "stored", *, host: Host | None = None) -> Verified:
     session = EngineSession(host or ThreadHost())
     try:
         return VerifyRun(store, session, catalog.find(store, snapshot_id), mode=mode).run_all()

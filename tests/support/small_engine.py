@@ -15,6 +15,7 @@ import blake3
 
 from poorwill.errors import NotFound, PoorwillError
 from poorwill.snapshot import manifest
+from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.tables import Chunks, Entries, Kind, Manifest, Parts, Segments, Targets, XattrSets
 from poorwill.store.base import Store
 from tests.support.memory_store import MemoryStore
@@ -116,15 +117,15 @@ class SmallEngine:
         return Manifest(self._settings["machine"], self._settings["snapshot_id"], 0, *found)  # type: ignore[arg-type]
 
 
-def missing_pieces(store: Store, document: dict[str, Any]) -> list[str]:
+def missing_pieces(store: Store, metadata: Metadata) -> list[str]:
     """What a snapshot needs and the store does not hold as it was written: its manifest, or chunks in parts."""
-    named = document["manifest"]
+    named = metadata.manifest
     try:
-        data = store.get(named["key"])
+        data = store.get(named.key)
     except NotFound as error:
         return [error.message]
-    if blake3.blake3(data).hexdigest() != named["blake3"]:
-        return [f"{named['key']} holds something else"]
+    if blake3.blake3(data).hexdigest() != named.blake3:
+        return [f"{named.key} holds something else"]
     missing = []
     for key, offset, stored, digest in _chunks(data):
         try:

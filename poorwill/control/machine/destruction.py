@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from poorwill.control.records import catalog
+from poorwill.control.records import catalog, manifests, verified
 from poorwill.control.snapshot.grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.verify_run import PROVING_MODES, read_manifest, read_record
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot import fields
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import PackSettings, SnapshotOrder
 from poorwill.store.base import Store
 
 SCAN_DEADLINE_S = 3600.0
 
 
-def check_destroyable(store: Store, machine: str, snapshot_id: str, instance: str) -> Document:
+def check_destroyable(store: Store, machine: str, snapshot_id: str, instance: str) -> Metadata:
     """The snapshot's metadata, if losing `instance` loses nothing. Refused otherwise, saying what is missing.
 
     Requires: committed metadata of this instance; a verification record of mode stored or full that names this
@@ -31,20 +28,19 @@ def check_destroyable(store: Store, machine: str, snapshot_id: str, instance: st
         raise Refused(f"snapshot {snapshot_id} is not committed and verified: {error.message}: {keep}") from None
 
 
-def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: str) -> Document:
+def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: str) -> Metadata:
     metadata = catalog.read(store, machine, snapshot_id)
-    record = read_record(store, machine, snapshot_id)
-    expected = (machine, snapshot_id, instance, metadata["manifest"])
-    found = tuple(record[k] for k in ("machine", "snapshot_id", "instance", "manifest"))
-    if metadata["instance"] != instance or found != expected:
-        raise Refused(f"the verification record of {snapshot_id} is of {found[:3]}, expected {expected[:3]}: {keep}")
-    if record["mode"] not in PROVING_MODES:
-        raise Refused(f"snapshot {snapshot_id} was verified by '{record['mode']}', which is not enough: {keep}")
-    own = {p["key"] for p in metadata["parts"] if not p["borrowed"]}
-    unread = own - {p["key"] for p in record["parts"] if p["read"]}
+    record = verified.read(store, machine, snapshot_id)
+    expected = (machine, snapshot_id, instance)
+    found = (*record.owner, record.instance)
+    if metadata.instance != instance or (*found, record.manifest) != (*expected, metadata.manifest):
+        raise Refused(f"the verification record of {snapshot_id} is of {found}, expected {expected}: {keep}")
+    if not record.proves:
+        raise Refused(f"snapshot {snapshot_id} was verified by '{record.mode}', which is not enough: {keep}")
+    unread = {part.key for part in metadata.parts if not part.borrowed} - record.read_keys
     if unread:
         raise Refused(f"{len(unread)} parts of {snapshot_id} were never read back: {keep}")
-    manifest = read_manifest(store, metadata)
+    manifest = manifests.read(store, metadata)
     for row in range(len(manifest.parts)):
         key, size = manifest.parts.key(row), int(manifest.parts.size[row])
         if store.head(key).size != size:
@@ -52,7 +48,7 @@ def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: 
     return metadata
 
 
-def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Document) -> None:
+def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> None:
     """Refused if the workspace differs from the snapshot: someone worked on since."""
     paths = changed_paths(store, session, order, metadata)
     if paths:
@@ -63,12 +59,11 @@ def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, 
         )
 
 
-def changed_paths(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Document) -> list[str]:
+def changed_paths(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> list[str]:
     """What differs between the workspace now and a snapshot of it, by times and sizes; a few names at most."""
-    answer = ReadGrants(store, {metadata["manifest"]["key"]}).answer
-    left_out: list[dict[str, Any]] = metadata["left_out"]
+    answer = ReadGrants(store, {metadata.manifest.key}).answer
     told = session.request(
         "changed", deadline_s=SCAN_DEADLINE_S, answer=answer, settings=fields.write(order, PackSettings),
-        manifest=metadata["manifest"], left_out=[left["path"] for left in left_out],
+        manifest=metadata.manifest.document(), left_out=[left.path for left in metadata.left_out],
     )  # fmt: skip
     return [str(path) for path in told["paths"]]

@@ -102,7 +102,7 @@ def begin(
         return Begun(own[0], fresh=False)
     intent = Intent(
         intents.new_label(store, machine), machine, snapshot_id, provider.describe(),
-        intents.written_time(clock.now_s()), wish=intents.as_fields(wish or Wish()), flow_run=flow_run,
+        intents.written_time(clock.now_s()), "", False, wish=intents.as_fields(wish or Wish()), flow_run=flow_run,
     )  # fmt: skip
     intents.write(store, intent)
     return Begun(intent, fresh=True)
@@ -169,7 +169,7 @@ def provision(
     found = [] if begun.fresh else _one(looked_for(provider, begun.intent, clock), begun.intent)
     intent, instance = (begun.intent, found[0]) if found else _created(store, provider, begun, wish, clock)
     woken = intent.woken and intent.instance == instance.id
-    intent = replace(intent, instance=instance.id, woken=woken, price_per_hour=instance.price_per_hour)
+    intent = replace(intent, instance=instance.id, woken=woken, price_per_hour=repr(instance.price_per_hour))
     intents.write(store, intent)
     return provider.wait(instance.id, timeout_s), intent, bool(found)
 

@@ -177,7 +177,7 @@ def _nothing_left(provider: Provider, intent: Intent) -> bool:
 
 
 def _unlisted(intent: Intent) -> Instance:
-    return Instance(intent.instance, intent.label, False, intent.created_at, intent.price_per_hour or 0.0)
+    return Instance(intent.instance, intent.label, False, intent.created_at, intent.price or 0.0)
 
 
 def _is_over(intent: Intent, evidence: Evidence, rule: Rule) -> bool:

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from poorwill.errors import Corrupt, NotFound
-from poorwill.snapshot import documents, ids, keys
-from poorwill.snapshot.documents import Document
+from poorwill.errors import NotFound
+from poorwill.snapshot import ids, keys
+from poorwill.snapshot.metadata import Metadata
 from poorwill.store.base import Store
 
-TABLE_KEYS = ("snapshot_id", "machine", "created_at", "parent")
 
-
-def read(store: Store, machine: str, snapshot_id: str) -> Document:
+def read(store: Store, machine: str, snapshot_id: str) -> Metadata:
     """A snapshot's metadata: its commit record. NotFound, Corrupt, Unsupported."""
     key = keys.metadata(machine, snapshot_id)
-    found = documents.unseal(store.get(key), "snapshot", key)
-    if (found.get("machine"), found.get("snapshot_id")) != (machine, snapshot_id):
-        raise Corrupt(f"{key}: describes {found.get('machine')}/{found.get('snapshot_id')}")
-    return found
+    return Metadata.unseal(store.get(key), key)
 
 
 def machine_of(store: Store, snapshot_id: str) -> str:
@@ -32,7 +27,7 @@ def machine_of(store: Store, snapshot_id: str) -> str:
     raise NotFound(f"snapshot {snapshot_id} does not exist in {store.describe()}", snapshot=snapshot_id)
 
 
-def find(store: Store, snapshot_id: str) -> Document:
+def find(store: Store, snapshot_id: str) -> Metadata:
     """The metadata of a snapshot of any machine."""
     return read(store, machine_of(store, snapshot_id), snapshot_id)
 
@@ -42,7 +37,7 @@ def names(store: Store, machine: str | None = None) -> Iterator[tuple[str, str]]
     prefix = keys.SNAPSHOTS if machine is None else keys.metadata_of(machine)
     for found in store.list(prefix):
         owner = keys.owner_of(found.key)
-        if owner is not None:  # else somebody else's object, which is no snapshot of ours
+        if owner is not None:  # else somebody else's object
             yield owner
 
 
@@ -51,8 +46,14 @@ def latest(store: Store, machine: str) -> str | None:
     return max((snapshot_id for _, snapshot_id in names(store, machine)), default=None)
 
 
-def summary(document: Document) -> dict[str, Any]:
+def summary(metadata: Metadata) -> dict[str, Any]:
     """What a table of snapshots shows."""
-    totals = document["totals"]
-    labels = {"name": document.get("name"), "tags": document.get("tags", [])}
-    return {**labels, **{k: document.get(k) for k in TABLE_KEYS}, **{k: totals[k] for k in sorted(totals)}}
+    return {
+        "name": metadata.name,
+        "tags": list(metadata.tags),
+        "snapshot_id": metadata.snapshot_id,
+        "machine": metadata.machine,
+        "created_at": metadata.created_at,
+        "parent": metadata.parent,
+        **dict(sorted(metadata.totals.document().items())),
+    }

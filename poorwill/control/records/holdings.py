@@ -11,11 +11,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from poorwill.control.records.pending import Pending
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
-from poorwill.snapshot import documents, keys
+from poorwill.snapshot import keys
 from poorwill.snapshot.columns import Array
-from poorwill.snapshot.documents import Document
-from poorwill.snapshot.retention import Owner
+from poorwill.snapshot.keys import Owner
+from poorwill.snapshot.metadata import Metadata, Trashed
+from poorwill.snapshot.record import SnapshotRecord
 from poorwill.store.base import ObjectInfo, Store
 
 THREADS = 16
@@ -24,6 +26,7 @@ AHEAD = 4 * THREADS
 _NUMBERS = 100  # two decimal digits
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S", bound=SnapshotRecord)
 
 
 class PartNumbers:
@@ -80,17 +83,11 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
-    """A snapshot being taken: it may come to need every part of the snapshots it `borrows` from, and has its own.
+class Begun:
+    """A snapshot being made: its pending record, and when that was written, by the store's clock."""
 
-    converted_from: the snapshot that is being converted into it, if it comes about in this way.
-    """
-
-    owner: Owner
+    record: Pending
     modified_s: float
-    parent: str | None
-    borrows: frozenset[str]
-    converted_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ class Holdings:
     store: Store
     threads: int = THREADS
     numbers: PartNumbers = field(default_factory=PartNumbers)
-    pending: dict[Owner, Pending] = field(default_factory=dict)
+    pending: dict[Owner, Begun] = field(default_factory=dict)
     committed: dict[Owner, Held] = field(default_factory=dict)
     trash: dict[Owner, Held] = field(default_factory=dict)
     removing: set[Owner] = field(default_factory=set)
@@ -137,8 +134,8 @@ class Holdings:
         """
         self.unreadable = []
         self.pending = self._pending()
-        self.committed = self._held(keys.SNAPSHOTS, "snapshot", self.committed)
-        self.trash = self._held(keys.TRASH, "trash", self.trash)
+        self.committed = self._held(keys.SNAPSHOTS, Metadata, self.committed)
+        self.trash = self._held(keys.TRASH, Trashed, self.trash)
 
     def check_readable(self) -> None:
         """Refused if anything could not be read: it may need parts that nothing else does."""
@@ -152,7 +149,7 @@ class Holdings:
         """
         every = [held for owner, held in (*self.committed.items(), *self.trash.items()) if owner not in without]
         parts = np.unique(np.concatenate([np.zeros(0, np.int64), *(held.parts for held in every)]))
-        return Needs(parts, frozenset().union(*(pending.borrows for pending in self.pending.values())))
+        return Needs(parts, frozenset().union(*(begun.record.borrows for begun in self.pending.values())))
 
     def own(self, held: Held) -> Array:
         """Which of the parts it needs are its own. bool."""
@@ -161,26 +158,17 @@ class Holdings:
 
     def is_parent(self, owner: Owner) -> bool:
         """Whether a snapshot being taken is compared with it, and so reads its manifest."""
-        return any(pending.parent == owner[1] for pending in self.pending.values())
+        return any(begun.record.parent == owner[1] for begun in self.pending.values())
 
-    def _pending(self) -> dict[Owner, Pending]:
-        found = self._documents(self._listed(keys.PENDING), "pending")
-        return {
-            owner: Pending(
-                owner,
-                info.modified_s,
-                document["parent"],
-                frozenset(document["borrows"]),
-                document.get("converted_from"),
-            )
-            for owner, info, document in found
-        }
+    def _pending(self) -> dict[Owner, Begun]:
+        found = self._records(self._listed(keys.PENDING), Pending)
+        return {record.owner: Begun(record, info.modified_s) for info, record in found}
 
-    def _held(self, prefix: str, kind: str, before: dict[Owner, Held]) -> dict[Owner, Held]:
+    def _held(self, prefix: str, kind: type[Metadata], before: dict[Owner, Held]) -> dict[Owner, Held]:
         listed = self._listed(prefix)
         known = {owner: before[owner] for owner, info in listed.items() if _same(before.get(owner), info)}
         new = {owner: info for owner, info in listed.items() if owner not in known}
-        read = {owner: self._reduced(info, document) for owner, info, document in self._documents(new, kind)}
+        read = {record.owner: self._reduced(info, record) for info, record in self._records(new, kind)}
         return {**known, **read}
 
     def _listed(self, prefix: str) -> dict[Owner, ObjectInfo]:
@@ -198,38 +186,34 @@ class Holdings:
                 self.strays.append(info)
         return found
 
-    def _documents(self, listed: dict[Owner, ObjectInfo], kind: str) -> Iterator[tuple[Owner, ObjectInfo, Document]]:
+    def _records(self, listed: dict[Owner, ObjectInfo], kind: type[S]) -> Iterator[tuple[ObjectInfo, S]]:
         """Of all that are still there. What cannot be read is noted."""
 
-        def read(item: tuple[Owner, ObjectInfo]) -> Document | Corrupt | Unsupported | None:
-            (machine, snapshot_id), info = item
+        def read(info: ObjectInfo) -> S | Corrupt | Unsupported | None:
             try:
-                document = documents.unseal(self.store.get(info.key), kind, info.key)
+                return kind.unseal(self.store.get(info.key), info.key)
             except NotFound:
                 return None  # it has moved on since it was listed
             except (Corrupt, Unsupported) as error:
                 return error
-            if (document["machine"], document["snapshot_id"]) != (machine, snapshot_id):
-                return Corrupt(f"{info.key}: describes {document['machine']}/{document['snapshot_id']}")
-            return document
 
-        for (owner, info), found in at_once(read, listed.items(), self.threads):
+        for info, found in at_once(read, listed.values(), self.threads):
             if isinstance(found, (Corrupt, Unsupported)):
                 self.unreadable.append(found.message)
             elif found is not None:
-                yield owner, info, found
+                yield info, found
 
-    def _reduced(self, info: ObjectInfo, document: Document) -> Held:
+    def _reduced(self, info: ObjectInfo, metadata: Metadata) -> Held:
         return Held(
-            owner=(document["machine"], document["snapshot_id"]),
+            owner=metadata.owner,
             modified_s=info.modified_s,
             document_bytes=info.size,
-            name=document.get("name"),
-            tags=tuple(document.get("tags", ())),
-            raw_bytes=document["totals"]["raw_bytes"],
-            manifest_bytes=document["manifest"]["bytes"],
-            parts=self.numbers.of(part["key"] for part in document["parts"]),
-            sizes=np.array([part["bytes"] for part in document["parts"]], np.int64),
+            name=metadata.name,
+            tags=metadata.tags,
+            raw_bytes=metadata.totals.raw_bytes,
+            manifest_bytes=metadata.manifest.bytes,
+            parts=self.numbers.of(part.key for part in metadata.parts),
+            sizes=np.array([part.bytes for part in metadata.parts], np.int64),
         )
 
 

@@ -16,14 +16,14 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
-from typing import Any
+from typing import ClassVar
 
 from blake3 import blake3
 
 from poorwill.errors import Corrupt, NotFound
 from poorwill.providers.base import Wish, checked_label
-from poorwill.snapshot import documents, ids, keys, versions
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot import ids, keys
+from poorwill.snapshot.record import SealedRecord
 from poorwill.store.base import Store
 
 LABEL_PREFIX = "poorwill-"
@@ -33,23 +33,39 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True)
-class Intent:
-    """A machine that is about to be created, or was, to wake `snapshot_id` as `machine`.
+class Intent(SealedRecord):
+    """A machine that is about to be created, or was, to wake `snapshot_id` as `machine`: the kind `intent`.
 
-    `woken`: it was told to somebody, and may hold work from then on. Documents of before `wish`, `flow_run` and
+    `woken`: somebody was told of it, and it may hold work from then on. Documents of before `wish`, `flow_run` and
     `price_per_hour` existed lack them, and are read.
     """
+
+    KIND: ClassVar[str] = "intent"
 
     label: str
     machine: str
     snapshot_id: str
     provider: str  # as it describes itself
     created_at: str  # UTC; renewed before every further try to create its machine
-    instance: str = ""  # empty until the provider has answered
-    woken: bool = False
+    instance: str  # empty until the provider has answered
+    woken: bool
     wish: Mapping[str, str] = field(default_factory=dict)  # what was asked for, and its values as text
     flow_run: str = ""  # Prefect's id of the run that wrote it; empty outside of one
-    price_per_hour: float | None = None  # US dollars, when it was created
+    price_per_hour: str = ""  # US dollars, when it was created, as text: sealed documents hold no floats
+
+    @property
+    def price(self) -> float | None:
+        """US dollars per hour; None if they are not known."""
+        return float(self.price_per_hour) if self.price_per_hour else None
+
+    def fault(self, key: str) -> str | None:
+        if key != keys.intent(self.label):
+            return f"is of label {self.label[:200]!r}"
+        try:
+            is_price = 0 <= (self.price or 0.0) < math.inf
+        except ValueError:
+            is_price = False
+        return None if is_price else f"field 'price_per_hour' is {self.price_per_hour[:80]!r}, expected a number from 0"
 
 
 def store_tag(store: Store) -> str:
@@ -94,21 +110,14 @@ def as_fields(wish: Wish) -> dict[str, str]:
 
 def write(store: Store, intent: Intent) -> None:
     """Atomic, durable when it returns; repeating it changes nothing."""
-    price = intent.price_per_hour
-    body: Document = {
-        "format": versions.written_format("intent"),
-        **{each.name: getattr(intent, each.name) for each in fields(intent)},
-        "wish": dict(intent.wish),
-        "price_per_hour": "" if price is None else repr(price),
-    }
-    store.put(keys.intent(intent.label), documents.seal(body))
+    store.put(keys.intent(intent.label), intent.seal())
 
 
 def read(store: Store, label: str) -> Intent | None:
     """The intent of that label; None if there is none. Corrupt, Unsupported."""
     key = keys.intent(label)
     try:
-        return _parsed(documents.unseal(store.get(key), "intent", key), label, key)
+        return Intent.unseal(store.get(key), key)
     except NotFound:
         return None
 
@@ -146,30 +155,3 @@ def _read_all(store: Store, wanted: Callable[[str], bool]) -> Iterator[Intent]:
         found = read(store, label) if wanted(label) and keys.intent(label) == listed.key else None
         if found is not None:  # else it was closed since it was listed, or is no intent
             yield found
-
-
-def _parsed(document: Document, label: str, key: str) -> Intent:
-    values: dict[str, Any] = {}
-    for each in fields(Intent):
-        kind = {"woken": bool, "wish": dict}.get(each.name, str)
-        optional = each.name in ("wish", "flow_run", "price_per_hour")
-        if optional and each.name not in document:
-            continue
-        if not isinstance(document.get(each.name), kind):
-            raise Corrupt(f"{key}: field '{each.name}' is missing or of the wrong type")
-        values[each.name] = document[each.name]
-    if values["label"] != label:
-        raise Corrupt(f"{key}: is of label {values['label'][:200]!r}")
-    if "price_per_hour" in values:
-        values["price_per_hour"] = _price(values["price_per_hour"], key)
-    return Intent(**values)
-
-
-def _price(text: str, key: str) -> float | None:
-    try:
-        price = float(text) if text else None
-    except ValueError:
-        price = math.nan
-    if price is not None and not 0 <= price < math.inf:
-        raise Corrupt(f"{key}: field 'price_per_hour' is no price")
-    return price

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from poorwill import __version__
 from poorwill.control.records.timestamps import now
 from poorwill.errors import NotFound, Refused
-from poorwill.snapshot import documents, keys, versions
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot import keys
+from poorwill.snapshot.metadata import THIS_TOOL, Tool
+from poorwill.snapshot.record import SnapshotRecord
 from poorwill.store.base import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending(SnapshotRecord):
+    """The kind `pending`: a snapshot that is being made, which has its own parts and may come to need others.
+
+    borrows: ids of the snapshots whose parts must stay while it exists. converted_from: the snapshot that is being
+    converted into it, if it comes about in this way.
+    """
+
+    KIND: ClassVar[str] = "pending"
+    key_of = staticmethod(keys.pending)
+
+    workspace: str
+    instance: str
+    parent: str | None
+    borrows: tuple[str, ...]
+    plan_hash: str | None
+    started_at: str
+    tool: Tool
+    converted_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,43 +56,31 @@ class PendingRecord:
         plan_hash: str | None = None,
         converted_from: str | None = None,
     ) -> None:
-        """Write it, or write it anew. Refused when the id was begun for another workspace, or from another snapshot.
-
-        borrows: ids of the snapshots whose parts must stay while it exists.
-        """
+        """Write it, or write it anew. Refused when the id was begun for another workspace, or from another snapshot."""
         before = self._read()
         if before is not None:
             self._check_same(before, workspace, converted_from)
-        self.store.put(self.key, documents.seal({
-            "format": versions.written_format("pending"),
-            "machine": self.machine,
-            "snapshot_id": self.snapshot_id,
-            "workspace": workspace,
-            "instance": instance,
-            "parent": parent,
-            "borrows": borrows,
-            "plan_hash": plan_hash,
-            "started_at": before["started_at"] if before else now(),
-            "tool": {"name": "poorwill", "version": __version__},
-            **({"converted_from": converted_from} if converted_from else {}),
-        }))  # fmt: skip
+        record = Pending(
+            machine=self.machine, snapshot_id=self.snapshot_id, workspace=workspace, instance=instance, parent=parent,
+            borrows=tuple(borrows), plan_hash=plan_hash, started_at=before.started_at if before else now(),
+            tool=THIS_TOOL, converted_from=converted_from,
+        )  # fmt: skip
+        self.store.put(self.key, record.seal())
 
-    def _read(self) -> Document | None:
+    def _read(self) -> Pending | None:
         try:
-            return documents.unseal(self.store.get(self.key), "pending", self.key)
+            return Pending.unseal(self.store.get(self.key), self.key)
         except NotFound:
             return None
 
-    def _check_same(self, before: Document, workspace: str, converted_from: str | None) -> None:
-        source = before.get("converted_from")
-        if source != converted_from:
-            begun = f"to convert {source}" if source else f"for {before['workspace']}"
-            wanted = f"to convert {converted_from}" if converted_from else f"for {workspace}"
-            raise Refused(f"snapshot {self.snapshot_id} was begun {begun}, not {wanted}: use another id")
-        if before["workspace"] != workspace:
-            raise Refused(
-                f"snapshot {self.snapshot_id} was begun for {before['workspace']}, not {workspace}: use another id"
-            )
+    def _check_same(self, before: Pending, workspace: str, converted_from: str | None) -> None:
+        if (before.converted_from, before.workspace) == (converted_from, workspace):
+            return
+        begun, wanted = f"for {before.workspace}", f"for {workspace}"
+        if before.converted_from != converted_from:
+            begun = f"to convert {before.converted_from}" if before.converted_from else begun
+            wanted = f"to convert {converted_from}" if converted_from else wanted
+        raise Refused(f"snapshot {self.snapshot_id} was begun {begun}, not {wanted}: use another id")
 
     def remove(self) -> bool:
         """The last step of all: whoever continues the run must find it until then. False if there was none."""
@@ -93,8 +102,3 @@ class PendingRecord:
             for found in self.store.list(prefix)
             if keys.is_part(found.key)
         ]
-
-
-def borrowed_from(metadata: Document) -> list[str]:
-    """The ids of all snapshots whose parts a snapshot uses, its own among them if it has any."""
-    return sorted({part["key"].split("/")[2] for part in metadata["parts"]})

@@ -7,35 +7,44 @@ A trash record beside metadata says nothing: the snapshot exists. It is written 
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from dataclasses import dataclass
+from typing import ClassVar
 
-from poorwill import __version__
-from poorwill.control.records import catalog
-from poorwill.control.snapshot.verify_run import read_manifest
+from poorwill.control.records import catalog, manifests
+from poorwill.control.records.pending import Pending
+from poorwill.control.records.timestamps import now
 from poorwill.errors import Corrupt, NotFound, PermanentError, Refused
-from poorwill.snapshot import documents, keys, versions
-from poorwill.snapshot.documents import Document
-from poorwill.snapshot.retention import Owner
+from poorwill.snapshot import keys
+from poorwill.snapshot.keys import Owner
+from poorwill.snapshot.metadata import THIS_TOOL, Metadata, Trashed
+from poorwill.snapshot.record import SnapshotRecord
 from poorwill.store.base import Store
 
 
-def move(store: Store, owner: Owner) -> Document:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removing(SnapshotRecord):
+    """The kind `removing`: the mark that the second phase has begun. That it is there says all of it."""
+
+    KIND: ClassVar[str] = "removing"
+    key_of = staticmethod(keys.removing)
+
+
+def move(store: Store, owner: Owner) -> Metadata:
     """Move a committed snapshot to the trash. Returns its metadata. NotFound, Corrupt.
 
     The trash record is written before the metadata goes, so that a crash in between leaves the snapshot as it was.
     Begun again, it starts the time in the trash anew.
     """
-    document = catalog.read(store, *owner)
-    body = {**document, "format": versions.written_format("trash"), "trashed_at_s": int(time.time())}
-    store.put(keys.trash(*owner), documents.seal(body))
+    metadata = catalog.read(store, *owner)
+    store.put(keys.trash(*owner), Trashed.at(int(time.time()), metadata).seal())
     if marked(store, owner) and _exists(store, keys.metadata(*owner)):
         # Of an earlier time in the trash, and would cut this one short; else somebody else removes it right now.
         store.delete(keys.removing(*owner))
     store.delete(keys.metadata(*owner))
-    return document
+    return metadata
 
 
-def undelete(store: Store, snapshot_id: str) -> Document:
+def undelete(store: Store, snapshot_id: str) -> Metadata:
     """Bring a snapshot back from the trash. Returns its metadata. Idempotent.
 
     NotFound if it is not there (any more), Refused once the removal of its parts has begun, Corrupt if one is missing.
@@ -52,29 +61,28 @@ def undelete(store: Store, snapshot_id: str) -> Document:
         return found
     except NotFound:
         pass  # the usual case
-    store.put(hold, documents.seal(_hold(_record(store, owner))))
+    store.put(hold, _hold(_record(store, owner)).seal())
     try:
-        body = _restored(store, owner)
+        metadata = _restored(store, owner)
     except PermanentError:
         store.delete(hold)
         raise
-    store.put(keys.metadata(*owner), documents.seal(body))
+    store.put(metadata.key, metadata.seal())
     store.delete(hold)
-    return body
+    return metadata
 
 
-def _restored(store: Store, owner: Owner) -> Document:
+def _restored(store: Store, owner: Owner) -> Metadata:
     """The metadata of a snapshot in the trash whose parts are all there, and are held on to."""
     if marked(store, owner):
         raise Refused(f"snapshot {owner[1]} cannot be brought back: the removal of its parts has begun")
-    record = _record(store, owner)  # again: it may have gone before it was held on to
-    read_manifest(store, record)
-    for part in record["parts"]:
-        there = store.head(part["key"]).size
-        if there != part["bytes"]:
-            raise Corrupt(f"{part['key']}: {there} bytes in the store, expected {part['bytes']}")
-    body = {name: value for name, value in record.items() if name != "trashed_at_s"}
-    return {**body, "format": versions.written_format("snapshot")}
+    metadata = _record(store, owner).metadata()  # again: it may have gone before it was held on to
+    manifests.read(store, metadata)
+    for part in metadata.parts:
+        there = store.head(part.key).size
+        if there != part.bytes:
+            raise Corrupt(f"{part.key}: {there} bytes in the store, expected {part.bytes}")
+    return metadata
 
 
 def owner_of(store: Store, snapshot_id: str) -> Owner:
@@ -108,12 +116,9 @@ def _exists(store: Store, key: str) -> bool:
     return True
 
 
-def _record(store: Store, owner: Owner) -> Document:
+def _record(store: Store, owner: Owner) -> Trashed:
     key = keys.trash(*owner)
-    record = documents.unseal(store.get(key), "trash", key)
-    if (record["machine"], record["snapshot_id"]) != owner:
-        raise Corrupt(f"{key}: describes {record['machine']}/{record['snapshot_id']}")
-    return record
+    return Trashed.unseal(store.get(key), key)
 
 
 def _hold_id(snapshot_id: str) -> str:
@@ -122,17 +127,9 @@ def _hold_id(snapshot_id: str) -> str:
     return f"{snapshot_id[:17]}{int(snapshot_id[17:], 16) ^ 0xFFFFFFFF:08x}"
 
 
-def _hold(record: Document) -> Document:
-    borrows = {found[1] for part in record["parts"] if (found := keys.owner_of(part["key"])) is not None}
-    return {
-        "format": versions.written_format("pending"),
-        "machine": record["machine"],
-        "snapshot_id": _hold_id(record["snapshot_id"]),
-        "workspace": record["workspace"],
-        "instance": record["instance"],
-        "parent": record["snapshot_id"],
-        "borrows": sorted(borrows | {record["snapshot_id"]}),
-        "plan_hash": None,
-        "started_at": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
-        "tool": {"name": "poorwill", "version": __version__},
-    }
+def _hold(record: Trashed) -> Pending:
+    return Pending(
+        machine=record.machine, snapshot_id=_hold_id(record.snapshot_id), workspace=record.workspace,
+        instance=record.instance, parent=record.snapshot_id,
+        borrows=tuple(sorted({record.snapshot_id, *record.lenders})), plan_hash=None, started_at=now(), tool=THIS_TOOL,
+    )  # fmt: skip

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control.records import catalog
+from poorwill.control.records import catalog, manifests
 from poorwill.control.records.holdings import Held, Holdings
-from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.errors import Corrupt, NotFound, Unsupported
 from poorwill.snapshot import keys
 from poorwill.snapshot.columns import Array
@@ -79,7 +78,7 @@ def _of(holdings: Holdings, held: Held, orphaned: Array) -> Array:
 def _collect(holdings: Holdings, held: Held, orphaned: Array, found: _Live) -> bool:
     """Note the chunks that a snapshot needs of such parts. False if its manifest cannot be read."""
     try:
-        manifest = read_manifest(holdings.store, catalog.read(holdings.store, *held.owner))
+        manifest = manifests.read(holdings.store, catalog.read(holdings.store, *held.owner))
     except (NotFound, Corrupt, Unsupported):
         return False
     chunks = manifest.chunks

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from poorwill.control.records.holdings import Holdings, Needs, at_once
-from poorwill.snapshot import documents, keys, versions
-from poorwill.snapshot.retention import Owner
+from poorwill.control.records.trash import Removing
+from poorwill.snapshot import keys
+from poorwill.snapshot.keys import Owner
 from poorwill.store.base import ObjectInfo, Store
 
 STRAY_S = 86_400.0
@@ -161,12 +162,8 @@ def _kept(holdings: Holdings, needs: Needs, expired: set[Owner]) -> dict[Owner, 
 
 
 def _mark(store: Store, owner: Owner) -> None:
-    body = {
-        "format": versions.written_format("removing"),
-        "machine": owner[0],
-        "snapshot_id": owner[1],
-    }
-    store.put(keys.removing(*owner), documents.seal(body))
+    mark = Removing(machine=owner[0], snapshot_id=owner[1])
+    store.put(mark.key, mark.seal())
 
 
 def _remove(holdings: Holdings, owner: Owner, needs: Needs) -> tuple[int, bool]:

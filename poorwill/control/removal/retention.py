@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control.records import intents, trash
+from poorwill.control.records import intents, trash, verified
 from poorwill.control.records.holdings import Held, Holdings, Needs, at_once
 from poorwill.control.removal import purging
 from poorwill.control.removal.purging import Purged, Usage
-from poorwill.control.snapshot.verify_run import PROVING_MODES, read_record
 from poorwill.errors import Corrupt, NotFound, Unsupported
-from poorwill.snapshot.retention import Candidate, Owner, Policy, judge
+from poorwill.snapshot.keys import Owner
+from poorwill.snapshot.retention import Candidate, Policy, judge
 
 STALE_S = 7 * 86_400.0
 RECORDS_MAX = 10
@@ -90,9 +90,9 @@ def plan(
     found = Plan(unreadable=list(holdings.unreadable))
     not_ended = {snapshot_id: NOT_ENDED for _, snapshot_id in holdings.pending}
     converted = {
-        pending.converted_from: f"it is being converted into {pending.owner[1]}"
-        for pending in holdings.pending.values()
-        if pending.converted_from is not None
+        begun.record.converted_from: f"it is being converted into {begun.record.snapshot_id}"
+        for begun in holdings.pending.values()
+        if begun.record.converted_from is not None
     }
     reasons = {**converted, **_being_woken(holdings, found), **not_ended, **(protected or {})}
     candidates = [
@@ -105,9 +105,9 @@ def plan(
     found.in_trash = {owner: now_s - holdings.trash[owner].modified_s for owner in sorted(waiting)}
     _count(found, holdings, verdicts, lying)
     found.stale = {
-        owner: now_s - pending.modified_s
-        for owner, pending in holdings.pending.items()
-        if now_s - pending.modified_s > stale_s
+        owner: now_s - begun.modified_s
+        for owner, begun in holdings.pending.items()
+        if now_s - begun.modified_s > stale_s
     }
     return found
 
@@ -173,7 +173,7 @@ def _with_proofs(
 
 def _is_proven(holdings: Holdings, owner: Owner) -> bool:
     try:
-        return read_record(holdings.store, *owner)["mode"] in PROVING_MODES
+        return verified.read(holdings.store, *owner).proves
     except (NotFound, Corrupt, Unsupported):
         return False
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from poorwill.control.records import verified
 from poorwill.control.records.holdings import Held, Holdings, at_once
-from poorwill.control.snapshot.verify_run import PROVING_MODES, read_record
+from poorwill.control.records.verified import Verified
 from poorwill.errors import Corrupt, NotFound, Unsupported, UsageError
 from poorwill.snapshot import durations
 from poorwill.snapshot.columns import Array
-from poorwill.snapshot.documents import Document
-from poorwill.snapshot.retention import Owner
+from poorwill.snapshot.keys import Owner
 
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%")
 
@@ -86,18 +86,17 @@ def rotation(holdings: Holdings, now_s: float) -> Rotation:
     orphans: defaultdict[int, float] = defaultdict(float)  # part -> when it was last read
     own_read_at_s: dict[Owner, float] = {}
 
-    def record(owner: Owner) -> Document | None:
+    def record(owner: Owner) -> Verified | None:
         try:
-            return read_record(holdings.store, *owner)
+            return verified.read(holdings.store, *owner)
         except (NotFound, Corrupt, Unsupported):
             return None
 
     for owner, found in at_once(record, dues, holdings.threads):
-        if found is not None and found["mode"] in PROVING_MODES and found["verified_at_s"] <= now_s:
-            own_read_at_s[owner] = found["verified_at_s"]
-            read = [part["key"] for part in found["parts"] if part["read"]]
-            for number in holdings.numbers.of(read).tolist():
-                orphans[number] = max(orphans[number], found["verified_at_s"])
+        if found is not None and found.proves and found.verified_at_s <= now_s:
+            own_read_at_s[owner] = found.verified_at_s
+            for number in holdings.numbers.of(found.read_keys).tolist():
+                orphans[number] = max(orphans[number], found.verified_at_s)
     _deal(holdings, dues, own_read_at_s, orphans)
     return Rotation(holdings, sorted(dues.values(), key=lambda due: (due.read_at_s, due.owner[1])))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from poorwill.codecs import registry
 from poorwill.control.snapshot.grants import PartGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import Corrupt, EngineFailed
-from poorwill.snapshot import documents, keys, limits, manifest
-from poorwill.snapshot.documents import Document
-from poorwill.snapshot.retention import Owner
+from poorwill.snapshot import keys, limits, manifest
+from poorwill.snapshot.keys import Owner
+from poorwill.snapshot.metadata import CodecTotals, Coding, ManifestReference, Totals, UsedPart
 from poorwill.snapshot.tables import Kind, Manifest
 from poorwill.store.base import Piece, Store
 
@@ -54,19 +54,19 @@ class Written:
     """A manifest that is in the store, and what the engine told about it."""
 
     manifest: Manifest
-    parts: list[dict[str, Any]]
+    parts: tuple[UsedPart, ...]
     told: dict[str, Any]
-    named: dict[str, Any]
+    named: ManifestReference
 
     def described(self) -> dict[str, Any]:
         """The fields of the metadata that follow from the manifest."""
         return {
-            "needs": needs_of(self.manifest),
+            "needs": tuple(needs_of(self.manifest)),
             "manifest": self.named,
             "parts": self.parts,
             "totals": totals(self.manifest, self.parts),
-            "codecs": _bytes_by_codec(self.manifest),
-            **_coding(self.told.get("coding")),
+            "codecs": _totals_by_codec(self.manifest),
+            "coding": _coding(self.told.get("coding")),
         }
 
 
@@ -89,12 +89,7 @@ def write_manifest(
     check(found)
     parts = _checked_parts(store, found)
     store.put(key, data)
-    return Written(found, parts, told, {"key": key, "bytes": len(data), "blake3": told["blake3"]})
-
-
-def write_metadata(store: Store, document: Document) -> None:
-    """With that, the snapshot exists."""
-    store.put(keys.metadata(document["machine"], document["snapshot_id"]), documents.seal(document))
+    return Written(found, parts, told, ManifestReference(key, len(data), told["blake3"]))
 
 
 def _fetch_manifest(session: EngineSession, op: str) -> tuple[bytes, dict[str, Any]]:
@@ -118,7 +113,7 @@ def _fetch_manifest(session: EngineSession, op: str) -> tuple[bytes, dict[str, A
     return data, told
 
 
-def _checked_parts(store: Store, found: Manifest) -> list[dict[str, Any]]:
+def _checked_parts(store: Store, found: Manifest) -> tuple[UsedPart, ...]:
     own = keys.parts_of(found.machine, found.snapshot_id)
     parts = []
     for row in range(len(found.parts)):
@@ -126,8 +121,8 @@ def _checked_parts(store: Store, found: Manifest) -> list[dict[str, Any]]:
         there = store.head(key).size
         if there != size:
             raise Corrupt(f"{key}: {there} bytes in the store, expected {size}: the snapshot was not committed")
-        parts.append({"key": key, "bytes": size, "borrowed": not key.startswith(own)})
-    return parts
+        parts.append(UsedPart(key, size, borrowed=not key.startswith(own)))
+    return tuple(parts)
 
 
 def needs_of(found: Manifest) -> list[str]:
@@ -135,49 +130,54 @@ def needs_of(found: Manifest) -> list[str]:
     return sorted({need for codec in np.unique(found.chunks.codec).tolist() if (need := registry.needs(codec))})
 
 
-def totals(found: Manifest, parts: list[dict[str, Any]]) -> dict[str, int]:
+def totals(found: Manifest, parts: Sequence[UsedPart]) -> Totals:
     """Sums for people: logical bytes of files, data bytes in them, what is stored for it, what was sent."""
     entries, chunks = found.entries, found.chunks
-    own_rows = [row for row, part in enumerate(parts) if not part["borrowed"]]
+    own_rows = [row for row, part in enumerate(parts) if not part.borrowed]
     own = np.isin(chunks.part, own_rows)
-    return {
-        "entries": len(entries),
-        "files": int((entries.kind == Kind.FILE).sum()),
-        "chunks": len(chunks),
-        "parts": len(own_rows),
-        "raw_bytes": int(entries.size.sum(dtype=np.int64)),
-        "data_bytes": int(found.segments.length.sum(dtype=np.int64)),
-        "stored_bytes": int(chunks.stored.sum(dtype=np.int64)),
-        "sent_bytes": sum(part["bytes"] for part in parts if not part["borrowed"]),
-        "sent_raw_bytes": int(chunks.raw[own].sum(dtype=np.int64)),
-    }
+    return Totals(
+        entries=len(entries),
+        files=int((entries.kind == Kind.FILE).sum()),
+        chunks=len(chunks),
+        parts=len(own_rows),
+        raw_bytes=int(entries.size.sum(dtype=np.int64)),
+        data_bytes=int(found.segments.length.sum(dtype=np.int64)),
+        stored_bytes=int(chunks.stored.sum(dtype=np.int64)),
+        sent_bytes=sum(part.bytes for part in parts if not part.borrowed),
+        sent_raw_bytes=int(chunks.raw[own].sum(dtype=np.int64)),
+    )
 
 
-def _coding(told: Any) -> dict[str, Any]:
-    """Who coded and why, as the engine tells it, cut to what a document may hold; {} where nothing was coded."""
+def _coding(told: Any) -> Coding | None:
+    """Who coded and why, as the engine tells it, cut to what a document may hold; None where nothing was coded."""
     if not isinstance(told, dict):
-        return {}
-    return {
-        "coding": {
-            **{name: str(told.get(name, ""))[:TEXT_MAX] for name in ("by", "codec", "reason", "warning")},
-            "rates_mb_s": {k: v for k, v in _entries(told.get("rates_mb_s")) if type(v) is int and 0 <= v < 1 << 53},
-            "versions": {k: str(v)[:TEXT_MAX] for k, v in _entries(told.get("versions"))},
-            "fell_back": told["fell_back"] if type(told.get("fell_back")) is int and told["fell_back"] >= 0 else 0,
-        }
-    }
+        return None
+    return Coding(
+        by=_text(told, "by"),
+        codec=_text(told, "codec"),
+        reason=_text(told, "reason"),
+        warning=_text(told, "warning"),
+        rates_mb_s={k: v for k, v in _entries(told.get("rates_mb_s")) if type(v) is int and 0 <= v < 1 << 53},
+        versions={k: str(v)[:TEXT_MAX] for k, v in _entries(told.get("versions"))},
+        fell_back=told["fell_back"] if type(told.get("fell_back")) is int and told["fell_back"] >= 0 else 0,
+    )
+
+
+def _text(told: dict[str, Any], name: str) -> str:
+    return str(told.get(name, ""))[:TEXT_MAX]
 
 
 def _entries(told: Any) -> list[tuple[str, Any]]:
     return [(str(k)[:40], v) for k, v in list(told.items())[:8]] if isinstance(told, dict) else []
 
 
-def _bytes_by_codec(found: Manifest) -> dict[str, dict[str, int]]:
+def _totals_by_codec(found: Manifest) -> dict[str, CodecTotals]:
     chunks = found.chunks
     return {
-        registry.name(codec): {
-            "chunks": int((chunks.codec == codec).sum()),
-            "raw_bytes": int(chunks.raw[chunks.codec == codec].sum(dtype=np.int64)),
-            "stored_bytes": int(chunks.stored[chunks.codec == codec].sum(dtype=np.int64)),
-        }
+        registry.name(codec): CodecTotals(
+            chunks=int((chunks.codec == codec).sum()),
+            raw_bytes=int(chunks.raw[chunks.codec == codec].sum(dtype=np.int64)),
+            stored_bytes=int(chunks.stored[chunks.codec == codec].sum(dtype=np.int64)),
+        )
         for codec in np.unique(chunks.codec).tolist()
     }

@@ -6,31 +6,26 @@ Nothing of the old one is changed, and nothing of it is used by the new one.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from poorwill import __version__
-from poorwill.control.records import catalog, trash
-from poorwill.control.records.pending import PendingRecord, borrowed_from
+from poorwill.control.records import catalog, manifests, trash
+from poorwill.control.records.pending import PendingRecord
 from poorwill.control.records.timestamps import now, since_ms
 from poorwill.control.snapshot import needs
-from poorwill.control.snapshot.commit import PartDone, complete_part, needs_of, write_manifest, write_metadata
+from poorwill.control.snapshot.commit import PartDone, complete_part, needs_of, write_manifest
 from poorwill.control.snapshot.grants import PartGrants, ReadGrants
-from poorwill.control.snapshot.restore_run import readable
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.errors import Corrupt, EngineFailed, NotFound, PermanentError, Refused, Unsupported
-from poorwill.snapshot import ids, versions
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot import ids
+from poorwill.snapshot.metadata import THIS_TOOL, Metadata
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.base import Store
 
 CONTENT = ("entries", "segments", "targets", "xattr_sets")
-CARRIED = ("machine", "workspace", "instance", "name", "tags", "left_out", "left_out_count", "facts")
-"""What the new metadata says as the old did: it describes the workspace, not how it is stored."""
 
 
-def is_portable(metadata: Document) -> bool:
+def is_portable(metadata: Metadata) -> bool:
     """Whether any CPU reads the snapshot already. Unsupported if it needs what this version does not know."""
     return not needs.of(metadata)
 
@@ -46,7 +41,7 @@ class ConvertRun:
 
     store: Store
     session: EngineSession
-    source: Document
+    source: Metadata
     snapshot_id: str
     planned: dict[int, int] = field(default_factory=dict)
     work: dict[str, Any] = field(default_factory=dict)
@@ -59,17 +54,17 @@ class ConvertRun:
 
     def __post_init__(self) -> None:
         ids.checked_snapshot_id(self.snapshot_id)
-        if self.snapshot_id == self.source["snapshot_id"]:
+        if self.snapshot_id == self.source.snapshot_id:
             raise Refused(f"snapshot {self.snapshot_id} cannot be converted into itself: give another id, or none")
-        self._reads = ReadGrants(self.store, readable(self.source))
+        self._reads = ReadGrants(self.store, self.source.readable_keys)
         self._parts = PartGrants(self.store, self.machine, self.snapshot_id)
         self._pending = PendingRecord(self.store, self.machine, self.snapshot_id)
 
     @property
     def machine(self) -> str:
-        return str(self.source["machine"])
+        return self.source.machine
 
-    def open(self) -> Document | None:
+    def open(self) -> Metadata | None:
         """Have the engine look whether it can decode the snapshot, write the pending record, and plan. The metadata if
         this conversion is already committed.
 
@@ -88,7 +83,7 @@ class ConvertRun:
             # Whoever removes snapshots moves metadata away first and looks for pending records second: one of the two
             # sees the other.
             trash.check_not_removed(self.store, owner)
-            catalog.read(self.store, self.machine, self.source["snapshot_id"])
+            catalog.read(self.store, *self.source.owner)
         except PermanentError:
             self.remove_pending()
             raise
@@ -97,18 +92,18 @@ class ConvertRun:
             self._plan()
         return None
 
-    def _checked(self, found: Document) -> Document:
-        if found.get("converted_from") != self.source["snapshot_id"]:
-            raise Refused(f"snapshot {self.snapshot_id} exists and is no conversion of {self.source['snapshot_id']}")
+    def _checked(self, found: Metadata) -> Metadata:
+        if found.converted_from != self.source.snapshot_id:
+            raise Refused(f"snapshot {self.snapshot_id} exists and is no conversion of {self.source.snapshot_id}")
         return found
 
     def _hold(self) -> None:
-        source = self.source["snapshot_id"]
+        source = self.source.snapshot_id
         self._pending.write(
-            workspace=self.source["workspace"],
-            instance=self.source["instance"],
+            workspace=self.source.workspace,
+            instance=self.source.instance,
             parent=source,
-            borrows=sorted({source, *borrowed_from(self.source)}),
+            borrows=sorted({source, *self.source.lenders}),
             converted_from=source,
         )
 
@@ -118,7 +113,7 @@ class ConvertRun:
         try:
             self.work = self.session.request(
                 "open_convert", answer=ReadGrants(self.store, allowed).answer,
-                manifest=self.source["manifest"], snapshot_id=self.snapshot_id, adopt=self.adopted,
+                manifest=self.source.manifest.document(), snapshot_id=self.snapshot_id, adopt=self.adopted,
             )  # fmt: skip
         except Unsupported as error:
             raise self._explained(error) from None
@@ -133,7 +128,7 @@ class ConvertRun:
         lacks = [(need, lack) for need in needs.of(self.source) if (lack := need.lacking(facts))]
         told = "; ".join(f"it needs {need.describe()}, and {host} {lack}" for need, lack in lacks) or error.message
         return Unsupported(
-            f"snapshot {self.source['snapshot_id']} cannot be decoded there: {told}; nothing was written: convert it "
+            f"snapshot {self.source.snapshot_id} cannot be decoded there: {told}; nothing was written: convert it "
             "on a machine that has all of it"
         )
 
@@ -147,32 +142,33 @@ class ConvertRun:
     def _answer(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
         return (self._reads if question == "read" else self._parts).answer(question, facts)
 
-    def write_metadata(self) -> Document:
+    def write_metadata(self) -> Metadata:
         """Check that every part is there, that the content is the same, and that any CPU reads it; write the manifest,
         then the metadata: with that, the snapshot exists."""
         began = time.monotonic()
         owner = self.machine, self.snapshot_id
         written = write_manifest(self.store, self.session, "finish_convert", owner, self._check)
         self.timings_ms["metadata"] = since_ms(began)
-        document = {
-            "format": versions.written_format("snapshot"),
-            "snapshot_id": self.snapshot_id,
-            "created_at": now(),
-            "parent": None,
-            "converted_from": self.source["snapshot_id"],
-            "tool": {"name": "poorwill", "version": __version__},
-            "codec": "auto",
-            "portable": True,
-            "timings_ms": dict(self.timings_ms),
-            **{name: self.source[name] for name in CARRIED if name in self.source},
+        # What describes the workspace, and not how it is stored, is as in the old metadata.
+        metadata = replace(
+            self.source,
+            snapshot_id=self.snapshot_id,
+            created_at=now(),
+            parent=None,
+            converted_from=self.source.snapshot_id,
+            tool=THIS_TOOL,
+            codec="auto",
+            portable=True,
+            timings_ms=dict(self.timings_ms),
+            further={},
             **written.described(),
-        }
-        write_metadata(self.store, document)
-        return document
+        )
+        self.store.put(metadata.key, metadata.seal())
+        return metadata
 
     def _check(self, found: Manifest) -> None:
         """The engine's machine is not trusted: what the new snapshot holds is compared with the old one here."""
-        source = read_manifest(self.store, self.source)
+        source = manifests.read(self.store, self.source)
         differing = [name for name in CONTENT if not getattr(source, name).equals(getattr(found, name))]
         if differing or not source.chunks.equals(found.chunks, ("raw", "raw_hash")):
             raise Corrupt(f"the engine's conversion of {source.snapshot_id} has other {(*differing, 'chunks')[0]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Set
 from typing import Any
 
 from poorwill.errors import Refused
@@ -16,7 +17,7 @@ PIECE_BYTES = 8 << 20
 class ReadGrants:
     """Leave to read the objects named in `allowed`, and no others."""
 
-    def __init__(self, store: Store, allowed: set[str]) -> None:
+    def __init__(self, store: Store, allowed: Set[str]) -> None:
         self._store = store
         self.allowed = allowed
 

@@ -14,7 +14,7 @@ from typing import Any
 from poorwill.codecs import registry
 from poorwill.errors import HostUnfit, Unsupported
 from poorwill.providers.base import Wish
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot.metadata import Metadata
 
 NEEDS_MAX = 16
 _NEED = re.compile(r"([a-z][a-z0-9-]{0,31})>=(0|[1-9][0-9]{0,3}),<([1-9][0-9]{0,3})")
@@ -89,27 +89,27 @@ KNOWN = {need.text: need for need in (_NVCOMP_6,)}
 """What this version can bring to a machine, by the words in metadata."""
 
 
-def of(metadata: Document) -> tuple[Need, ...]:
+def of(metadata: Metadata) -> tuple[Need, ...]:
     """What a snapshot needs: what its metadata says, and what the codecs in it imply. Each once.
 
     Unsupported, with what to do, for anything that this version cannot bring to a machine.
     """
-    said = metadata["needs"]
+    said = metadata.needs
     if len(said) > NEEDS_MAX:
         raise Unsupported(
-            f"snapshot {metadata['snapshot_id']} needs {len(said)} things, expected at most {NEEDS_MAX}: use a newer "
+            f"snapshot {metadata.snapshot_id} needs {len(said)} things, expected at most {NEEDS_MAX}: use a newer "
             "poorwill"
         )
-    ids = (registry.ID_BY_NAME.get(name) for name in metadata["codecs"])
+    ids = (registry.ID_BY_NAME.get(name) for name in metadata.codecs)
     implied = (registry.needs(number) for number in ids if number is not None)
     return tuple(_known(text, metadata) for text in dict.fromkeys([*said, *filter(None, implied)]))
 
 
-def _known(text: str, metadata: Document) -> Need:
+def _known(text: str, metadata: Metadata) -> Need:
     need = KNOWN.get(text)
     if need is not None:
         return need
-    snapshot_id, found = metadata["snapshot_id"], _NEED.fullmatch(text)
+    snapshot_id, found = metadata.snapshot_id, _NEED.fullmatch(text)
     alike = [known for known in KNOWN.values() if found is not None and known.library == found[1]]
     if found is None or not alike or int(found[3]) != int(found[2]) + 1:
         raise Unsupported(
@@ -119,7 +119,7 @@ def _known(text: str, metadata: Document) -> Need:
     raise Unsupported(
         f"snapshot {snapshot_id} needs {text}, and this version brings {', '.join(known.label for known in alike)} to "
         f"machines: {'use a newer poorwill, or ' if newer else ''}convert it with the poorwill that wrote it "
-        f"({metadata['tool']['version'][:_TEXT_MAX]}): poorwill convert {snapshot_id} --portable"
+        f"({metadata.tool.version[:_TEXT_MAX]}): poorwill convert {snapshot_id} --portable"
     )
 
 
@@ -135,12 +135,12 @@ def wished(needs: Sequence[Need], wish: Wish) -> Wish:
     return wish
 
 
-def check_machine(metadata: Document, facts: Mapping[str, Any]) -> None:
+def check_machine(metadata: Metadata, facts: Mapping[str, Any]) -> None:
     """HostUnfit if a machine cannot decode a snapshot, by what its engine tells; Unsupported as `of`.
 
     The facts may lie: then decoding fails, and nothing that is wrong is written.
     """
-    snapshot_id = metadata["snapshot_id"]
+    snapshot_id = metadata.snapshot_id
     for need in of(metadata):
         lack = need.lacking(facts)
         if lack:

@@ -9,9 +9,9 @@ from poorwill.codecs import registry
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.errors import Corrupt, Unsupported
+from poorwill.errors import Unsupported
 from poorwill.snapshot import fields
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.base import Store
 
@@ -26,7 +26,7 @@ class RestoreRun:
 
     store: Store
     session: EngineSession
-    metadata: Document
+    metadata: Metadata
     order: RestoreOrder
     parts: dict[int, int] = field(default_factory=dict)
     raw_bytes: int = 0
@@ -35,7 +35,7 @@ class RestoreRun:
     _grants: ReadGrants = field(init=False)
 
     def __post_init__(self) -> None:
-        self._grants = ReadGrants(self.store, readable(self.metadata))
+        self._grants = ReadGrants(self.store, self.metadata.readable_keys)
 
     def open(self) -> dict[int, int]:
         """Have the engine check the manifest, the disk and the directory, and create the directories.
@@ -46,7 +46,10 @@ class RestoreRun:
         if needs.of(self.metadata):
             needs.check_machine(self.metadata, self.session.facts or self.session.hello(self.order.workspace))
         opened = self.session.request(
-            "open_restore", answer=self._grants.answer, manifest=self.metadata["manifest"], **fields.write(self.order)
+            "open_restore",
+            answer=self._grants.answer,
+            manifest=self.metadata.manifest.document(),
+            **fields.write(self.order),
         )
         self.parts = {int(part["row"]): int(part["size"]) for part in opened["parts"]}
         self.raw_bytes, self.resumed = int(opened["raw_bytes"]), bool(opened["resumed"])
@@ -63,20 +66,12 @@ class RestoreRun:
         return self.session.request("finish_restore")
 
 
-def readable(metadata: Document) -> set[str]:
-    """The keys whoever reads this snapshot may read. Corrupt if the metadata names no such list."""
-    try:
-        return {str(metadata["manifest"]["key"]), *(str(part["key"]) for part in metadata["parts"])}
-    except (KeyError, TypeError):
-        raise Corrupt(f"metadata of {metadata.get('snapshot_id')}: it does not list manifest and parts") from None
-
-
-def check_needs(metadata: Document) -> None:
+def check_needs(metadata: Metadata) -> None:
     """Unsupported if no machine could decode the snapshot with what this version brings there; before one is rented."""
-    for name in metadata["codecs"]:
+    for name in metadata.codecs:
         if name not in registry.ID_BY_NAME:
             raise Unsupported(
-                f"snapshot {metadata['snapshot_id']} holds chunks of codec '{name[:80]}', unknown here: use a newer "
+                f"snapshot {metadata.snapshot_id} holds chunks of codec '{name[:80]}', unknown here: use a newer "
                 "poorwill"
             )
     needs.of(metadata)

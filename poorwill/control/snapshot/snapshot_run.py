@@ -6,16 +6,15 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from poorwill import __version__
 from poorwill.control.records import catalog, trash
-from poorwill.control.records.pending import PendingRecord, borrowed_from
+from poorwill.control.records.pending import PendingRecord
 from poorwill.control.records.timestamps import now, since_ms
-from poorwill.control.snapshot.commit import PartDone, Written, complete_part, write_manifest, write_metadata
+from poorwill.control.snapshot.commit import PartDone, Written, complete_part, write_manifest
 from poorwill.control.snapshot.grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import NotFound, Refused
-from poorwill.snapshot import fields, versions
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot import fields, labels
+from poorwill.snapshot.metadata import THIS_TOOL, LeftOut, Metadata
 from poorwill.snapshot.order import PackSettings, SnapshotOrder
 from poorwill.store.base import Store
 
@@ -36,7 +35,7 @@ class SnapshotRun:
     done: dict[int, PartDone] = field(default_factory=dict)
     timings_ms: dict[str, int] = field(default_factory=dict)
     adopted: list[dict[str, Any]] = field(default_factory=list)
-    _parent: Document | None = None
+    _parent: Metadata | None = None
     _parts: PartGrants = field(init=False)
     _pending: PendingRecord = field(init=False)
 
@@ -44,7 +43,7 @@ class SnapshotRun:
         self._parts = PartGrants(self.store, self.order.machine, self.order.snapshot_id)
         self._pending = PendingRecord(self.store, self.order.machine, self.order.snapshot_id)
 
-    def open(self) -> Document | None:
+    def open(self) -> Metadata | None:
         """Write the pending record, then read the parent again; the metadata if this snapshot is already committed.
 
         Refused when the id is pending for another workspace, or is that of a snapshot that was removed. Whoever
@@ -66,14 +65,14 @@ class SnapshotRun:
             raise
         if parent is not None:
             try:
-                self._parent = catalog.read(self.store, parent["machine"], parent["snapshot_id"])
+                self._parent = catalog.read(self.store, *parent.owner)
             except NotFound:
                 self._parent = None
                 self._write_pending(None)
         self.adopted = self._pending.finished_parts()
         return None
 
-    def _find_parent(self) -> Document | None:
+    def _find_parent(self) -> Metadata | None:
         if self.order.parent is not None:
             return catalog.find(self.store, self.order.parent)
         newest = catalog.latest(self.store, self.order.machine)
@@ -82,12 +81,12 @@ class SnapshotRun:
         except NotFound:
             return None  # removed since it was listed
 
-    def _write_pending(self, parent: Document | None) -> None:
+    def _write_pending(self, parent: Metadata | None) -> None:
         self._pending.write(
             workspace=self.order.workspace,
             instance=self.order.instance,
-            parent=parent["snapshot_id"] if parent else None,
-            borrows=borrowed_from(parent) if parent else [],
+            parent=parent.snapshot_id if parent else None,
+            borrows=parent.lenders if parent else [],
             plan_hash=self.scanned.get("plan_hash"),
         )
 
@@ -96,8 +95,8 @@ class SnapshotRun:
         allowed = {found["key"] for found in self.adopted}
         parent = None
         if self._parent is not None:
-            parent = self._parent["manifest"]
-            allowed.add(parent["key"])
+            parent = self._parent.manifest.document()
+            allowed.add(self._parent.manifest.key)
         began = time.monotonic()
         self.scanned = self.session.request(
             "scan", answer=ReadGrants(self.store, allowed).answer,
@@ -130,35 +129,35 @@ class SnapshotRun:
         self.scanned = {**self.scanned, **{k: summary[k] for k in ("entries", "files", "raw_bytes")}}
         return self.planned
 
-    def write_metadata(self) -> Document:
+    def write_metadata(self) -> Metadata:
         """Check that every part is there, write the manifest, then the metadata: with that, the snapshot exists."""
         began = time.monotonic()
         owner = self.order.machine, self.order.snapshot_id
         written = write_manifest(self.store, self.session, "manifest", owner)
         self.timings_ms["metadata"] = since_ms(began)
-        document = self._metadata(written)
-        write_metadata(self.store, document)
-        return document
+        metadata = self._metadata(written)
+        self.store.put(metadata.key, metadata.seal())
+        return metadata
 
-    def _metadata(self, written: Written) -> Document:
-        return {
-            "format": versions.written_format("snapshot"),
-            "machine": self.order.machine,
-            "snapshot_id": self.order.snapshot_id,
-            "created_at": now(),
-            "workspace": self.order.workspace,
-            "instance": self.order.instance,
-            **self.order.labels(),
-            "parent": self._parent["snapshot_id"] if self._parent else None,
-            "tool": {"name": "poorwill", "version": __version__},
-            "codec": self.order.codec,
-            "portable": self.order.portable,
+    def _metadata(self, written: Written) -> Metadata:
+        return Metadata(
+            machine=self.order.machine,
+            snapshot_id=self.order.snapshot_id,
+            created_at=now(),
+            workspace=self.order.workspace,
+            instance=self.order.instance,
+            name=labels.checked_name(self.order.name),
+            tags=labels.checked_tags(self.order.tags),
+            parent=self._parent.snapshot_id if self._parent else None,
+            tool=THIS_TOOL,
+            codec=self.order.codec,
+            portable=self.order.portable,
             **written.described(),
-            "left_out": written.told["left_out"],
-            "left_out_count": written.told["left_out_count"],
-            "facts": {k: v for k, v in self.session.facts.items() if not isinstance(v, float)},
-            "timings_ms": dict(self.timings_ms),
-        }
+            left_out=tuple(LeftOut(left["path"], left["reason"]) for left in written.told["left_out"]),
+            left_out_count=written.told["left_out_count"],
+            facts={k: v for k, v in self.session.facts.items() if not isinstance(v, float)},
+            timings_ms=dict(self.timings_ms),
+        )
 
     def remove_pending(self) -> bool:
         """The last step of all: whoever continues this run must find the record until then. False if there was none."""

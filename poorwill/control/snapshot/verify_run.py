@@ -9,23 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import blake3
-
-from poorwill import __version__
+from poorwill.control.records import manifests, verified
+from poorwill.control.records.verified import CheckedPart, Verified, Verifier
 from poorwill.control.snapshot.grants import ReadGrants
-from poorwill.control.snapshot.restore_run import readable
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.pool import Bench
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.errors import Corrupt, PoorwillError, Unsupported
-from poorwill.snapshot import documents, keys, limits, manifest, versions
-from poorwill.snapshot.documents import Document
+from poorwill.snapshot import keys
+from poorwill.snapshot.metadata import THIS_TOOL, Metadata
 from poorwill.snapshot.order import VerifyMode
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.base import Store
 
-PROVING_MODES = ("stored", "full")
-"""Those that read every part: on their word a machine may be destroyed."""
 SAMPLES = 8
 BORROWED_AGE_S_MAX = 7 * 86400
 """A borrowed part that was last read longer ago is read again."""
@@ -41,7 +37,7 @@ class VerifyRun:
 
     store: Store
     session: EngineSession
-    metadata: Document
+    metadata: Metadata
     mode: VerifyMode = "stored"
     all_parts: bool = True
     only: frozenset[str] | None = None
@@ -52,7 +48,7 @@ class VerifyRun:
 
     def open(self) -> dict[int, int]:
         """Read and check the manifest, here and on the engine, and every part's size; choose the parts to read."""
-        self._manifest = read_manifest(self.store, self.metadata)
+        self._manifest = manifests.read(self.store, self.metadata)
         recent = set() if self.all_parts or self.only is not None else self._recently_read()
         parts = self._manifest.parts
         for row in range(len(parts)):
@@ -63,28 +59,28 @@ class VerifyRun:
                     f"{key}: {there} bytes in the store, expected {size}", object=key, found=there, expected=size
                 )
         if self.mode != "sample":
-            named, full = self.metadata["manifest"], self.mode == "full"
+            named, full = self.metadata.manifest.document(), self.mode == "full"
             self.session.request("open_verify", answer=self._answer, manifest=named, full=full)
             wanted = {parts.key(r) for r in range(len(parts))} - recent if self.only is None else self.only
             self.parts = {r: int(parts.size[r]) for r in range(len(parts)) if parts.key(r) in wanted}
         return self.parts
 
     def _answer(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
-        return ReadGrants(self.store, readable(self.metadata)).answer(question, facts)
+        return ReadGrants(self.store, self.metadata.readable_keys).answer(question, facts)
 
     def _recently_read(self) -> set[str]:
         recent: set[str] = set()
-        borrowed = {keys.owner_of(p["key"]) for p in self.metadata["parts"] if p["borrowed"]}
-        for owner in borrowed:
+        borrowed = {part.key for part in self.metadata.parts if part.borrowed}
+        for owner in {keys.owner_of(key) for key in borrowed}:
             if owner is None:
                 continue
             try:
-                record = read_record(self.store, *owner)
+                record = verified.read(self.store, *owner)
             except PoorwillError:
                 continue  # no usable record: its parts are read again
-            if 0 <= time.time() - int(record["verified_at_s"]) < BORROWED_AGE_S_MAX:
-                recent |= {part["key"] for part in record["parts"] if part["read"]}
-        return recent & {p["key"] for p in self.metadata["parts"] if p["borrowed"]}
+            if 0 <= time.time() - record.verified_at_s < BORROWED_AGE_S_MAX:
+                recent |= record.read_keys
+        return recent & borrowed
 
     def verify_part(self, row: int) -> dict[str, Any]:
         """Have every stored byte of one part read back and hashed by the engine, through fresh grants."""
@@ -112,7 +108,7 @@ class VerifyRun:
         self.sampled = count
         return count
 
-    def run_all(self) -> Document:
+    def run_all(self) -> Verified:
         """All steps at once, for callers without an orchestrator."""
         self.open()
         with ThreadPoolExecutor(PARTS_AT_ONCE) as threads:
@@ -120,43 +116,19 @@ class VerifyRun:
         self.sample()
         return self.record()
 
-    def record(self) -> Document:
+    def record(self) -> Verified:
         """Write what was read back; it names this snapshot, its instance and its manifest's hash."""
-        document = {
-            "format": versions.written_format("verified"),
-            "machine": self.metadata["machine"],
-            "snapshot_id": self.metadata["snapshot_id"],
-            "instance": self.metadata["instance"],
-            "manifest": self.metadata["manifest"],
-            "mode": self.mode,
-            "verified_at_s": int(time.time()),
-            "by": {"name": "poorwill", "version": __version__, "engine": self.session.facts.get("host", "")},
-            "bytes_read": sum(self.read.values()),
-            "chunks_sampled": self.sampled,
-            "parts": [
-                {"key": part["key"], "bytes": part["bytes"], "read": part["key"] in self.read}
-                for part in self.metadata["parts"]
-            ],
-        }
-        key = keys.verified(self.metadata["machine"], self.metadata["snapshot_id"])
-        self.store.put(key, documents.seal(document))
-        return document
-
-
-def read_manifest(store: Store, metadata: Document) -> Manifest:
-    """A snapshot's manifest, checked against the hash in its metadata. Corrupt, NotFound."""
-    named = metadata["manifest"]
-    data = store.get(named["key"], bytes_max=limits.MANIFEST_BYTES_MAX)
-    found = blake3.blake3(data).hexdigest()
-    if found != named["blake3"]:
-        raise Corrupt(
-            f"{named['key']}: hashes to {found}, expected {named['blake3']}",
-            object=named["key"], found=found, expected=named["blake3"],
-        )  # fmt: skip
-    return manifest.decode(data, named["key"])
-
-
-def read_record(store: Store, machine: str, snapshot_id: str) -> Document:
-    """The verification record of a snapshot. NotFound, Corrupt."""
-    key = keys.verified(machine, snapshot_id)
-    return documents.unseal(store.get(key), "verified", key)
+        record = Verified(
+            machine=self.metadata.machine,
+            snapshot_id=self.metadata.snapshot_id,
+            instance=self.metadata.instance,
+            manifest=self.metadata.manifest,
+            mode=self.mode,
+            verified_at_s=int(time.time()),
+            by=Verifier(THIS_TOOL.name, THIS_TOOL.version, self.session.facts.get("host", "")),
+            bytes_read=sum(self.read.values()),
+            chunks_sampled=self.sampled,
+            parts=tuple(CheckedPart(part.key, part.bytes, part.key in self.read) for part in self.metadata.parts),
+        )
+        self.store.put(record.key, record.seal())
+        return record

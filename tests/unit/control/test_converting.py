@@ -14,11 +14,10 @@ from poorwill.cli import commands
 from poorwill.cli.arguments import parser
 from poorwill.cli.output import Output
 from poorwill.codecs import registry
-from poorwill.control.records import catalog
+from poorwill.control.records import catalog, manifests, verified
 from poorwill.control.removal import deletion
 from poorwill.control.snapshot.convert_run import ConvertRun, is_portable
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.verify_run import read_manifest, read_record
 from poorwill.engine.pack.convert_run import PARTS_AT_ONCE
 from poorwill.errors import Corrupt, HostUnfit, NotFound, PoorwillError, Refused, Unsupported, UsageError
 from poorwill.snapshot import ids, keys
@@ -70,7 +69,7 @@ def weights(root: Path, count: int) -> Path:
 def needing(store: Store, workspace: Path, *, every_codec: bool = False, **fields: Any) -> Taken:
     """A snapshot that needs more than a CPU."""
     taken = take(store, workspace, host=able(mixed=every_codec), **fields)
-    assert taken.metadata["needs"] == [NEED] and not is_portable(taken.metadata)
+    assert taken.metadata.needs == (NEED,) and not is_portable(taken.metadata)
     return taken
 
 
@@ -91,13 +90,13 @@ def test_any_cpu_reads_it(local_store: LocalStore, tmp_path: Path) -> None:
     new = convert(local_store, old.id, host=able())
     metadata = catalog.read(local_store, MACHINE, new.id)
     assert objects(local_store).items() >= before.items()
-    assert (metadata["converted_from"], metadata["parent"]) == (old.id, None)
-    assert (metadata["needs"], metadata["portable"]) == ([], True)
+    assert (metadata.converted_from, metadata.parent) == (old.id, None)
+    assert (metadata.needs, metadata.portable) == ((), True)
     for field in ("machine", "workspace", "instance", "name", "tags", "left_out", "left_out_count", "facts"):
-        assert metadata[field] == old.metadata[field], field
+        assert getattr(metadata, field) == getattr(old.metadata, field), field
     for total in ("entries", "files", "chunks", "raw_bytes", "data_bytes"):
-        assert metadata["totals"][total] == old.totals[total], total
-    assert not any(part["borrowed"] for part in metadata["parts"])
+        assert metadata.totals.document()[total] == old.totals[total], total
+    assert not any(part.borrowed for part in metadata.parts)
     assert deletion.delete(local_store, old.id)["kept_parts"] == []
     verify(local_store, new.id, "full")
     restore(local_store, new.id, tmp_path / "back", privileged=True)
@@ -107,9 +106,9 @@ def test_any_cpu_reads_it(local_store: LocalStore, tmp_path: Path) -> None:
 def test_what_any_cpu_reads_is_copied(local_store: LocalStore, tmp_path: Path) -> None:
     """Chunks of other codecs keep every stored byte; of those that are coded anew the raw bytes are the same."""
     old = needing(local_store, mixed(tmp_path / "w"), every_codec=True)
-    assert set(old.metadata["codecs"]) == {"raw", "zstd", "planes", "openzl", "nvcomp-ans/6"}
+    assert set(old.metadata.codecs) == {"raw", "zstd", "planes", "openzl", "nvcomp-ans/6"}
     new = convert(local_store, old.id, host=able())
-    before, after = (read_manifest(local_store, metadata) for metadata in (old.metadata, new.metadata))
+    before, after = (manifests.read(local_store, metadata) for metadata in (old.metadata, new.metadata))
     assert before.entries.equals(after.entries) and before.segments.equals(after.segments)
     assert before.chunks.equals(after.chunks, ("raw", "raw_hash"))
     coded = before.chunks.codec == 4
@@ -141,7 +140,7 @@ def test_of_one_that_borrows(local_store: LocalStore, tmp_path: Path) -> None:
     first = needing(local_store, workspace)
     (workspace / "new.safetensors").write_bytes(safetensors("BF16", 2_100_000, 90))
     second = needing(local_store, aged(workspace))
-    assert second.metadata["parent"] == first.id and len(second.own_parts) < len(second.metadata["parts"])
+    assert second.metadata.parent == first.id and len(second.own_parts) < len(second.metadata.parts)
     new = convert(local_store, second.id, host=able())
     for old in (second, first):
         assert deletion.delete(local_store, old.id)["kept_parts"] == []
@@ -154,7 +153,7 @@ def test_an_empty_one(local_store: LocalStore, tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     old = take(local_store, tmp_path / "w", host=able())
     new = convert(local_store, old.id, host=able())
-    assert new.metadata["parts"] == [] and new.run.planned == {}
+    assert new.metadata.parts == () and new.run.planned == {}
     restore(local_store, new.id, tmp_path / "back")
     assert differences(tmp_path / "w", tmp_path / "back") == []
 
@@ -172,9 +171,9 @@ def test_a_machine_that_cannot_decode_it(local_store: LocalStore, tmp_path: Path
 def test_a_damaged_chunk(local_store: LocalStore, tmp_path: Path, codec: int) -> None:
     """Corrupt, naming the part, whether the chunk is copied or decoded; nothing is committed."""
     old = needing(local_store, mixed(tmp_path / "w"), every_codec=True)
-    chunks = read_manifest(local_store, old.metadata).chunks
+    chunks = manifests.read(local_store, old.metadata).chunks
     row = int(np.flatnonzero(chunks.codec == codec)[0])
-    key = old.metadata["parts"][int(chunks.part[row])]["key"]
+    key = old.metadata.parts[int(chunks.part[row])].key
     data = bytearray(local_store.get(key))
     data[int(chunks.offset[row]) + 100] ^= 1
     local_store.put(key, bytes(data))
@@ -202,7 +201,7 @@ def test_an_engine_that_lies(local_store: LocalStore, tmp_path: Path) -> None:
         with pytest.raises(Corrupt, match=f"has other {what}"):
             convert(local_store, old.id, host=host)
     assert list(catalog.names(local_store)) == [(MACHINE, old.id)]
-    assert list(local_store.list(keys.MANIFESTS)) == [local_store.head(old.metadata["manifest"]["key"])]
+    assert list(local_store.list(keys.MANIFESTS)) == [local_store.head(old.metadata.manifest.key)]
 
 
 def begin(store: Store, source: str, new_id: str) -> None:
@@ -292,7 +291,7 @@ def test_the_command(local_store: LocalStore, tmp_path: Path, capsys: pytest.Cap
     assert (done["converted_from"], done["verified"]) == (old.id, "stored")
     assert [event["event"] for event in events if event["event"] != "progress"] == ["begun", "planned", "done"]
     new_id = str(done["snapshot_id"])
-    assert read_record(local_store, MACHINE, new_id)["mode"] == "stored"
+    assert verified.read(local_store, MACHINE, new_id).mode == "stored"
     assert list(local_store.list(keys.PENDING)) == []
     # With the id of one that is done it is read back once more; without any it would be made again.
     code, again = run_command(*given, "--id", new_id, host=able(), capsys=capsys)

@@ -73,7 +73,7 @@ def test_a_snapshot_being_taken_keeps_what_it_may_borrow(local_store: LocalStore
         metadata = run.write_metadata()
     finally:
         session.close()
-    restore(local_store, metadata["snapshot_id"], tmp_path / "back")
+    restore(local_store, metadata.snapshot_id, tmp_path / "back")
     assert differences(workspace, tmp_path / "back") == []
 
 

@@ -39,7 +39,7 @@ def path_of(store: LocalStore, key: str) -> Path:
 def test_what_was_read_back_may_go(local_store: LocalStore, taken: Taken, mode: str) -> None:
     """The good case, so that the refusals below mean something."""
     verify(local_store, taken.id, mode)
-    assert check_destroyable(local_store, MACHINE, taken.id, INSTANCE)["snapshot_id"] == taken.id
+    assert check_destroyable(local_store, MACHINE, taken.id, INSTANCE).snapshot_id == taken.id
 
 
 def test_without_a_record_or_a_snapshot(local_store: LocalStore, taken: Taken) -> None:
@@ -88,7 +88,7 @@ def test_a_record_of_something_else(local_store: LocalStore, taken: Taken, field
 def test_a_record_of_an_earlier_manifest(local_store: LocalStore, taken: Taken) -> None:
     """The same key is not enough: the hash names what was read back."""
     record = verify(local_store, taken.id)
-    change_record(local_store, taken, manifest={**record["manifest"], "blake3": "0" * 64})
+    change_record(local_store, taken, manifest={**record.manifest.document(), "blake3": "0" * 64})
     with pytest.raises(Refused, match="the verification record of"):
         check_destroyable(local_store, MACHINE, taken.id, INSTANCE)
 
@@ -96,7 +96,7 @@ def test_a_record_of_an_earlier_manifest(local_store: LocalStore, taken: Taken) 
 def test_a_part_that_was_listed_but_not_read(local_store: LocalStore, taken: Taken) -> None:
     """Naming a part in the record is not reading it."""
     record = verify(local_store, taken.id)
-    change_record(local_store, taken, parts=[{**part, "read": False} for part in record["parts"]])
+    change_record(local_store, taken, parts=[{**part.document(), "read": False} for part in record.parts])
     with pytest.raises(Refused, match=r"parts of .* were never read back"):
         check_destroyable(local_store, MACHINE, taken.id, INSTANCE)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from poorwill.providers.base import Wish
 from poorwill.remote.install import bundle, wheels
 from poorwill.remote.install.ship import Shipment
 from poorwill.remote.install.wheels import Target
+from poorwill.snapshot.metadata import CodecTotals, Metadata
 from poorwill.store.local import LocalStore
+from tests.support.documents import METADATA
 from tests.support.engines import ThreadHost
 from tests.support.needy_snapshots import H100, nvidia_smi, reseal
 from tests.support.runs import restore, take
-from tests.unit.snapshot.test_documents import METADATA
 
 NVCOMP_6 = "nvcomp>=6,<7"
 FACTS: dict[str, Any] = {
@@ -33,14 +34,14 @@ FACTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def saying(*said: str, codecs: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {**copy.deepcopy(METADATA), "needs": list(said), "codecs": {name: {"chunks": 1} for name in codecs}}
+def saying(*said: str, codecs: tuple[str, ...] = ()) -> Metadata:
+    return replace(METADATA, needs=said, codecs={name: CodecTotals(1, 1, 1) for name in codecs})
 
 
 def unsupported(*said: str) -> str:
     with pytest.raises(Unsupported) as caught:
         check_needs(saying(*said))
-    assert METADATA["snapshot_id"] in caught.value.message and len(caught.value.message) < 400
+    assert METADATA.snapshot_id in caught.value.message and len(caught.value.message) < 400
     return caught.value.message
 
 
@@ -80,7 +81,7 @@ def test_known_needs_pass_before_a_machine_is_there() -> None:
 
 def test_another_major_version_says_what_to_do() -> None:
     """A later one wants a newer poorwill or a conversion, an earlier one the conversion alone."""
-    convert = f"convert it with the poorwill that wrote it (0): poorwill convert {METADATA['snapshot_id']} --portable"
+    convert = f"convert it with the poorwill that wrote it (0): poorwill convert {METADATA.snapshot_id} --portable"
     later, earlier = unsupported("nvcomp>=9,<10"), unsupported("nvcomp>=5,<6")
     assert "needs nvcomp>=9,<10" in later and "nvCOMP 6" in later and later.endswith(convert)
     assert "use a newer poorwill, or convert" in later
@@ -155,7 +156,7 @@ def test_a_machine_that_lacks_something(facts: dict[str, Any], found: str) -> No
         needs.check_machine(saying(NVCOMP_6), {**FACTS, **facts})
     said = caught.value.message
     assert found in said and "compute capability 7.0 or higher and its driver 525.60.13 or newer" in said
-    assert "another machine" in said and f"'poorwill convert {METADATA['snapshot_id']} --portable'" in said
+    assert "another machine" in said and f"'poorwill convert {METADATA.snapshot_id} --portable'" in said
     assert len(said) < 1000
     needs.check_machine(saying(), {**FACTS, **facts})
 
@@ -170,7 +171,7 @@ def test_whatever_an_engine_tells(facts: dict[str, Any]) -> None:
     try:
         needs.check_machine(saying(NVCOMP_6), facts)
     except HostUnfit as error:
-        assert METADATA["snapshot_id"] in error.message
+        assert METADATA.snapshot_id in error.message
     else:
         assert facts["gpu"] and facts["gpu_usable"] is True and facts["nvcomp"].startswith("6")
 

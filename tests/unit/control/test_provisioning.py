@@ -142,7 +142,7 @@ class TestCreating:
         instance, _, _ = desk.provision(begun)
         (found,) = desk.open()
         assert found.wish == {"gpu": "H200", "price_per_hour_max": "2.75"} and found.flow_run == "run-1"
-        assert (found.instance, found.price_per_hour, found.woken) == (instance.id, PRICE, False)
+        assert (found.instance, found.price, found.woken) == (instance.id, PRICE, False)
         assert found.created_at == "1970-01-01T00:00:00Z" and found.provider == "rented machines"
 
 
@@ -293,7 +293,7 @@ class TestOtherIntents:
         first = desk.begin().intent
         second = Intent(
             f"{first.label[:-1]}{'0' if first.label[-1] != '0' else '1'}", "m", SNAPSHOT_ID, first.provider,
-            first.created_at,
+            first.created_at, "", False,
         )  # fmt: skip
         intents.write(desk.store, second)
         with pytest.raises(Refused, match="several wakes"):
@@ -350,7 +350,7 @@ class TestRecords:
         old |= {"created_at": "1970-01-01T00:00:00Z", "instance": instance.id}
         desk.store.put(keys.intent(label), documents.seal({"format": "poorwill-intent/1", **old, "woken": False}))
         found, intent, adopted = desk.provision(desk.begin())
-        assert adopted and found.id == instance.id and intent.price_per_hour == PRICE
+        assert adopted and found.id == instance.id and intent.price == PRICE
 
     def test_what_is_no_intent_is_not_read(self, desk: Desk) -> None:
         """Somebody else's object below intents/ does no harm, nor does a record that is closed meanwhile."""

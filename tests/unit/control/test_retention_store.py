@@ -12,11 +12,12 @@ from poorwill.control.machine.costs import per_month
 from poorwill.control.records import catalog, intents, trash
 from poorwill.control.records.holdings import Holdings
 from poorwill.control.records.intents import Intent
+from poorwill.control.records.verified import CheckedPart, Verified, Verifier
 from poorwill.control.removal import deletion, live_share, purging, retention
 from poorwill.control.removal.retention import NOT_ENDED, PROVEN
 from poorwill.control.removal.rotation import Share, rotation
 from poorwill.errors import Corrupt, NotFound, Refused, UsageError
-from poorwill.snapshot import documents, keys, versions
+from poorwill.snapshot import keys
 from poorwill.snapshot.retention import Policy
 from poorwill.store.s3.store import S3Store
 from tests.support.memory_store import Process
@@ -51,12 +52,12 @@ def apply(made: RemovalWorld, grace_s: float = GRACE_S) -> purging.Purged:
 
 def verified(made: RemovalWorld, snapshot_id: str, mode: str = "stored", at_s: int = 1_700_000_000) -> None:
     metadata = catalog.read(made.store, "m1", snapshot_id)
-    made.store.put(keys.verified("m1", snapshot_id), documents.seal({
-        "format": versions.written_format("verified"), "mode": mode, "verified_at_s": at_s,
-        **{name: metadata[name] for name in ("machine", "snapshot_id", "instance", "manifest")},
-        "by": {"name": "poorwill", "version": "0", "engine": ""}, "bytes_read": 1, "chunks_sampled": 0,
-        "parts": [{"key": p["key"], "bytes": p["bytes"], "read": not p["borrowed"]} for p in metadata["parts"]],
-    }))  # fmt: skip
+    record = Verified(
+        machine="m1", snapshot_id=snapshot_id, instance=metadata.instance, manifest=metadata.manifest, mode=mode,
+        verified_at_s=at_s, by=Verifier("poorwill", "0", ""), bytes_read=1, chunks_sampled=0,
+        parts=tuple(CheckedPart(part.key, part.bytes, not part.borrowed) for part in metadata.parts),
+    )  # fmt: skip
+    made.store.put(record.key, record.seal())
 
 
 def test_who_protects_a_snapshot() -> None:
@@ -70,7 +71,7 @@ def test_who_protects_a_snapshot() -> None:
     verified(made, names[0])
     verified(made, names[3])
     verified(made, names[4], "sample")  # which proves too little
-    waking = Intent("poorwill-00000000-m1-000000000000", "m1", names[2], "p", "2026-01-01T00:00:00Z")
+    waking = Intent("poorwill-00000000-m1-000000000000", "m1", names[2], "p", "2026-01-01T00:00:00Z", "", False)
     intents.write(made.store, waking)
     found = kept(planned(made, protected={names[1]: "asleep"}))
     newest = max(snapshot_id for _, snapshot_id in catalog.names(made.store))
@@ -191,7 +192,7 @@ def test_an_undeletion_that_was_cut_off_ends_when_it_is_begun_again() -> None:
         trash.move(made.store, ("m1", ONE))
         made.act(("undelete", 0), dies_at)
         assert made.died
-        assert trash.undelete(made.store, ONE)["snapshot_id"] == ONE == trash.undelete(made.store, ONE)["snapshot_id"]
+        assert trash.undelete(made.store, ONE).snapshot_id == ONE == trash.undelete(made.store, ONE).snapshot_id
         made.act(("undelete", 0))
         assert list(made.store.list(keys.PENDING)) == []
         made.check()
@@ -205,7 +206,7 @@ def test_a_mark_of_an_earlier_time_does_not_cut_a_later_one_short() -> None:
     made.store.put(keys.removing("m1", ONE), b"")
     apply(made)
     apply(made)
-    assert trash.undelete(made.store, ONE)["snapshot_id"] == ONE
+    assert trash.undelete(made.store, ONE).snapshot_id == ONE
     made.check()
 
 

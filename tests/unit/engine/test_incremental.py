@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from poorwill.control.records import catalog
+from poorwill.control.records.pending import Pending
 from poorwill.errors import NotFound
-from poorwill.snapshot import documents
 from poorwill.store.local import LocalStore
 from tests.support.hooked_store import hooked
 from tests.support.runs import MACHINE, restore, take, verify
@@ -22,7 +22,7 @@ def test_nothing_changed(local_store: LocalStore, tmp_path: Path) -> None:
     workspace = aged(make_everything(tmp_path / "w"))
     first = take(local_store, workspace)
     second = take(local_store, workspace)
-    assert second.metadata["parent"] == first.id
+    assert second.metadata.parent == first.id
     assert second.counters["read_bytes"] == 0
     assert second.totals["sent_bytes"] == 0 and second.own_parts == []
     assert {k: v for k, v in second.totals.items() if k in ("raw_bytes", "chunks", "entries")} == {
@@ -133,7 +133,7 @@ def test_the_parent_was_deleted(local_store: LocalStore, tmp_path: Path) -> None
     with pytest.raises(NotFound, match=first.id):
         take(local_store, workspace, parent=first.id)
     second = take(local_store, workspace)
-    assert second.metadata["parent"] is None
+    assert second.metadata.parent is None
     assert second.totals["sent_raw_bytes"] == second.totals["raw_bytes"]
 
 
@@ -147,10 +147,10 @@ def test_the_parent_is_deleted_meanwhile(local_store: LocalStore, tmp_path: Path
     def delete(key: str, count: int) -> None:
         if key.startswith("pending/"):
             local_store.delete(f"snapshots/{MACHINE}/{first.id}.json")
-            borrowed.append(documents.unseal(local_store.get(key), "pending", key)["borrows"])
+            borrowed.append(list(Pending.unseal(local_store.get(key), key).borrows))
 
     second = take(hooked(local_store, after={"put": delete}), workspace)
-    assert second.metadata["parent"] is None and second.totals["sent_raw_bytes"] == second.totals["raw_bytes"]
+    assert second.metadata.parent is None and second.totals["sent_raw_bytes"] == second.totals["raw_bytes"]
     assert borrowed[:2] == [[first.id], []]
     verify(local_store, second.id)
 
@@ -164,7 +164,7 @@ def test_a_lineage_of_several(local_store: LocalStore, tmp_path: Path) -> None:
         parent = ids[-1] if ids else None  # ids of one second have no order
         ids.append(take(local_store, aged(workspace), parent=parent).id)
     last = catalog.find(local_store, ids[-1])
-    assert {part["key"].split("/")[2] for part in last["parts"] if part["borrowed"]} == set(ids[:-1])
+    assert {part.key.split("/")[2] for part in last.parts if part.borrowed} == set(ids[:-1])
     for snapshot_id in ids[:-1]:
         local_store.delete(f"manifests/{MACHINE}/{snapshot_id}")
     restore(local_store, ids[-1], tmp_path / "back")

@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 
 from deployments.demo.tree_listing import Listing, list_tree
 from deployments.demo.tree_listing import differences as listing_differences
-from poorwill.control.records import catalog
+from poorwill.control.records import catalog, manifests
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.verify_run import read_manifest
 from poorwill.engine.restore.survey import since_boot
 from poorwill.errors import WorkspaceError
 from poorwill.snapshot.order import RestoreOrder
@@ -124,7 +123,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setenv("POORWILL_STATE_DIR", str(folder / "state"))
         store = LocalStore(folder / "store")
         taken = take(store, aged(make_workspace(folder / "w")))
-        yield World(folder, store, taken, read_manifest(store, taken.metadata), list_tree(folder / "w"))
+        yield World(folder, store, taken, manifests.read(store, taken.metadata), list_tree(folder / "w"))
     os.umask(umask)
 
 

@@ -20,8 +20,8 @@ def test_everything_comes_back(local_store: LocalStore, tmp_path: Path) -> None:
     """Every kind of file, with all its attributes; what is not kept is named."""
     workspace = aged(make_everything(tmp_path / "w"))
     taken = take(local_store, workspace)
-    assert [left["path"] for left in taken.metadata["left_out"]] == [os.fsdecode(path) for path in SKIPPED]
-    assert "socket" in taken.metadata["left_out"][0]["reason"]
+    assert [left.path for left in taken.metadata.left_out] == [os.fsdecode(path) for path in SKIPPED]
+    assert "socket" in taken.metadata.left_out[0].reason
     verify(local_store, taken.id, "full")
     back = restore(local_store, taken.id, tmp_path / "back", privileged=True)
     assert differences(workspace, tmp_path / "back", without=SKIPPED) == []
@@ -71,7 +71,7 @@ def test_an_empty_workspace(local_store: LocalStore, tmp_path: Path) -> None:
     """Nothing is something too: a snapshot without parts."""
     (tmp_path / "w").mkdir(mode=0o750)
     taken = take(local_store, tmp_path / "w")
-    assert taken.metadata["parts"] == [] and taken.totals["entries"] == 1
+    assert taken.metadata.parts == () and taken.totals["entries"] == 1
     verify(local_store, taken.id)
     restore(local_store, taken.id, tmp_path / "back")
     assert differences(tmp_path / "w", tmp_path / "back") == []
@@ -135,7 +135,7 @@ def test_what_is_excluded_is_not_there(local_store: LocalStore, tmp_path: Path) 
     gone = [b"weights/bf16.safetensors", b"weights/fp16.safetensors", b"weights/fp32.safetensors", b"src/p1",
             b"links/symlink", b"links/socket", b"src/p0/f3.py", b"src/p2/f3.py"]  # fmt: skip
     assert differences(workspace, tmp_path / "back", without=gone) == []
-    assert taken.metadata["left_out"] == []
+    assert taken.metadata.left_out == ()
     with pytest.raises(UsageError, match="leaves the workspace"):
         take(local_store, workspace, exclude=("../x",))
 

@@ -37,12 +37,12 @@ def test_a_restore_given_up_writes_nothing_into_the_next(local_store: LocalStore
         return operations.handle({"op": op, **fields}, context, lambda event: None)
 
     with ThreadPoolExecutor(1) as thread:
-        first = request("open_restore", manifest=metadata["manifest"], workspace=str(tmp_path / "one"))
+        first = request("open_restore", manifest=metadata.manifest.document(), workspace=str(tmp_path / "one"))
         given_up = operations._restore
         assert first["parts"] and given_up is not None
         late = thread.submit(request, "restore", part_row=0)
         assert reading.wait(30)
-        request("open_restore", manifest=metadata["manifest"], workspace=str(tmp_path / "two"))
+        request("open_restore", manifest=metadata.manifest.document(), workspace=str(tmp_path / "two"))
         opened.set()
         with pytest.raises(Cancelled):
             late.result(30)

@@ -11,47 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poorwill.control.records import catalog
-from poorwill.control.snapshot.restore_run import check_needs, readable
+from poorwill.control.snapshot.restore_run import check_needs
 from poorwill.errors import Corrupt, PoorwillError, Unsupported
 from poorwill.snapshot import limits
 from poorwill.snapshot.documents import seal, unseal
+from poorwill.snapshot.metadata import Metadata
+from tests.support.documents import METADATA, SNAPSHOT_ID
 
-ID = "20260102T030405Z-0badcafe"
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below, max_size=3),
     max_leaves=8,
 )
-TOTALS = ["entries", "files", "chunks", "parts", *(f"{k}_bytes" for k in ("raw", "data", "stored", "sent", "sent_raw"))]
-METADATA: dict[str, Any] = {
-    "format": "poorwill-snapshot/1",
-    "machine": "m",
-    "snapshot_id": ID,
-    "created_at": "2026-01-02T03:04:05Z",
-    "workspace": "/w",
-    "instance": "",
-    "parent": None,
-    "tool": {"name": "poorwill", "version": "0"},
-    "codec": "auto",
-    "portable": False,
-    "needs": [],
-    "manifest": {"key": f"manifests/m/{ID}", "bytes": 1, "blake3": "00"},
-    "parts": [{"key": f"parts/m/{ID}/00", "bytes": 1, "borrowed": False}],
-    "totals": dict.fromkeys(TOTALS, 0),
-    "codecs": {},
-    "left_out": [{"path": "s", "reason": "socket"}],
-    "left_out_count": 1,
-    "facts": {},
-    "timings_ms": {},
-}
-PATHS = [(key,) for key in METADATA if key != "format"] + [
+DOCUMENT = METADATA.document()
+PATHS = [(key,) for key in DOCUMENT if key not in ("format", "name", "tags", "converted_from", "coding")] + [
     ("tool", "name"), ("manifest", "key"), ("manifest", "bytes"), ("manifest", "blake3"), ("parts", 0),
     ("parts", 0, "key"), ("parts", 0, "bytes"), ("totals", "raw_bytes"), ("left_out", 0), ("left_out", 0, "path"),
 ]  # fmt: skip
 
 
-def read(document: dict[str, Any]) -> dict[str, Any]:
-    return unseal(seal(document), "snapshot", "metadata")
+def read(document: dict[str, Any]) -> Metadata:
+    return Metadata.unseal(seal(document), METADATA.key)
 
 
 @given(st.dictionaries(st.text(max_size=5).filter(lambda k: k not in ("checksum", "format")), JSON, max_size=5))
@@ -63,17 +43,17 @@ def test_what_is_sealed_comes_back(body: dict[str, Any]) -> None:
 
 def test_metadata_comes_back() -> None:
     """A whole one, with a field that this version does not know."""
-    assert read(METADATA) == METADATA
-    assert read({**METADATA, "later": [1]})["later"] == [1]
+    assert read(DOCUMENT) == METADATA and METADATA.seal() == seal(DOCUMENT)
+    assert read({**DOCUMENT, "later": [1]}).document() == {**DOCUMENT, "later": [1]}
 
 
 @given(st.integers(0, 10_000), st.integers(0, 7))
 def test_any_bit_flipped(at: int, bit: int) -> None:
     """Is Corrupt, or changes nothing of the document (the case of a hex digit in an escape)."""
-    data = bytearray(seal({**METADATA, "workspace": "/\u00e9"}))
+    data = bytearray(seal({**DOCUMENT, "workspace": "/\u00e9"}))
     data[at % len(data)] ^= 1 << bit
     try:
-        assert unseal(bytes(data), "snapshot", "d") == {**METADATA, "workspace": "/\u00e9"}
+        assert unseal(bytes(data), "snapshot", "d") == {**DOCUMENT, "workspace": "/\u00e9"}
     except Corrupt as error:
         assert "d: " in error.message
 
@@ -81,7 +61,7 @@ def test_any_bit_flipped(at: int, bit: int) -> None:
 @given(st.sampled_from(PATHS), JSON)
 def test_a_field_of_another_type(path: tuple[Any, ...], value: Any) -> None:
     """Sealed properly but not what it should be: refused, or harmless to all that rely on metadata."""
-    document = copy.deepcopy(METADATA)
+    document = copy.deepcopy(DOCUMENT)
     place: Any = document
     for step in path[:-1]:
         place = place[step]
@@ -89,8 +69,8 @@ def test_a_field_of_another_type(path: tuple[Any, ...], value: Any) -> None:
     try:
         found = read(document)
         catalog.summary(found)
-        readable(found)
         check_needs(found)
+        assert found.readable_keys and found.seal()
     except PoorwillError as error:
         assert error.message
 
@@ -98,13 +78,13 @@ def test_a_field_of_another_type(path: tuple[Any, ...], value: Any) -> None:
 @pytest.mark.parametrize("path", [path for path in PATHS if path != ("parts", 0)], ids=str)
 def test_a_field_that_is_missing(path: tuple[Any, ...]) -> None:
     """Is named."""
-    document = copy.deepcopy(METADATA)
+    document = copy.deepcopy(DOCUMENT)
     place: Any = document
     for step in path[:-1]:
         place = place[step]
     del place[path[-1]]
     if path == ("left_out", 0):
-        assert read(document)["left_out"] == []
+        assert read(document).left_out == ()
         return
     with pytest.raises(Corrupt, match=f"{path[-1]}"):
         read(document)
@@ -113,9 +93,9 @@ def test_a_field_that_is_missing(path: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("manifest", {"key": "manifests/other/" + ID, "bytes": 1, "blake3": "00"}),
-        ("parts", [{"key": "manifests/m/" + ID, "bytes": 1, "borrowed": False}]),
-        ("parts", [{"key": f"parts/../{ID}/00", "bytes": 1, "borrowed": False}]),
+        ("manifest", {"key": "manifests/other/" + SNAPSHOT_ID, "bytes": 1, "blake3": "00"}),
+        ("parts", [{"key": "manifests/m/" + SNAPSHOT_ID, "bytes": 1, "borrowed": False}]),
+        ("parts", [{"key": f"parts/../{SNAPSHOT_ID}/00", "bytes": 1, "borrowed": False}]),
         ("machine", "../x"),
         ("snapshot_id", "x"),
         ("left_out_count", -1),
@@ -126,17 +106,17 @@ def test_a_field_that_is_missing(path: tuple[Any, ...]) -> None:
 def test_values_that_reach_too_far(field: str, value: Any) -> None:
     """Metadata cannot have an engine granted anything but its own manifest and parts."""
     with pytest.raises(Corrupt):
-        read({**METADATA, field: value})
+        read({**DOCUMENT, field: value})
 
 
 def test_other_versions_and_kinds() -> None:
     """A later version is Unsupported, another kind Corrupt, and floats are not sealed."""
     with pytest.raises(Unsupported, match="use a newer"):
-        read({**METADATA, "format": "poorwill-snapshot/2"})
+        read({**DOCUMENT, "format": "poorwill-snapshot/2"})
     with pytest.raises(Corrupt, match="poorwill-pending"):
-        read({**METADATA, "format": "poorwill-pending/1"})
+        read({**DOCUMENT, "format": "poorwill-pending/1"})
     with pytest.raises(TypeError, match="floats"):
-        seal({**METADATA, "totals": {"raw_bytes": 1.5}})
+        seal({**DOCUMENT, "totals": {"raw_bytes": 1.5}})
 
 
 @pytest.mark.parametrize(
