@@ -13,8 +13,9 @@ from bench.arena import Arena, say
 from bench.measure import Command, CommandFailed, Spread, run
 from bench.page import Finding
 from bench.report import Report, Timing
-from deployments.servers.s3_server import S3Server, S3ServerError
+from deployments.servers.s3_server import S3Server
 from poorwill.control.records.verified import CheckedPart, Verified, Verifier
+from poorwill.errors import PoorwillError
 from poorwill.snapshot import keys, limits
 from poorwill.snapshot.metadata import THIS_TOOL, ManifestReference, Metadata, Totals, UsedPart
 
@@ -87,7 +88,7 @@ def measure(arena: Arena, *, quick: bool) -> None:
                     _plan(arena, Command(_argv(url), env=env), STEPS[name], metadata_bytes)
                 except CommandFailed as error:
                     arena.failed(STEPS[name], {"poorwill": str(error)})
-    except S3ServerError as error:
+    except PoorwillError as error:
         arena.failed("retention", {"poorwill": str(error)})
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -1,11 +1,10 @@
 """Every deployment of Poorwill, declared once: what `deployments.registration` puts on a server and prefect.yaml says.
 
-Nothing of Prefect is imported here. A flow that is not part of this installation is left out.
+Nothing of Prefect is imported here.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -27,6 +26,12 @@ class Schedule:
     cron: str = ""
     interval_s: int = 0
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def when(self) -> dict[str, Any]:
+        """As Prefect takes it, in JSON and in YAML."""
+        rule: dict[str, Any] = {"cron": self.cron} if self.cron else {"interval": self.interval_s}
+        return {**rule, "timezone": "UTC"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +73,6 @@ class Deployment:
     def job_variables(self) -> dict[str, int]:
         """Of the worker type `gpu`. Machines hold more than two hours can carry; the pool's default is for videos."""
         return {"gpus": self.gpus} if self.gpus else {"gpus": 0, "run_timeout_s": CONTROL_TIMEOUT_S}
-
-    @property
-    def installed(self) -> bool:
-        return importlib.util.find_spec(f"flows.{self.module}") is not None
 
 
 # One at a time, and a second one would only do the same work: it is cancelled.
@@ -156,11 +157,6 @@ CATALOGUE: tuple[Deployment, ...] = (
         limit=Limit(4, "ENQUEUE"),
     ),
 )
-
-
-def installed() -> tuple[Deployment, ...]:
-    """Those whose flows are here, in the order of the catalogue."""
-    return tuple(deployment for deployment in CATALOGUE if deployment.installed)
 
 
 def schedule_slugs() -> tuple[str, ...]:

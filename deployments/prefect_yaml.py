@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from deployments.catalogue import DEPLOYMENT, POOL, Deployment, Schedule, installed
+from deployments.catalogue import CATALOGUE, DEPLOYMENT, POOL, Deployment, Schedule
 from poorwill import __version__
 
 HEADER = """\
@@ -30,12 +30,12 @@ def document() -> dict[str, Any]:
         "name": "poorwill",
         # Nothing to fetch: without this line Prefect would have every run begin in the folder that was deployed from.
         "pull": [],
-        "deployments": [_entry(deployment) for deployment in installed()],
+        "deployments": [_entry(deployment) for deployment in CATALOGUE],
     }
 
 
 def text() -> str:
-    return HEADER + yaml.safe_dump(document(), sort_keys=False, allow_unicode=True, width=118)
+    return HEADER + str(yaml.safe_dump(document(), sort_keys=False, allow_unicode=True, width=118))
 
 
 def _entry(deployment: Deployment) -> dict[str, Any]:
@@ -62,8 +62,7 @@ def _entry(deployment: Deployment) -> dict[str, Any]:
 
 
 def _schedule(schedule: Schedule) -> dict[str, Any]:
-    when: dict[str, Any] = {"cron": schedule.cron} if schedule.cron else {"interval": schedule.interval_s}
-    entry = {"slug": schedule.slug, **when, "timezone": "UTC", "active": False}
+    entry = {"slug": schedule.slug, **schedule.when, "active": False}
     return {**entry, "parameters": dict(schedule.parameters)} if schedule.parameters else entry
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.measure import CommandFailed
 from deployments.servers import child_process
+from deployments.servers.loopback import free_port
 
 START_TIMEOUT_S = 90.0
 
@@ -22,7 +23,7 @@ START_TIMEOUT_S = 90.0
 @contextmanager
 def gateway_process(folder: Path, settings: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The process and its port, once it answers; `settings` go over this process's environment. CommandFailed."""
-    port, log = child_process.free_port(), folder / "gateway.log"
+    port, log = free_port(), folder / "gateway.log"
     process = child_process.start(
         [sys.executable, "-m", "api", "--port", str(port), "--quiet"],
         environment={**os.environ, **settings},

@@ -28,8 +28,9 @@ from bench.gateway.load import Ask, Sample, spaced
 from bench.gateway.process import gateway_process
 from bench.measure import CommandFailed, rss_bytes
 from deployments.registration.gpu_pool import create_pool, deploy
-from deployments.servers.prefect_server import PrefectServer, PrefectServerError
+from deployments.servers.prefect_server import PrefectServer
 from flows.generate import generate
+from poorwill.errors import PoorwillError
 
 STATUS_PER_S, RUN_PER_S = 50.0, 10.0
 QUEUED, RUNNING, HOT = 300, 8, 40
@@ -102,12 +103,12 @@ def measure(arena: Arena, counts: Counts) -> None:
     figures = arena.report.gateway
     try:
         figures.sqlite = on_database(arena.scratch / "gateway-sqlite", None, counts)
-    except (CommandFailed, PrefectServerError) as error:
+    except (CommandFailed, PoorwillError) as error:
         arena.failed("gateway on SQLite", {"poorwill": str(error)})
     try:
         with postgresql(arena.scratch.parent) as url:  # the scratch folder itself is root's alone
             figures.postgresql = on_database(arena.scratch / "gateway-postgresql", url, counts)
-    except (CommandFailed, PrefectServerError) as error:
+    except (CommandFailed, PoorwillError) as error:
         arena.failed("gateway on PostgreSQL", {"poorwill": str(error)})
 
 

@@ -18,11 +18,9 @@ from bench.generation.bare_process import BareProcess
 from bench.generation.figures import Growth, Inference, Start, Starts
 from bench.generation.studio import PROMPT, Studio, studio
 from bench.measure import CommandFailed, rss_bytes
-from deployments.servers import child_process
+from deployments.servers.loopback import free_port
 from deployments.servers.picture_server import dusk
-from deployments.servers.prefect_server import PrefectServerError
-from deployments.servers.s3_server import S3ServerError
-from deployments.servers.worker_process import WorkerProcessError
+from poorwill.errors import PoorwillError
 
 LONG: dict[str, Any] = {"num_frames": 65, "height": 128, "width": 128, "steps": 80, "guidance": 6.0, "seed": 1}
 """Seconds of inference, beside which milliseconds of anything else show."""
@@ -30,7 +28,7 @@ RESIDENT_A_ROUND = 3
 OUT_OF_STEP_S = 0.37
 SELDOM_S = 2.0
 HEALTH_TIMEOUT_S = 30.0
-FAILURES = (CommandFailed, WorkerProcessError, PrefectServerError, S3ServerError)
+FAILURES = (CommandFailed, PoorwillError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +132,7 @@ def memory_over_jobs(built: Studio, jobs: int) -> Growth:
     RSS, and not PSS as in the row `memory`: what counts is the change of one process, and its share of the pages of
     torch's libraries grows by tens of megabytes whenever another process that uses them ends.
     """
-    health = f"127.0.0.1:{child_process.free_port()}"
+    health = f"127.0.0.1:{free_port()}"
     pids: set[int] = set()
     memory: list[int] = []
     with built.worker("growth", HEALTH=health):

@@ -8,12 +8,14 @@ operator has switched one on or off, are never touched.
 
 from __future__ import annotations
 
+import argparse
+import functools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -30,7 +32,7 @@ _COMPARED = ("name", "description", "tags", "trigger", "actions", "actions_on_tr
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of a block or an automation. `why` is for those that are skipped."""
+    """What was done about a block or an automation. `why` is for those that are skipped."""
 
     kind: Literal["block", "automation"]
     name: str
@@ -44,14 +46,14 @@ class Change:
 def apply(folder: Path, environment: Mapping[str, str]) -> list[Change]:
     """Make the server's notification blocks and automations those of the environment and of the folder's files.
 
-    Idempotent. UsageError for variables that describe no block, and for files that are none: nothing that comes after
-    them is changed.
+    Idempotent. UsageError for variables that do not describe a block, before anything is changed, and for files that
+    cannot be read, before any automation is changed.
     """
     blocks = notification_blocks.described(environment)
     changes = [_save(key, block) for key, block in blocks.items()]
     with get_client(sync_client=True) as client:
-        known = _Known(client, environment)
-        planned = [each for path in sorted(folder.glob("*.yaml")) for each in read(path, known)]
+        find = functools.cache(functools.partial(_find, client, environment))
+        planned = [each for path in sorted(folder.glob("*.yaml")) for each in read(path, find)]
         for each in planned:
             if each.core is None:
                 why = "not there: " + ", ".join(each.missing)
@@ -61,32 +63,21 @@ def apply(folder: Path, environment: Mapping[str, str]) -> list[Change]:
     return changes
 
 
-class _Known:
-    """What placeholders stand for; each is asked for once."""
-
-    def __init__(self, client: SyncPrefectClient, environment: Mapping[str, str]) -> None:
-        self._client, self._environment = client, environment
-        self._found: dict[str, str | None] = {}
-
-    def __call__(self, what: str) -> str | None:
-        if what not in self._found:
-            self._found[what] = self._find(what)
-        return self._found[what]
-
-    def _find(self, what: str) -> str | None:
-        kind, colon, named = what.partition(":")
-        if not colon:
-            return self._environment.get(what)
-        slug, _, name = named.partition("/")
-        try:
-            if kind == "deployment":
-                return str(self._client.read_deployment_by_name(named).id)
-            if kind in ("block", "block-name"):
-                block = self._client.read_block_document_by_name(name, slug, include_secrets=False)
-                return str(block.id) if kind == "block" else str(block.name)
-        except ObjectNotFound:
-            return None
-        raise UsageError(f"${{{what}}}: expected a variable's name, deployment:, block: or block-name:")
+def _find(client: SyncPrefectClient, environment: Mapping[str, str], what: str) -> str | None:
+    """What a placeholder stands for, None if it is not there."""
+    kind, colon, full_name = what.partition(":")
+    if not colon:
+        return environment.get(what)
+    slug, _, name = full_name.partition("/")
+    try:
+        if kind == "deployment":
+            return str(client.read_deployment_by_name(full_name).id)
+        if kind in ("block", "block-name"):
+            block = client.read_block_document_by_name(name, slug, include_secrets=False)
+            return str(block.id) if kind == "block" else str(block.name)
+    except ObjectNotFound:
+        return None
+    raise UsageError(f"${{{what}}}: expected a variable's name, deployment:, block: or block-name:")
 
 
 def _reconcile(client: SyncPrefectClient, wanted: AutomationCore) -> Change:
@@ -94,7 +85,7 @@ def _reconcile(client: SyncPrefectClient, wanted: AutomationCore) -> Change:
     if not existing:
         client.create_automation(wanted)
         return Change("automation", wanted.name, "created")
-    # Of several with one name, made by hand, the first is ours: it is what an update finds again.
+    # An operator may have made several of that name; the first is taken each time.
     found = existing[0]
     if _compared(found) == _compared(wanted):
         return Change("automation", wanted.name, "unchanged")
@@ -107,27 +98,30 @@ def _compared(automation: AutomationCore) -> dict[str, Any]:
 
 
 def _save(key: str, block: Block) -> Change:
-    """Written only if it is another: saving registers its type, and counts as a change of the block."""
+    """Write the block only if it differs: saving registers its type, and counts as a change of the block."""
     name = key.rpartition("/")[2]
     try:
-        there = type(block).load(name, validate=False)
+        found = cast(Block, type(block).load(name, validate=False))
     except ValueError:
-        there = None
-    if there is not None and _fields(there) == _fields(block):
+        found = None
+    if found is not None and _fields(found) == _fields(block):
         return Change("block", key, "unchanged")
     block.save(name, overwrite=True)
-    return Change("block", key, "created" if there is None else "updated")
+    return Change("block", key, "created" if found is None else "updated")
 
 
 def _fields(block: Block) -> dict[str, Any]:
     return {name: getattr(block, name) for name in type(block).model_fields}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Exit status 0, or 1 after one line that says what is wrong."""
-    given = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="python -m deployments.automations", description="Put automations on a Prefect server."
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER, help="of YAML files; default: Poorwill's own")
     try:
-        for change in apply(Path(given[0]) if given else FOLDER, os.environ):
+        for change in apply(parser.parse_args(argv).folder, os.environ):
             print(change)
     except UsageError as error:
         print(error, file=sys.stderr)

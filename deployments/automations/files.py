@@ -22,28 +22,23 @@ from prefect.events.actions import UnknownAction
 from prefect.events.schemas.automations import AutomationCore
 from pydantic import ValidationError
 
+from deployments.validation import first_problem
 from poorwill.errors import UsageError
 
 FILE_BYTES_MAX = 256 << 10
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z][A-Za-z0-9_-]*(?::[a-z0-9_./-]+)?)\}", re.IGNORECASE)
 
 Find = Callable[[str], str | None]
-"""What a placeholder stands for, by what is between its braces; None if that is not there."""
+"""What a placeholder stands for, by the text between its braces; None if it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """An automation as a file wants it. `core` is None if it is skipped, and `missing` says for want of what."""
+    """An automation as a file describes it. `core` is None if it is skipped, because `missing` are not there."""
 
     name: str
     core: AutomationCore | None
     missing: tuple[str, ...] = ()
-
-
-class _Missing(Exception):
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(what)
 
 
 def read(path: Path, find: Find) -> list[Planned]:
@@ -59,71 +54,68 @@ def read(path: Path, find: Find) -> list[Planned]:
     listed = document.get("automations") if isinstance(document, dict) else None
     if not isinstance(listed, list) or not all(isinstance(each, dict) and "name" in each for each in listed):
         raise UsageError(f"{path.name}: expected automations with names, listed below `automations:`")
-    wanted = document.get("needs", [])
-    missing = tuple(what for need in wanted if (what := _missing_in(need, find)) is not None)
-    return [_planned(path, each, missing, find) for each in listed]
-
-
-def _planned(path: Path, given: dict[str, Any], missing: tuple[str, ...], find: Find) -> Planned:
-    name = str(given["name"])
+    missing: list[str] = []
+    _filled(document.get("needs", []), find, missing)
     if missing:
-        return Planned(name, None, missing)
-    absent: list[str] = []
-    filled: dict[str, Any] = {}
-    for key, value in given.items():
-        if key.startswith("actions"):
-            kept = []
-            for action in value:
-                what = _missing_in(action, find)
-                kept += [_filled(action, find)] if what is None else []
-                absent += [what] if what is not None else []
-            filled[key] = kept
-            continue
-        try:
-            filled[key] = _filled(value, find)
-        except _Missing as needed:
-            return Planned(name, None, (needed.what,))
-    if not any(value for key, value in filled.items() if key.startswith("actions")):
-        return Planned(name, None, tuple(dict.fromkeys(absent)))
+        return [Planned(str(each["name"]), None, tuple(missing)) for each in listed]
+    return [_planned(path, each, find) for each in listed]
+
+
+def _planned(path: Path, given: dict[str, Any], find: Find) -> Planned:
+    name = str(given["name"])
+    actions = {key: value for key, value in given.items() if key.startswith("actions")}
+    missing: list[str] = []
+    filled = _filled({key: value for key, value in given.items() if key not in actions}, find, missing)
+    if missing:
+        return Planned(name, None, tuple(missing))
+    for key, listed in actions.items():
+        filled[key] = _possible(listed, find, missing)
+    if not any(filled[key] for key in actions):
+        return Planned(name, None, tuple(dict.fromkeys(missing)))
     try:
         core = AutomationCore.model_validate(filled)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path.name}: automation '{name}', {where}: {first['msg']}") from None
-    for key in (key for key in filled if key.startswith("actions")):
+        where, problem = first_problem(error)
+        raise UsageError(f"{path.name}: automation '{name}', {where}: {problem}") from None
+    for key in actions:
         for number, action in enumerate(getattr(core, key, ())):
             if isinstance(action, UnknownAction):  # which Prefect keeps as it is, and never does
                 raise UsageError(f"{path.name}: automation '{name}', {key}.{number}: unknown type '{action.type}'")
     return Planned(name, core)
 
 
-def _missing_in(value: Any, find: Find) -> str | None:
-    try:
-        _filled(value, find)
-    except _Missing as needed:
-        return needed.what
-    return None
+def _possible(actions: list[Any], find: Find, missing: list[str]) -> list[Any]:
+    """Those of which everything is there."""
+    possible = []
+    for action in actions:
+        lacks: list[str] = []
+        filled = _filled(action, find, lacks)
+        missing += lacks
+        possible += [] if lacks else [filled]
+    return possible
 
 
-def _filled(value: Any, find: Find) -> Any:
-    """Placeholders in all texts replaced, after YAML was read: a value cannot change what the file says."""
+def _filled(value: Any, find: Find, missing: list[str]) -> Any:
+    """The same with all placeholders replaced; the names of those that stand for nothing are added to `missing`.
+
+    Done after YAML was read: a value cannot change what the file says.
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        if found := find(match[1]):
+            return found
+        missing.append(match[1])
+        return ""
+
     if isinstance(value, dict):
-        return {key: _filled(each, find) for key, each in value.items()}
+        return {key: _filled(each, find, missing) for key, each in value.items()}
     if isinstance(value, list):
-        return [filled for each in value for filled in _items(each, find)]
-    return _PLACEHOLDER.sub(lambda found: _found(found[1], find), value) if isinstance(value, str) else value
+        return [item for each in value for item in _items(each, find, missing)]
+    return _PLACEHOLDER.sub(replaced, value) if isinstance(value, str) else value
 
 
-def _items(value: Any, find: Find) -> list[Any]:
-    filled = _filled(value, find)
+def _items(value: Any, find: Find, missing: list[str]) -> list[Any]:
+    filled = _filled(value, find, missing)
     if isinstance(value, str) and _PLACEHOLDER.fullmatch(value):
         return [part.strip() for part in str(filled).split(",") if part.strip()]
     return [filled]
-
-
-def _found(what: str, find: Find) -> str:
-    found = find(what)
-    if not found:
-        raise _Missing(what)
-    return found

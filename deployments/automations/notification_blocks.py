@@ -20,11 +20,18 @@ from prefect.types import SecretDict
 from pydantic import SecretStr, ValidationError
 
 from blocks.webhooks import USERS, Webhook
+from deployments.validation import first_problem
 from poorwill.errors import UsageError
 
 NAME, APPRISE, NOTIFY = "poorwill", "poorwill-apprise", "notify"
 EMAIL = ("POORWILL_NOTIFY_EMAIL_TO", "POORWILL_NOTIFY_EMAIL_FROM", "POORWILL_NOTIFY_SENDGRID_KEY")
 WEBHOOK = ("POORWILL_NOTIFY_WEBHOOK_URL", "POORWILL_NOTIFY_WEBHOOK_SECRET")
+_BY_URL: tuple[tuple[str, type[Block], str], ...] = (
+    ("POORWILL_NOTIFY_SLACK_URL", SlackWebhook, NAME),
+    ("POORWILL_NOTIFY_TEAMS_URL", MicrosoftTeamsWebhook, NAME),
+    # Prefect has no block for SMTP; this one hands any URL but Slack's to Apprise, which knows mailtos://.
+    ("POORWILL_NOTIFY_APPRISE_URL", SlackWebhook, APPRISE),
+)
 
 
 def described(environment: Mapping[str, str]) -> dict[str, Block]:
@@ -32,14 +39,11 @@ def described(environment: Mapping[str, str]) -> dict[str, Block]:
 
     UsageError.
     """
-    found: list[tuple[str, Block]] = []
-    if url := environment.get("POORWILL_NOTIFY_SLACK_URL"):
-        found.append((NAME, _made("POORWILL_NOTIFY_SLACK_URL", SlackWebhook, url=SecretStr(url))))
-    if url := environment.get("POORWILL_NOTIFY_TEAMS_URL"):
-        found.append((NAME, _made("POORWILL_NOTIFY_TEAMS_URL", MicrosoftTeamsWebhook, url=SecretStr(url))))
-    if url := environment.get("POORWILL_NOTIFY_APPRISE_URL"):
-        # Prefect has no block for SMTP; this one hands any URL but Slack's to Apprise, which knows mailtos://.
-        found.append((APPRISE, _made("POORWILL_NOTIFY_APPRISE_URL", SlackWebhook, url=SecretStr(url))))
+    found = [
+        (name, _made(variable, kind, url=SecretStr(url)))
+        for variable, kind, name in _BY_URL
+        if (url := environment.get(variable))
+    ]
     if email := _together(environment, EMAIL):
         to, sender, key = email
         block = _made(EMAIL[0], SendgridEmail, api_key=SecretStr(key), sender_email=sender, to_emails=_several(to))
@@ -54,7 +58,8 @@ def described(environment: Mapping[str, str]) -> dict[str, Block]:
 
 
 def _users_secret(environment: Mapping[str, str]) -> str:
-    """ "" if the block is not described: a file alone is what a new block is made from, and not kept up with."""
+    """Empty if the block is not described. A file alone does not describe it: new blocks are made from it, and those
+    that exist are not kept up with it."""
     given = environment.get("POORWILL_WEBHOOK_SECRET", "")
     if given or not environment.get("POORWILL_WEBHOOK_ALLOW"):
         return given
@@ -72,7 +77,7 @@ def _webhook(prefix: str, environment: Mapping[str, str], secrets: str, **fields
 
 
 def _unsigned(url: str) -> Block:
-    """For what the server has to tell when there is no worker to sign it. The URL is kept among its secrets."""
+    """For messages that the server has to send itself, since no worker is there to sign them. Its URL is a secret."""
     return _made(
         WEBHOOK[0],
         CustomWebhookNotificationBlock,
@@ -87,9 +92,8 @@ def _made(variables: str, kind: type[Block], **fields: Any) -> Block:
     try:
         return kind(**fields)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{variables}: {where}: {first['msg']}") from None
+        where, problem = first_problem(error)
+        raise UsageError(f"{variables}: {where}: {problem}") from None
     except (ValueError, TypeError, KeyError):
         raise UsageError(f"{variables} is not what {kind.__name__} expects") from None
 

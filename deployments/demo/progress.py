@@ -5,54 +5,124 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
 from poorwill.cli.output import human
+from poorwill.errors import EngineLost
 
 if TYPE_CHECKING:
     from tasks.sessions import Live
 
-BAR_EVERY_S = 0.1
+LOOK_EVERY_S = 0.1
 LINE_EVERY_S = 2.0
 
 
-@dataclass(slots=True)
-class Step:
-    """One step. `total`, `done`, `coded` are bytes; a step without `total` counts entries.
+class Figures(ProgressColumn):
+    """What is shown beside a step's bar: bytes with their ratio, speed and time, or a number of entries."""
 
-    began_s: when it was last seen with nothing done.
+    def render(self, task: Task) -> Text:
+        return Text(figures(task))
+
+
+def figures(task: Task) -> str:
+    if not task.fields["in_bytes"]:
+        return f"{task.completed:.0f} entries"
+    done, total, coded, seconds = task.completed, task.total or 0, task.fields["coded_bytes"], task.fields["seconds"]
+    words = [f"{human(done)} of {human(total)}"]
+    if coded:
+        # What is read runs ahead of what is coded by the buffers between them.
+        words.append(f"ratio {'' if task.finished else '~'}{done / coded:.2f}")
+    if done and seconds:
+        words.append(f"{done / seconds / 1e9:.2f} GB/s")
+        words.append(f"in {seconds:.1f} s" if task.finished else f"eta {(total - done) * seconds / done:.0f} s")
+    return "  ".join(words)
+
+
+class ProgressView:
+    """`with ProgressView(console, find):` shows how far the flow is that runs inside the block.
+
+    find: the live side of the flow's run; EngineLost while it has none.
     """
 
-    name: str
-    began_s: float
-    done: int = 0
-    total: int = 0
-    coded: int = 0
-    seconds: float = 0.0
+    def __init__(self, console: Console, find: Callable[[], Live]) -> None:
+        self._console, self._find = console, find
+        self._progress = Progress(
+            TextColumn("  "),
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<8}"),
+            BarColumn(bar_width=30),
+            Figures(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._line, self._next_line_s = "", time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
-    def figures(self) -> str:
-        """What to show beside its bar."""
-        if not self.total:
-            return f"{self.done} entries"
-        words = [f"{human(self.done)} of {human(self.total)}"]
-        if self.coded:
-            # What is read runs ahead of what is coded by the buffers between them.
-            about = "~" if self.done < self.total else ""
-            words.append(f"ratio {about}{self.done / self.coded:.2f}")
-        if self.done and self.seconds:
-            words.append(f"{self.done / self.seconds / 1e9:.2f} GB/s")
-            left_s = (self.total - self.done) * self.seconds / self.done
-            words.append(f"eta {left_s:.0f} s" if self.done < self.total else f"in {self.seconds:.1f} s")
-        return "  ".join(words)
+    def __enter__(self) -> ProgressView:
+        self._progress.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join(10 * LOOK_EVERY_S)
+        # A flow that completed has finished its steps, also where the last counters came too late to be shown.
+        for task in self._progress.tasks if error is None else []:
+            self._progress.update(task.id, total=task.total or task.completed, completed=task.total or task.completed)
+        self._progress.stop()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK_EVERY_S):
+            try:
+                live = self._find()
+            except EngineLost:
+                continue
+            self._update(live)
+            if not self._console.is_terminal:
+                self._print_newest()
+
+    def _update(self, live: Live) -> None:
+        """Counters only grow: an engine that was started again counts from 0, and the bar waits for it."""
+        steps, now_s = _steps(live), time.monotonic()
+        for name, done, total, coded in steps:
+            if name not in self._tasks:
+                self._tasks[name] = self._progress.add_task(
+                    name, total=None, in_bytes=bool(total), coded_bytes=0, began_s=now_s, seconds=0.0
+                )
+            task = self._progress.tasks[self._tasks[name]]
+            if done > task.completed:
+                task.fields["seconds"] = now_s - task.fields["began_s"]
+            elif not task.completed:
+                task.fields["began_s"] = now_s
+            done, coded = max(done, int(task.completed)), max(coded, task.fields["coded_bytes"])
+            end = max(total, done) if total else done if len(steps) > 1 else None
+            self._progress.update(task.id, total=end, completed=done, coded_bytes=coded)
+
+    def _print_newest(self) -> None:
+        """The newest step as a line, at most every LINE_EVERY_S, for logs."""
+        begun = [task for task in self._progress.tasks if task.completed]
+        if not begun or time.monotonic() < self._next_line_s:
+            return
+        line = f"   {begun[-1].description:<8} {figures(begun[-1])}"
+        if line != self._line:
+            self._console.print(line, highlight=False)
+            self._line, self._next_line_s = line, time.monotonic() + LINE_EVERY_S
 
 
-def _seen(live: Live) -> list[tuple[str, int, int, int]]:
-    """(name, done, total, coded) of each step that the engine's counters show, in their order."""
+def _steps(live: Live) -> list[tuple[str, int, int, int]]:
+    """(name, done, total, coded bytes) of each step that has begun, from the engine's counters, in their order.
+
+    A step with a total counts bytes, one without counts entries.
+    """
     counters, found = live.session.counters, []
     if live.snapshot is None and live.restore is None and counters.get("entries"):
         found.append(("scan", counters["entries"], 0, 0))
@@ -62,125 +132,9 @@ def _seen(live: Live) -> list[tuple[str, int, int, int]]:
         found.append(
             ("pack", counters.get("read_bytes", 0), int(scanned["pack_bytes"]), counters.get("coded_bytes", 0))
         )
-        checked, stored = counters.get("checked_bytes", 0), sum(part.size for part in live.snapshot.done.values())
-        if checked:
-            found.append(("verify", checked, stored, 0))
+        if checked := counters.get("checked_bytes", 0):
+            found.append(("verify", checked, sum(part.size for part in live.snapshot.done.values()), 0))
     if live.restore is not None:
         # What is fetched runs ahead of what is written: their quotient would say nothing yet.
         found.append(("restore", counters.get("written_bytes", 0), live.restore.raw_bytes, 0))
     return found
-
-
-class Steps:
-    """The steps of one flow, brought up to date from its live side by `update`."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self.by_name: dict[str, Step] = {}
-
-    def update(self, live: Live) -> None:
-        """Counters only grow: an engine that was started again counts from 0, and the bar waits for it."""
-        now = self._clock()
-        for name, done, total, coded in _seen(live):
-            step = self.by_name.setdefault(name, Step(name, now))
-            if done > step.done:
-                step.done, step.seconds = done, now - step.began_s
-            elif not step.done:
-                step.began_s = now
-            step.coded = max(step.coded, coded)
-            step.total = max(total, step.done) if total else 0
-
-
-class ProgressView:
-    """`with ProgressView(console, find):` shows how far the flow is that runs inside the block.
-
-    find: the live side of the flow's run, None while it has none.
-    """
-
-    def __init__(self, console: Console, find: Callable[[], Live | None]) -> None:
-        self._find = find
-        self._steps = Steps()
-        self._ended = threading.Event()
-        self._show: Bars | Lines = Bars(console) if console.is_terminal else Lines(console)
-        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
-
-    def _watch(self) -> None:
-        while not self._ended.wait(BAR_EVERY_S):
-            self._look()
-
-    def _look(self) -> None:
-        live = self._find()
-        if live is not None:
-            self._steps.update(live)
-            self._show.show(self._steps)
-
-    def __enter__(self) -> ProgressView:
-        self._show.begin()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join(10 * BAR_EVERY_S)
-        self._show.end(self._steps, completed=error is None)
-
-
-class Bars:
-    """One bar for each step, for people."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("  "),
-            SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.description:<8}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-        )
-        self._bars: dict[str, TaskID] = {}
-
-    def begin(self) -> None:
-        self._progress.start()
-
-    def show(self, steps: Steps) -> None:
-        for name, step in steps.by_name.items():
-            if name not in self._bars:
-                self._bars[name] = self._progress.add_task(name, total=None, figures="")
-            total = step.total or (step.done if len(steps.by_name) > 1 else None)
-            self._progress.update(self._bars[name], total=total, completed=step.done, figures=step.figures())
-
-    def end(self, steps: Steps, *, completed: bool) -> None:
-        """A flow that completed has finished its steps, also where the last counters came too late to be shown."""
-        for step in steps.by_name.values() if completed else ():
-            step.done = step.total or step.done
-        self.show(steps)
-        self._progress.stop()
-
-
-class Lines:
-    """The newest step as a line, at most every LINE_EVERY_S, for logs."""
-
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
-        self._clock = clock
-        self._next_s = 0.0
-        self._last = ""
-
-    def begin(self) -> None:
-        self._next_s = self._clock()
-
-    def show(self, steps: Steps) -> None:
-        now = self._clock()
-        begun = [step for step in steps.by_name.values() if step.done]
-        if not begun or now < self._next_s:
-            return
-        step = begun[-1]
-        line = f"   {step.name:<8} {step.figures()}"
-        if line != self._last:
-            self._console.print(line, highlight=False)
-            self._last, self._next_s = line, now + LINE_EVERY_S
-
-    def end(self, steps: Steps, *, completed: bool) -> None:
-        return

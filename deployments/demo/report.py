@@ -15,37 +15,30 @@ STAGES = ("scan", "pack", "settle", "metadata", "verify", "destroy", "provision"
 """In their order, by the names under which the flows time them."""
 
 
-def seconds_by_stage(slept: Mapping[str, Any], woke: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of each stage, from the results of the two flows; a stage that did not run is left out."""
-    timings = {**slept["timings_ms"], **woke["timings_ms"]}
-    return {stage: timings[stage] / 1000 for stage in STAGES if stage in timings}
-
-
-def bytes_by_stage(slept: Mapping[str, Any]) -> dict[str, int]:
-    """What a stage's speed is about: bytes of files, but stored bytes where nothing is decoded."""
-    return {
-        "pack": int(slept["totals"]["sent_raw_bytes"]),
-        "verify": int(slept["verified"]["bytes_read"]),
-        "restore": int(slept["totals"]["data_bytes"]),
-    }
-
-
 def print_report(console: Console, metadata: Metadata, slept: Mapping[str, Any], woke: Mapping[str, Any]) -> None:
     """The table of the snapshot and the table of the stages.
 
     metadata: the snapshot's, as the store has it. slept, woke: what the flows `hibernate` and `wake` returned.
     """
-    sizes = bytes_by_stage(slept)
-    stages = Table("stage", title="Stages", title_justify="left", show_edge=False, pad_edge=False)
+    console.print(Group("", _sizes(metadata), "", _stages(slept, woke), ""))
+
+
+def _stages(slept: Mapping[str, Any], woke: Mapping[str, Any]) -> Table:
+    """A stage that did not run is left out. Speeds count bytes of files, but stored bytes where nothing is decoded."""
+    timings_ms = {**slept["timings_ms"], **woke["timings_ms"]}
+    sizes = {
+        "pack": slept["totals"]["sent_raw_bytes"],
+        "verify": slept["verified"]["bytes_read"],
+        "restore": slept["totals"]["data_bytes"],
+    }
+    table = Table("stage", title="Stages", title_justify="left", show_edge=False, pad_edge=False)
     for heading in ("bytes", "seconds", "GB/s"):
-        stages.add_column(heading, justify="right")
-    for stage, seconds in seconds_by_stage(slept, woke).items():
-        size = sizes.get(stage)
+        table.add_column(heading, justify="right")
+    for stage in (stage for stage in STAGES if stage in timings_ms):
+        size, seconds = sizes.get(stage), timings_ms[stage] / 1000
         speed = f"{size / seconds / 1e9:.2f}" if size and seconds else ""
-        stages.add_row(stage, human(size) if size else "", f"{seconds:.2f}", speed)
-    console.print()
-    console.print(Group(_sizes(metadata), "", stages))
-    console.print()
+        table.add_row(stage, human(size) if size else "", f"{seconds:.2f}", speed)
+    return table
 
 
 def _sizes(metadata: Metadata) -> Table:

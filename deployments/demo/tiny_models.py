@@ -10,6 +10,7 @@ autoencoders compress as the real ones do. What they show is noise.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,10 +42,14 @@ def make_wan(folder: str | os.PathLike[str]) -> Path:
 
 
 def _saved(build: Callable[[], diffusers.DiffusionPipeline], folder: str | os.PathLike[str]) -> Path:
+    """Whole, or not there."""
+    made = Path(folder)
+    draft = made.with_name(f".{made.name}-draft")
+    shutil.rmtree(draft, ignore_errors=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        build().save_pretrained(folder, safe_serialization=True)
-    return Path(folder)
+        build().save_pretrained(draft, safe_serialization=True)
+    return draft.rename(made)
 
 
 def _skyreels() -> diffusers.DiffusionPipeline:

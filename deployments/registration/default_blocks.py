@@ -16,9 +16,9 @@ that are not public images may come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import SplitResult, urlsplit
 
 from prefect.blocks.core import Block
@@ -36,7 +36,7 @@ from prefect_aws import AwsCredentials, MinIOCredentials, S3Bucket
 from pydantic import SecretStr
 
 import blocks
-from blocks.lookup import store_block
+from blocks.lookup import model_block, store_block
 from blocks.stores import STORES
 from blocks.webhooks import USERS
 from poorwill.errors import UsageError
@@ -52,98 +52,119 @@ _OFFERED: tuple[type[Block], ...] = (
 """The types that the UI offers to make blocks of. Those of all of Prefect's collections would take ten seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A block to be made under a name, unless there is one."""
-
-    kind: type[Block]
-    name: str
-    make: Callable[[], Block]
-
-
 def register(client: SyncPrefectClient, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """Register the types and make what is missing; `say` is told of each block made, and, after '! ', of a store that
-    is not the one configured. UsageError for settings that contradict each other, and what Prefect's client raises."""
+    """Register the types and make what is missing; `say` gets a line for each block made, and one that begins with '! '
+    for a store that is not the one configured. UsageError for settings that contradict each other, and what Prefect's
+    client raises."""
     for kind in _OFFERED:
         kind.register_type_and_schema()
-    foreign = _has_other_keys(client, environment)
-    if foreign:
-        say(f"! the block {KEYS} has other keys than the environment: it is left as it is, change it in Prefect's UI")
-    for wanted in _wanted(environment, with_ec2=not foreign):
-        # A second store of that name, of another type, would make the name ambiguous.
-        kinds = STORES if wanted.kind in STORES else (wanted.kind,)
-        if not any(_exists(client, kind, wanted.name) for kind in kinds):
-            wanted.make().save(wanted.name)
-            say(f"block {wanted.kind.get_block_type_slug()}/{wanted.name}")
-    _replace_stand_in(environment, say)
-    _compare_store(environment, say)
+    made = _DefaultBlocks(client, environment, say)
+    made.providers()
+    made.webhook()
+    if address := environment.get("POORWILL_STORE", "").strip():
+        made.store(_split(address))
+    made.model()
 
 
-def _exists(client: SyncPrefectClient, kind: type[Block], name: str) -> bool:
-    try:
-        client.read_block_document_by_name(name, kind.get_block_type_slug(), include_secrets=False)
-    except ObjectNotFound:
-        return False
-    return True
+class _DefaultBlocks:
+    def __init__(self, client: SyncPrefectClient, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self._client, self._environment, self._say = client, environment, say
+        self._keys = _keys(environment)
+        self._endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or None
+
+    def providers(self) -> None:
+        self._make(blocks.OwnMachines, "own")
+        if directory := self._environment.get("POORWILL_LOCAL_MACHINES"):
+            self._make(blocks.LocalProvider, "local", root=directory)
+        if key := self._environment.get("VAST_API_KEY"):
+            self._make(blocks.VastProvider, "vast", api_key=SecretStr(key))
+        if self._keys is None:
+            return
+        if self._exists(AwsCredentials, KEYS) and _saved_keys().aws_access_key_id != self._keys["aws_access_key_id"]:
+            # The keys in the block may be for another service.
+            self._warn(f"the block {KEYS} has other keys than the environment")
+        elif (region := self._keys["region_name"]) and self._endpoint is None:
+            self._make(AwsCredentials, KEYS, **self._keys)
+            self._make(blocks.Ec2Provider, "ec2", credentials=_saved_keys(), region=region)
+
+    def webhook(self) -> None:
+        if secret_file := self._environment.get("POORWILL_WEBHOOK_SECRET_FILE", "").strip():
+            secret = Path(secret_file).expanduser().read_text().strip()
+            self._make(blocks.Webhook, USERS, secrets=[SecretStr(secret)])
+
+    def store(self, address: SplitResult) -> None:
+        """Of that address, and the media block on it."""
+        if address.scheme == "file":
+            self._make(blocks.LocalStore, STORE, directory=address.path)
+            wanted = f"file://{address.path}"
+        else:
+            if self._keys is None:
+                raise UsageError(
+                    "POORWILL_STORE names a bucket, and its keys are not in the environment: set AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY, which the block of the store keeps"
+                )
+            bucket, prefix = address.netloc, address.path.strip("/")
+            self._make(AwsCredentials, KEYS, **self._keys)
+            place = {"bucket": bucket, "prefix": prefix, "endpoint": self._endpoint}
+            self._make(blocks.S3Store, STORE, **place, credentials=_saved_keys())
+            wanted = f"s3://{bucket}/{prefix} at {self._endpoint or 'Amazon'}"
+        allow = self._environment.get("POORWILL_MEDIA_ALLOW", "").replace(",", " ").split()
+        found = store_block(STORE)
+        self._make(blocks.Media, MEDIA, store=found, allow=allow)
+        if isinstance(found, blocks.LocalStore):
+            there = f"file://{found.directory}"
+        else:
+            there = f"s3://{found.bucket}/{found.prefix.strip('/')} at {found.endpoint or 'Amazon'}"
+        if there != wanted:
+            # The block is an operator's and is not changed, but one who configures another store has to be warned.
+            self._warn(f"the store block {STORE} is {there}, not {wanted}")
+
+    def model(self) -> None:
+        """The one that the environment names, else the stand-in, if there is one; it takes a stand-in's place, and not
+        that of a block that an operator made."""
+        given = self._environment.get
+        pipeline, source, stand_in = given("POORWILL_MODEL_PIPELINE"), given("POORWILL_MODEL_SOURCE"), given(STAND_IN)
+        if bool(pipeline) != bool(source):
+            raise UsageError("a video model needs both POORWILL_MODEL_PIPELINE and POORWILL_MODEL_SOURCE")
+        if pipeline:
+            fields: dict[str, Any] = {
+                "pipeline": pipeline,
+                "source": source,
+                "revision": given("POORWILL_MODEL_REVISION", ""),
+            }
+            self._make(blocks.VideoModel, MODEL, **fields)
+            if stand_in is not None and model_block(MODEL).source == stand_in != source:
+                blocks.VideoModel(**fields).save(MODEL, overwrite=True)
+                self._say(f"block {blocks.VideoModel.get_block_type_slug()}/{MODEL}, instead of the stand-in")
+        elif stand_in:
+            self._make(blocks.VideoModel, MODEL, **tiny_model(stand_in))
+
+    def _warn(self, what: str) -> None:
+        self._say(f"! {what}: it is left as it is, change it in Prefect's UI")
+
+    def _make(self, kind: type[Block], name: str, **fields: Any) -> None:
+        """Unless it exists. A second store of that name, of another type, would make the name ambiguous."""
+        kinds = STORES if kind in STORES else (kind,)
+        if not any(self._exists(each, name) for each in kinds):
+            kind(**fields).save(name)
+            self._say(f"block {kind.get_block_type_slug()}/{name}")
+
+    def _exists(self, kind: type[Block], name: str) -> bool:
+        try:
+            self._client.read_block_document_by_name(name, kind.get_block_type_slug(), include_secrets=False)
+        except ObjectNotFound:
+            return False
+        return True
 
 
-def _has_other_keys(client: SyncPrefectClient, environment: Mapping[str, str]) -> bool:
-    """Whether the keys that blocks are made with are not those of the environment: they may be for another service."""
-    if not _has_keys(environment) or not _exists(client, AwsCredentials, KEYS):
-        return False
-    return bool(AwsCredentials.load(KEYS).aws_access_key_id != environment["AWS_ACCESS_KEY_ID"])
+def tiny_model(folder: str) -> dict[str, Any]:
+    """Fields of the block of the SkyReels that `deployments.demo.tiny_models` makes in that folder: short videos."""
+    size = {"num_frames": 9, "height": 128, "width": 128, "steps": 4, "fps": 8}
+    return {"pipeline": "HunyuanSkyreelsImageToVideoPipeline", "source": folder, "dtype": "float32", **size}
 
 
-def _wanted(environment: Mapping[str, str], with_ec2: bool) -> Iterator[Wanted]:
-    yield Wanted(blocks.OwnMachines, "own", blocks.OwnMachines)
-    if directory := environment.get("POORWILL_LOCAL_MACHINES"):
-        yield Wanted(blocks.LocalProvider, "local", lambda: blocks.LocalProvider(root=directory))
-    if key := environment.get("VAST_API_KEY"):
-        yield Wanted(blocks.VastProvider, "vast", lambda: blocks.VastProvider(api_key=SecretStr(key)))
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    if with_ec2 and _has_keys(environment) and region and _endpoint(environment) is None:
-        yield Wanted(AwsCredentials, KEYS, lambda: _keys(environment))
-        yield Wanted(
-            blocks.Ec2Provider, "ec2", lambda: blocks.Ec2Provider(credentials=AwsCredentials.load(KEYS), region=region)
-        )
-    if secret_file := environment.get("POORWILL_WEBHOOK_SECRET_FILE", "").strip():
-        secret = Path(secret_file).expanduser().read_text().strip()
-        yield Wanted(blocks.Webhook, USERS, lambda: blocks.Webhook(secrets=[SecretStr(secret)]))
-    yield from _stores(environment)
-    if (model := _model(environment)) is not None:
-        yield Wanted(blocks.VideoModel, MODEL, lambda: model)
-
-
-def _stores(environment: Mapping[str, str]) -> Iterator[Wanted]:
-    address = environment.get("POORWILL_STORE", "").strip()
-    if not address:
-        return
-    parts = _checked(address)
-    if parts.scheme == "file":
-        yield Wanted(blocks.LocalStore, STORE, lambda: blocks.LocalStore(directory=parts.path))
-    else:
-        if not _has_keys(environment):
-            raise UsageError(
-                "POORWILL_STORE names a bucket, and its keys are not in the environment: set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, which the block of the store keeps"
-            )
-        yield Wanted(AwsCredentials, KEYS, lambda: _keys(environment))
-        yield Wanted(
-            blocks.S3Store,
-            STORE,
-            lambda: blocks.S3Store(
-                bucket=parts.netloc,
-                prefix=parts.path.strip("/"),
-                endpoint=_endpoint(environment),
-                credentials=AwsCredentials.load(KEYS),
-            ),
-        )
-    allow = environment.get("POORWILL_MEDIA_ALLOW", "").replace(",", " ").split()
-    yield Wanted(blocks.Media, MEDIA, lambda: blocks.Media(store=store_block(STORE), allow=allow))
-
-
-def _checked(address: str) -> SplitResult:
-    """The parts of a store's address. UsageError, which repeats nothing: what stands there may be a secret."""
+def _split(address: str) -> SplitResult:
+    """The parts of a store's address. UsageError, which does not repeat the address: it may hold a secret."""
     parts = urlsplit(address)
     is_bucket = parts.scheme == "s3" and parts.netloc and not {"@", ":"} & set(parts.netloc)
     is_directory = parts.scheme == "file" and not parts.netloc and len(parts.path) > 1
@@ -152,59 +173,18 @@ def _checked(address: str) -> SplitResult:
     return parts
 
 
-def _model(environment: Mapping[str, str]) -> blocks.VideoModel | None:
-    """The one that the environment names, else the stand-in, if there is one."""
-    pipeline, source = environment.get("POORWILL_MODEL_PIPELINE"), environment.get("POORWILL_MODEL_SOURCE")
-    if bool(pipeline) != bool(source):
-        raise UsageError("a video model needs both POORWILL_MODEL_PIPELINE and POORWILL_MODEL_SOURCE")
-    if pipeline and source:
-        revision = environment.get("POORWILL_MODEL_REVISION", "")
-        return blocks.VideoModel(pipeline=pipeline, source=source, revision=revision)
-    if folder := environment.get(STAND_IN):
-        small = {"num_frames": 9, "height": 128, "width": 128, "steps": 4, "fps": 8}
-        return blocks.VideoModel(
-            pipeline="HunyuanSkyreelsImageToVideoPipeline", source=folder, dtype="float32", **small
-        )
-    return None
+def _keys(environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """The fields of AwsCredentials, None without keys."""
+    access_key, secret_key = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
+    if not access_key or not secret_key:
+        return None
+    return {
+        "aws_access_key_id": access_key,
+        "aws_secret_access_key": SecretStr(secret_key),
+        "aws_session_token": environment.get("AWS_SESSION_TOKEN") or None,
+        "region_name": environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or None,
+    }
 
 
-def _replace_stand_in(environment: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """A stand-in gives way to the model that the environment names; a block that an operator made does not."""
-    folder, model = environment.get(STAND_IN), _model(environment)
-    if folder is None or model is None or model.source == folder:
-        return
-    if blocks.VideoModel.load(MODEL).source == folder:
-        model.save(MODEL, overwrite=True)
-        say(f"block {blocks.VideoModel.get_block_type_slug()}/{MODEL}, instead of the stand-in")
-
-
-def _compare_store(environment: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """The block is an operator's: it is not changed, but whoever configures another store has to hear of it."""
-    address = environment.get("POORWILL_STORE", "").strip()
-    if not address:
-        return
-    parts, found = _checked(address), store_block(STORE)
-    if isinstance(found, blocks.LocalStore):
-        there, wanted = f"file://{found.directory}", f"{parts.scheme}://{parts.netloc}{parts.path}"
-    else:
-        there = f"s3://{found.bucket}/{found.prefix.strip('/')} at {found.endpoint or 'Amazon'}"
-        wanted = f"{parts.scheme}://{parts.netloc}/{parts.path.strip('/')} at {_endpoint(environment) or 'Amazon'}"
-    if there != wanted:
-        say(f"! the store block {STORE} is {there}, not {wanted}: it is left as it is, change it in Prefect's UI")
-
-
-def _has_keys(environment: Mapping[str, str]) -> bool:
-    return bool(environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY"))
-
-
-def _endpoint(environment: Mapping[str, str]) -> str | None:
-    return environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or None
-
-
-def _keys(environment: Mapping[str, str]) -> AwsCredentials:
-    return AwsCredentials(
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=SecretStr(environment["AWS_SECRET_ACCESS_KEY"]),
-        aws_session_token=environment.get("AWS_SESSION_TOKEN") or None,
-        region_name=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or None,
-    )
+def _saved_keys() -> AwsCredentials:
+    return cast(AwsCredentials, AwsCredentials.load(KEYS))

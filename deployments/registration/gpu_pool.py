@@ -11,18 +11,18 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import WorkPool
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.flows import EntrypointType
+from prefect.types.entrypoint import EntrypointType
 from prefect.workers.base import BaseWorker
 
 from deployments.catalogue import CONTROL, DEPLOYMENT, GENERATE, POOL
-from deployments.servers.worker_process import WorkerProcessError
+from poorwill.errors import PoorwillError
 
 
 def create_pool(name: str = POOL) -> WorkPool:
     """The pool and its two queues, as they are where they exist already."""
     kind = BaseWorker.get_worker_class_from_type("gpu")
     if kind is None:
-        raise WorkerProcessError("Prefect does not know the worker type gpu: install Poorwill into this environment")
+        raise PoorwillError("Prefect does not know the worker type gpu: install Poorwill into this environment")
     template = kind.get_default_base_job_template()
     with get_client(sync_client=True) as client:
         try:

@@ -22,13 +22,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, VariableCreate, VariableUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 
 from deployments.automations.apply import FOLDER, apply
-from deployments.catalogue import DEPLOYMENT, POOL, Deployment, Schedule, installed, schedule_slugs
+from deployments.catalogue import CATALOGUE, DEPLOYMENT, POOL, Deployment, Schedule, schedule_slugs
 from deployments.registration import default_blocks
 from deployments.registration.gpu_pool import create_pool
 from poorwill import __version__
@@ -43,21 +42,19 @@ Say = Callable[[str], None]
 
 
 def register(environment: Mapping[str, str], say: Say) -> None:
-    """All of it, on the server that this process's Prefect settings name; `say` is told each thing that changed, and,
-    after '! ', what somebody has to look at.
+    """All of it, on the server that this process's Prefect settings name. Idempotent.
 
-    environment: see default_blocks.py, and POORWILL_SCHEDULES. PoorwillError, and what Prefect's client
-    raises.
+    environment: see default_blocks.py, and POORWILL_SCHEDULES. `say` gets a line for each change, and one that begins
+    with '! ' for what an operator has to look at. PoorwillError, and what Prefect's client raises.
     """
     wanted = wanted_schedules(environment)
     with get_client(sync_client=True) as client:
         _pool(client, say)
         default_blocks.register(client, environment, say)
-        for deployment in installed():
+        for deployment in CATALOGUE:
             _deploy(client, deployment, say)
         if wanted is not None:
-            here = {schedule.slug for deployment in installed() for schedule in deployment.schedules}
-            _switch_schedules(client, wanted & here, say)
+            _switch_schedules(client, wanted, say)
     _automate(environment, say)
 
 
@@ -70,7 +67,8 @@ def wanted_schedules(environment: Mapping[str, str]) -> frozenset[str] | None:
     unknown = sorted(set(named) - {*known, "all", "none"})
     if unknown:
         raise UsageError(
-            f"POORWILL_SCHEDULES: '{unknown[0][:60]}' is no schedule: name some of {', '.join(known)}; or all, or none"
+            f"POORWILL_SCHEDULES: '{unknown[0][:60]}' is not a schedule: expected some of {', '.join(known)}, or all, "
+            "or none"
         )
     return frozenset(known if "all" in named else named) - {"none"}
 
@@ -90,6 +88,9 @@ def _deploy(client: SyncPrefectClient, deployment: Deployment, say: Say) -> None
     try:
         found = client.read_deployment_by_name(name)
     except ObjectNotFound:
+        limit, options = deployment.limit, None
+        if limit is not None:
+            options = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy(limit.collision))
         client.create_deployment(
             client.create_flow_from_name(flow.name),
             DEPLOYMENT,
@@ -97,8 +98,8 @@ def _deploy(client: SyncPrefectClient, deployment: Deployment, say: Say) -> None
             parameters=dict(deployment.parameters),
             job_variables=deployment.job_variables,
             schedules=[_schedule(schedule) for schedule in deployment.schedules],
-            concurrency_limit=deployment.limit.runs if deployment.limit else None,
-            concurrency_options=_collision(deployment),
+            concurrency_limit=limit.runs if limit else None,
+            concurrency_options=options,
             pull_steps=[],
             **wanted,
         )
@@ -143,20 +144,8 @@ def _update(
 
 
 def _schedule(schedule: Schedule) -> DeploymentScheduleCreate:
-    when = (
-        CronSchedule(cron=schedule.cron, timezone="UTC")
-        if schedule.cron
-        else IntervalSchedule(interval=schedule.interval_s, timezone="UTC")  # type: ignore[arg-type]
-    )
-    return DeploymentScheduleCreate(
-        schedule=when, active=False, slug=schedule.slug, parameters=dict(schedule.parameters)
-    )
-
-
-def _collision(deployment: Deployment) -> ConcurrencyOptions | None:
-    if deployment.limit is None:
-        return None
-    return ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy(deployment.limit.collision))
+    fields = {"schedule": schedule.when, "active": False, "slug": schedule.slug, "parameters": schedule.parameters}
+    return DeploymentScheduleCreate.model_validate(fields)
 
 
 def _switch_schedules(client: SyncPrefectClient, wanted: frozenset[str], say: Say) -> None:
@@ -167,7 +156,7 @@ def _switch_schedules(client: SyncPrefectClient, wanted: frozenset[str], say: Sa
     before = frozenset(map(str, value)) if isinstance(value, list) else frozenset[str]()
     if wanted == before:
         return
-    for deployment in installed():
+    for deployment in CATALOGUE:
         if not {schedule.slug for schedule in deployment.schedules} & (wanted ^ before):
             continue
         found = client.read_deployment_by_name(f"{deployment.flow_name}/{DEPLOYMENT}")
@@ -183,11 +172,11 @@ def _switch_schedules(client: SyncPrefectClient, wanted: frozenset[str], say: Sa
 
 
 def _automate(environment: Mapping[str, str], say: Say) -> None:
-    """What is started by events: the files of POORWILL_AUTOMATIONS, else those of Poorwill."""
+    """The automations in the folder POORWILL_AUTOMATIONS, else those of Poorwill."""
     own = environment.get("POORWILL_AUTOMATIONS", "").strip()
     for change in apply(Path(own).expanduser() if own else FOLDER, environment):
         if change.what in ("created", "updated"):
-            say(f"{change.kind} {change.name}" + (", as it is described now" if change.what == "updated" else ""))
+            say(f"{change.kind} {change.name}" + (", brought up to date" if change.what == "updated" else ""))
 
 
 def wait_for_server(timeout_s: float) -> None:
@@ -205,15 +194,17 @@ def wait_for_server(timeout_s: float) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Register on the server of this process's Prefect settings. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="registration", description="Deploy everything to a Prefect server.")
-    parser.add_argument("--wait", type=int, default=0, metavar="S", help="wait so long for the server to answer")
+    parser = argparse.ArgumentParser(
+        prog="python -m deployments.registration", description="Deploy everything to a Prefect server."
+    )
+    parser.add_argument("--wait", type=int, default=0, metavar="S", help="wait up to S seconds for the server")
     parser.add_argument("--lines", action="store_true", help="print only what was made or changed, a line each")
     options = parser.parse_args(argv)
-    said: list[str] = []
+    changes = 0
 
     def say(line: str) -> None:
-        if not line.startswith("!"):
-            said.append(line)
+        nonlocal changes
+        changes += not line.startswith("!")
         print(line if options.lines else f"  {'' if line.startswith('!') else '+ '}{line}", flush=True)
 
     try:
@@ -230,5 +221,5 @@ def main(argv: list[str] | None = None) -> int:
         print(f"registration: the Prefect server answered {code} to {error.request.url.path}{hint}", file=sys.stderr)
         return 1
     if not options.lines:
-        print(f"{len(said)} things were made or changed" if said else "everything is there: nothing was changed")
+        print(f"{changes} things were made or changed" if changes else "everything is there: nothing was changed")
     return 0

@@ -1,17 +1,17 @@
-"""Server processes that end with the process that started them, however that ends."""
+"""Processes that end with the process that started them, however that ends."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
-STOP_GRACE_S = 5.0
+STOP_TIMEOUT_S = 5.0
 
 # Run by a bare interpreter that becomes the command. PR_SET_PDEATHSIG (1) survives exec; the second look
 # at the parent closes the gap in which it may already have died.
@@ -26,26 +26,6 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen on that port of this host now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do: connections of an earlier one that are still fading out do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-        return True
-
-
 def start(
     command: Sequence[str], *, environment: Mapping[str, str], log_path: Path, name: str
 ) -> subprocess.Popen[bytes]:
@@ -56,8 +36,7 @@ def start(
     while the process lives on. Raises OSError.
     """
     guarded = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
-    started: list[subprocess.Popen[bytes] | OSError] = []
-    ready = threading.Event()
+    started: Future[subprocess.Popen[bytes]] = Future()
 
     def keep() -> None:
         try:
@@ -71,29 +50,23 @@ def start(
                     start_new_session=True,
                 )
         except OSError as error:
-            started.append(error)
-            ready.set()
+            started.set_exception(error)
             return
-        started.append(process)
-        ready.set()
+        started.set_result(process)
         process.wait()
 
     threading.Thread(target=keep, name=name, daemon=True).start()
-    ready.wait()
-    outcome = started[0]
-    if isinstance(outcome, OSError):
-        raise outcome
-    return outcome
+    return started.result()
 
 
-def end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-    """Send `how`, and SIGKILL if it is still there after STOP_GRACE_S."""
+def end(process: subprocess.Popen[bytes], how: signal.Signals, timeout_s: float = STOP_TIMEOUT_S) -> int:
+    """Send `how`, and SIGKILL if it is still there after `timeout_s`. Returns its exit status."""
     process.send_signal(how)
     try:
-        process.wait(STOP_GRACE_S)
+        return process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(STOP_GRACE_S)
+        return process.wait(STOP_TIMEOUT_S)
 
 
 def last_line(log_path: Path) -> str:

@@ -24,6 +24,8 @@ from poorwill.errors import PoorwillError
 
 LOG_BYTES_MAX = 20_000_000
 """A longer log is put aside when the process is started again; the one before it is removed."""
+START_TIMEOUT_S = 10.0
+"""Until its pid file is there."""
 KILL_TIMEOUT_S = 10.0
 PS_TIMEOUT_S = 10.0
 _POLL_S = 0.05
@@ -41,8 +43,8 @@ class Running:
 class Daemon:
     """One server of the folder: `run/<name>.json` is its pid file, `logs/<name>.log` its log.
 
-    settings: what it is told, None to take a variable away, apart from the rest of the environment; their digest says
-    whether a running one was told the same. Without a command it can be found and ended, and not started.
+    settings: its variables beside the rest of the environment, None to take one away; their digest says whether a
+    running one has the same. Without a command it can be found and ended, and not started.
     """
 
     def __init__(
@@ -84,10 +86,10 @@ class Daemon:
         self._put_long_log_aside()
         self._log_before = self.log_path.stat().st_size if self.log_path.exists() else 0
         environment = {**os.environ, **self._settings}
-        told = [str(self._file), self.address, self._digest()]
+        arguments = [str(self._file), self.address, self._digest()]
         with open(os.open(self.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "deployments.servers.daemon", *told, *self._command],
+                [sys.executable, "-m", "deployments.servers.daemon", *arguments, *self._command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -96,14 +98,14 @@ class Daemon:
                 cwd=self._file.parent,
                 start_new_session=True,
             )
-        ends_s = time.monotonic() + KILL_TIMEOUT_S
+        ends_s = time.monotonic() + START_TIMEOUT_S
         while self.running() is None:
             if process.poll() is not None or time.monotonic() > ends_s:
                 raise self.failed("ended at once")
             time.sleep(_POLL_S)
 
-    def has_said(self, text: bytes) -> bool:
-        """Whether that is in its log since it was started here."""
+    def has_logged(self, text: bytes) -> bool:
+        """Whether its log has that text, since it was started here."""
         with open(self.log_path, "rb") as log:
             log.seek(self._log_before)
             return text in log.read(LOG_BYTES_MAX)
@@ -138,8 +140,8 @@ class Daemon:
         self._file.unlink(missing_ok=True)
 
     def _digest(self) -> str:
-        told = json.dumps([self._command, sorted(self._settings.items())])
-        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        text = json.dumps([self._command, sorted(self._settings.items())])
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def _put_long_log_aside(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -148,17 +150,15 @@ class Daemon:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process began, as its system says it; None where there is none, or only its exit status is left."""
-    if sys.platform == "linux":
-        try:
-            # The name in parentheses may hold anything; what follows it is state, then 18 fields, then the start time.
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except (OSError, UnicodeDecodeError):
-            return None
-        return None if fields[0] in "ZX" else f"{_boot()} {fields[19]}"
-    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=PS_TIMEOUT_S).stdout.split(maxsplit=1)
-    return said[1].strip() if len(said) == 2 and not said[0].startswith("Z") else None
+    """When a process began, as its system says it; None for one that is not there, or has left only its exit status."""
+    if sys.platform != "linux":
+        return _start_time_by_ps(pid)
+    try:
+        # The name in parentheses may hold anything; what follows it is state, then 18 fields, then the start time.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None if fields[0] in "ZX" else f"{_boot()} {fields[19]}"
 
 
 def _boot() -> str:
@@ -169,13 +169,19 @@ def _boot() -> str:
         return ""
 
 
+def _start_time_by_ps(pid: int) -> str | None:
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=PS_TIMEOUT_S).stdout.split(maxsplit=1)
+    return printed[1].strip() if len(printed) == 2 and not printed[0].startswith("Z") else None
+
+
 def _become(pid_file: str, address: str, settings: str, command: list[str]) -> None:
     """Write the pid file, whole or not at all, and turn into the server."""
     pid = os.getpid()
-    told = {"pid": pid, "began": start_time(pid), "address": address, "settings": settings}
+    running = {"pid": pid, "began": start_time(pid), "address": address, "settings": settings}
     draft = Path(f"{pid_file}.{pid}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(told, file)
+        json.dump(running, file)
     draft.replace(pid_file)
     os.execv(command[0], command)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 
 from PIL import Image, ImageDraw
 
@@ -27,6 +26,24 @@ def dusk(side: int = SIDE) -> bytes:
     return file.getvalue()
 
 
+class _Handler(BaseHTTPRequestHandler):
+    timeout = 10
+    picture = dusk()
+
+    def do_GET(self) -> None:
+        if self.path != "/dusk.png":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "image/png")
+        self.send_header("Content-Length", str(len(self.picture)))
+        self.end_headers()
+        self.wfile.write(self.picture)
+
+    def log_message(self, *arguments: object) -> None:
+        """The terminal belongs to whoever started this."""
+
+
 class PictureServer:
     """`with PictureServer() as server:` serves `dusk` at `server.url`, and 404 everywhere else.
 
@@ -34,43 +51,16 @@ class PictureServer:
     """
 
     def __init__(self) -> None:
-        picture = dusk()
-
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 10
-
-            def do_GET(self) -> None:
-                if self.path != "/dusk.png":
-                    self.send_error(404)
-                    return
-                self.send_response(200)
-                self.send_header("Content-Type", "image/png")
-                self.send_header("Content-Length", str(len(picture)))
-                self.end_headers()
-                self.wfile.write(picture)
-
-            def log_message(self, *arguments: object) -> None:
-                """The terminal belongs to whoever started this."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="pictures", daemon=True)
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        self.address = f"127.0.0.1:{self._server.server_port}"
         self.url = f"http://{self.address}/dusk.png"
 
-    def start(self) -> PictureServer:
+    def __enter__(self) -> PictureServer:
         self._thread.start()
         return self
 
-    def stop(self) -> None:
+    def __exit__(self, *error: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
-
-    def __enter__(self) -> PictureServer:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

@@ -1,5 +1,7 @@
 """`python -m deployments.stack up|down|status`."""
 
-from deployments.stack.commands import main
+import sys
 
-main()
+from deployments.stack.commands import run
+
+raise SystemExit(run(sys.argv[1:], prog="python -m deployments.stack"))

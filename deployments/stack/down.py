@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from deployments.servers.daemon import Daemon
-from deployments.stack import parts
-from deployments.stack.settings import DRAIN_TIMEOUT_S
+from deployments.stack import private_files
+from deployments.stack.parts import left_running
 from poorwill.errors import Refused
 
 STOP_TIMEOUT_S = 15.0
@@ -21,36 +20,31 @@ QUIET_S = 5.0
 """A worker without runs has ended by then."""
 ORDER = ("api", "worker", "prefect", "s3")
 """Nothing new comes in, runs end, and only then goes what they need."""
-KEPT = ("run", "logs", "prefect", "s3", "machines", "model", "state", "scratch")
-FILES = ("stack.json", "api-tokens", "prefect-auth", "webhook-secret")
-MARK = "s3-keys.json"
-"""What `up` writes first, and `purge` removes last."""
+FOLDERS = ("run", "logs", "prefect", "s3", "machines", "model", ".model-draft", "state", "scratch")
+FILES = (private_files.STACK, private_files.TOKENS, private_files.AUTH, private_files.WEBHOOK_SECRET)
 Say = Callable[[str], None]
 
 
-def down(folder: Path, *, now: bool, say: Say) -> None:
-    """SIGTERM, a wait, SIGKILL. A worker first lets its runs end, unless `now`. Idempotent. PoorwillError."""
-    running = {part.name: part for part in parts.left_running(folder)}
-    (folder / "stack.json").unlink(missing_ok=True)
+def down(folder: Path, *, drain_timeout_s: float, say: Say) -> None:
+    """SIGTERM, a wait, SIGKILL. A worker first has `drain_timeout_s` to let its runs end. Idempotent. PoorwillError."""
+    running = {part.name: part for part in left_running(folder)}
+    (folder / private_files.STACK).unlink(missing_ok=True)
     for name in ORDER:
-        part = running.get(name)
-        if part is not None:
-            _end(part, _drain_timeout_s() if name == "worker" and not now else 0.0, say)
+        if part := running.get(name):
+            _end(part, drain_timeout_s if name == "worker" else 0.0, say)
     say("nothing was running" if not running else "everything has ended")
 
 
 def purge(folder: Path, say: Say) -> None:
     """Remove what the stack keeps in the folder, and the folder if that was all. Refused if no stack was there: the
     folder's name comes from the environment, and the names in it are those of many a home."""
-    if not (folder / MARK).is_file() and any((folder / name).exists() for name in KEPT):
-        raise Refused(f"{folder} is not the folder of a stack (it has no {MARK}): nothing was removed")
-    for name in KEPT:
+    mark = folder / private_files.S3_KEYS
+    if not mark.is_file() and any((folder / name).exists() for name in FOLDERS):
+        raise Refused(f"{folder} is not the folder of a stack (it has no {mark.name}): nothing was removed")
+    for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in FILES:
+    for name in (*FILES, mark.name):
         (folder / name).unlink(missing_ok=True)
-    for draft in folder.glob(".model-*"):
-        shutil.rmtree(draft, ignore_errors=True)
-    (folder / MARK).unlink(missing_ok=True)
     try:
         folder.rmdir()
         say(f"{folder} was removed")
@@ -71,14 +65,9 @@ def _end(part: Daemon, drain_s: float, say: Say) -> None:
 
 
 def _give_back(worker: Daemon) -> None:
-    """A further SIGTERM ends the worker's waiting: what still runs goes back into the queue. Said more than once, since
-    one that comes right after the first is not told from it."""
+    """A further SIGTERM ends the worker's waiting: what still runs goes back into the queue. It is sent more than once,
+    since the worker takes one that comes right after the first for the same."""
     for _ in range(int(GIVE_BACK_S / AGAIN_S)):
         worker.signal(signal.SIGTERM)
         if worker.wait(AGAIN_S):
             return
-
-
-def _drain_timeout_s() -> float:
-    text = os.environ.get("POORWILL_DRAIN_TIMEOUT_S", "")
-    return float(text) if text.isdecimal() else float(DRAIN_TIMEOUT_S)

@@ -1,77 +1,94 @@
-"""What the local stack is told by its environment, and the secrets it makes for itself once."""
+"""The settings of the local stack, from its environment."""
 
 from __future__ import annotations
 
 import ipaddress
-import json
-import os
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from deployments.validation import first_problem
+from poorwill.cli.address import STACK_DIR
 from poorwill.errors import UsageError
 
-FOLDER = "~/.poorwill/stack"
-BUCKET = "poorwill"
+PARTS = ("s3", "prefect", "worker", "api")
+"""In the order in which they are started, which is not that in which they are ended."""
 USER = "admin"
 """With POORWILL_PASSWORD: whom the Prefect server lets in."""
-_PORTS = {
-    "prefect": ("POORWILL_PREFECT_PORT", 4200),
-    "api": ("POORWILL_API_PORT", 8000),
-    "s3": ("POORWILL_S3_PORT", 9000),
-    "worker": ("POORWILL_WORKER_PORT", 8082),
-}
-DRAIN_TIMEOUT_S = 300
+Port = Annotated[int, Field(ge=1, le=65_535)]
+_PREFIX = "POORWILL_"
 
 
-@dataclass(frozen=True, slots=True)
-class StackSettings:
-    """`ports` by the part's name. `auth` is `user:password` of the Prefect server, empty where it lets everybody in.
-    `own_store`: no other store is configured. `environment`: everything else, for the parts."""
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
 
-    folder: Path
-    host: str
-    ports: Mapping[str, int]
-    auth: str = field(repr=False)
-    own_store: bool
-    drain_timeout_s: int
-    environment: Mapping[str, str] = field(repr=False)
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text.strip()))
+    except ValueError:
+        raise ValueError("must be an address of this host, like 127.0.0.1") from None
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class StackSettings(BaseSettings):
+    """Each is read from POORWILL_<its name in capitals>; the rest of the environment is for the parts."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, validate_default=True, frozen=True, extra="ignore"
+    )
+
+    stack_dir: AbsolutePath = Path(STACK_DIR)
+    bind: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
+    prefect_port: Port = 4200
+    api_port: Port = 8000
+    s3_port: Port = 9000
+    worker_port: Port = 8082
+    drain_timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 300
+    password: str = Field(default="", repr=False)
+    server_auth: str = Field(default="", repr=False, validation_alias="PREFECT_SERVER_API_AUTH_STRING")
+    store: str = ""
+    api_tokens_file: AbsolutePath | None = None
+    automations: AbsolutePath | None = None
+    webhook_secret_file: AbsolutePath | None = None
+    model_pipeline: str = ""
 
     @classmethod
-    def read(cls, environment: Mapping[str, str]) -> StackSettings:
-        """From POORWILL_STACK_DIR, POORWILL_BIND, POORWILL_<PREFECT, API, S3, WORKER>_PORT, POORWILL_PASSWORD (or
-        PREFECT_SERVER_API_AUTH_STRING), POORWILL_STORE, POORWILL_DRAIN_TIMEOUT_S. UsageError."""
-        host = environment.get("POORWILL_BIND", "").strip() or "127.0.0.1"
-        auth = environment.get("PREFECT_SERVER_API_AUTH_STRING", "")
-        if not auth and (password := environment.get("POORWILL_PASSWORD", "")):
-            auth = f"{USER}:{password}"
-        _check_reach(host, auth)
-        ports = {part: _number(environment, name, default, 65_535) for part, (name, default) in _PORTS.items()}
-        if len(set(ports.values())) != len(ports):
-            raise UsageError(f"two parts of the stack have one port: {', '.join(f'{p} {n}' for p, n in ports.items())}")
-        return cls(
-            folder=stack_folder(environment),
-            host=host,
-            ports=ports,
-            auth=auth,
-            own_store=not environment.get("POORWILL_STORE", "").strip(),
-            drain_timeout_s=_number(environment, "POORWILL_DRAIN_TIMEOUT_S", DRAIN_TIMEOUT_S, 86_400),
-            environment=environment,
-        )
+    def read(cls) -> StackSettings:
+        """The settings of this process's environment. UsageError names the variable."""
+        try:
+            return cls()
+        except ValidationError as error:
+            name, problem = first_problem(error)
+            value = str(error.errors()[0]["input"])[:40]
+            raise UsageError(f"{_PREFIX}{name.upper()} is '{value}': {problem}") from None
 
-    def address(self, part: str) -> str:
-        """Where this host reaches it, as host:port."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.bind(part), self.bind(part))
-        return f"{host if ':' not in host or host.startswith('[') else f'[{host}]'}:{self.ports[part]}"
+    def check(self) -> None:
+        """UsageError if the stack cannot be started like this."""
+        if not ipaddress.ip_address(self.bind).is_loopback and not self.auth:
+            raise UsageError(
+                f"POORWILL_BIND={self.bind} lets the network reach the Prefect server, which runs whatever it is asked "
+                "to: set POORWILL_PASSWORD too"
+            )
+        if self.auth and not all(self.auth.partition(":")):
+            raise UsageError("PREFECT_SERVER_API_AUTH_STRING is not 'user:password'")
+        if len({self.port(part) for part in PARTS}) != len(PARTS):
+            ports = ", ".join(f"{self.port_variable(part)}={self.port(part)}" for part in PARTS)
+            raise UsageError(f"two parts of the stack have the same port: {ports}")
 
-    def bind(self, part: str) -> str:
-        """The store of a trial and the worker's health are for this host alone."""
-        return self.host if part in ("prefect", "api") else "127.0.0.1"
+    @property
+    def auth(self) -> str:
+        """`user:password` of the Prefect server, empty where it lets everybody in."""
+        return self.server_auth or (f"{USER}:{self.password}" if self.password else "")
 
-    @staticmethod
-    def port_variable(part: str) -> str:
-        return _PORTS[part][0]
+    @property
+    def own_store(self) -> bool:
+        """Whether the stack runs a store, since no other one is configured."""
+        return not self.store.strip()
 
     @property
     def api_url(self) -> str:
@@ -81,86 +98,20 @@ class StackSettings:
     @property
     def token_file(self) -> Path:
         """Who may call the gateway: an operator's file, else the stack's."""
-        given = self.environment.get("POORWILL_API_TOKENS_FILE", "").strip()
-        return Path(given).expanduser().absolute() if given else self.folder / "api-tokens"
+        return self.api_tokens_file or self.stack_dir / "api-tokens"
 
-    @property
-    def auth_file(self) -> Path:
-        return self.folder / "prefect-auth"
+    def port(self, part: str) -> int:
+        return int(getattr(self, f"{part}_port"))
 
-    @property
-    def webhook_secret_file(self) -> Path:
-        """What messages to users' webhooks are signed with, unless POORWILL_WEBHOOK_SECRET says it."""
-        return self.folder / "webhook-secret"
+    @staticmethod
+    def port_variable(part: str) -> str:
+        return f"{_PREFIX}{part.upper()}_PORT"
 
-    @property
-    def s3_keys_file(self) -> Path:
-        return self.folder / "s3-keys.json"
+    def host(self, part: str) -> str:
+        """Where it listens. The store of a trial and the worker's health are for this host alone."""
+        return self.bind if part in ("prefect", "api") else "127.0.0.1"
 
-    def s3_keys(self) -> tuple[str, str]:
-        """Of the stack's own store; empty before they were made."""
-        try:
-            access_key, secret_key = json.loads(self.s3_keys_file.read_text())
-        except FileNotFoundError:
-            return "", ""
-        return str(access_key), str(secret_key)
-
-    def make_secrets(self) -> None:
-        """The gateway's token, the keys of the store, the secret of webhooks: each is made once. OSError."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made = {
-            self.token_file: f"operator:{secrets.token_urlsafe(32)}\n",
-            self.webhook_secret_file: f"{secrets.token_urlsafe(32)}\n",
-            self.s3_keys_file: json.dumps([secrets.token_hex(16), secrets.token_hex(32)]),
-        }
-        for path, text in made.items():
-            if not path.exists():
-                write_private(path, text)
-
-    def write_stack_file(self) -> None:
-        """Where everything is and what it takes to be let in, for the program `poorwill`. OSError."""
-        if self.auth:
-            write_private(self.auth_file, self.auth)
-        else:
-            self.auth_file.unlink(missing_ok=True)
-        told = {
-            "api_url": self.api_url,
-            "ui_url": f"http://{self.address('prefect')}",
-            "gateway_url": f"http://{self.address('api')}",
-            "token_file": str(self.token_file),
-            "auth_string_file": str(self.auth_file) if self.auth else "",
-        }
-        write_private(self.folder / "stack.json", json.dumps(told, indent=2) + "\n")
-
-
-def stack_folder(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("POORWILL_STACK_DIR", "").strip() or FOLDER).expanduser().absolute()
-
-
-def write_private(path: Path, text: str) -> None:
-    """A file that only its owner can read; whole, or as it was before. OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    draft.replace(path)
-
-
-def _check_reach(host: str, auth: str) -> None:
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        raise UsageError(f"POORWILL_BIND='{host[:60]}': expected an address of this host, like 127.0.0.1") from None
-    if not loopback and not auth:
-        raise UsageError(
-            f"POORWILL_BIND={host} lets the network reach the Prefect server, which runs what it is told: set "
-            "POORWILL_PASSWORD too"
-        )
-    if auth and not all(auth.partition(":")):
-        raise UsageError("PREFECT_SERVER_API_AUTH_STRING is not 'user:password'")
-
-
-def _number(environment: Mapping[str, str], name: str, default: int, most: int) -> int:
-    text = environment.get(name, "").strip() or str(default)
-    if not (text.isascii() and text.isdecimal()) or not 0 < int(text) <= most:
-        raise UsageError(f"{name}='{text[:40]}': expected a whole number from 1 to {most}")
-    return int(text)
+    def address(self, part: str) -> str:
+        """Where this host reaches it, as host:port."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host(part), self.host(part))
+        return f"[{host}]:{self.port(part)}" if ":" in host else f"{host}:{self.port(part)}"

@@ -9,7 +9,8 @@ import psutil
 import pytest
 from prefect.client.orchestration import get_client
 
-from deployments.servers.prefect_server import PrefectServer, PrefectServerError
+from deployments.servers.prefect_server import PrefectServer
+from poorwill.errors import DeadlineExceeded, PoorwillError
 
 
 def test_it_comes_back_after_a_crash(prefect_server: PrefectServer) -> None:
@@ -34,7 +35,7 @@ def test_stopping_it_ends_a_start_in_another_thread(tmp_path: Path) -> None:
     def start() -> None:
         try:
             server.start()
-        except PrefectServerError as error:
+        except PoorwillError as error:
             said.append(str(error))
 
     starter = threading.Thread(target=start)
@@ -53,7 +54,7 @@ def test_stopping_it_ends_a_start_in_another_thread(tmp_path: Path) -> None:
 def test_a_start_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     """The wait for it is bounded, and what was waited for is gone afterwards."""
     server = PrefectServer(tmp_path, start_timeout_s=0.3)
-    with pytest.raises(PrefectServerError, match=r"did not answer on 127\.0\.0\.1:\d+ in 0\.3 s"):
+    with pytest.raises(DeadlineExceeded, match=r"did not answer on 127\.0\.0\.1:\d+ in 0\.3 s"):
         server.start()
     assert server.pid is None
     assert [p for p in psutil.process_iter(["cwd", "cmdline"]) if str(tmp_path) in str(p.info["cmdline"])] == []

@@ -29,8 +29,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from deployments import catalogue, prefect_yaml
-from deployments.servers import child_process
 from deployments.servers.daemon import Daemon, start_time
+from deployments.servers.loopback import free_port
 from tests.worker.rig import until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        ports = {f"POORWILL_{part.upper()}_PORT": str(child_process.free_port()) for part in PARTS}
+        ports = {f"POORWILL_{part.upper()}_PORT": str(free_port()) for part in PARTS}
         kept = {name: value for name, value in os.environ.items() if not name.startswith(UNSET)}
         self.environment = {
             **kept,
@@ -151,7 +151,7 @@ def test_up_again_repair_down(stack: Stack) -> None:
     server = {PREFECT_API_URL: told["api_url"], PREFECT_API_AUTH_STRING: Path(told["auth_string_file"]).read_text()}
     with temporary_settings(server), get_client(sync_client=True) as client:
         before = declared(client)
-        assert set(before) == {deployment.flow_name for deployment in catalogue.installed()}
+        assert set(before) == {deployment.flow_name for deployment in catalogue.CATALOGUE}
         reap = client.read_deployment_by_name("reap/poorwill")
         ids = {schedule.slug: schedule.id for schedule in reap.schedules}
         client.update_deployment_schedule(reap.id, ids["reap-vast-hourly"], active=True)

@@ -13,7 +13,9 @@ import yaml
 from prefect.cli._app import _app
 from prefect_redis.client import RedisMessagingSettings
 
+from api.settings import Settings as ApiSettings
 from deployments import catalogue, prefect_yaml
+from deployments.stack.settings import StackSettings
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKER = REPOSITORY / "deployments" / "docker"
@@ -44,8 +46,10 @@ def known() -> set[str]:
     python = [path.read_text() for folder in SOURCES for path in (REPOSITORY / folder).rglob("*.py")]
     files = [path.read_text() for path in (REPOSITORY / "deployments" / "automations").glob("*.yaml")]
     found = {name for text in (*python, *files) for name in re.findall(r"\bPOORWILL_[A-Z0-9_]*[A-Z0-9]\b", text)}
-    settings = (REPOSITORY / "api" / "settings.py").read_text()
-    found |= {f"POORWILL_API_{name.upper()}" for name in re.findall(r'^    "([a-z0-9_]+)": _', settings, re.MULTILINE)}
+    for settings in (ApiSettings, StackSettings):
+        prefix = settings.model_config["env_prefix"]
+        fields = settings.model_fields.items()
+        found |= {str(field.validation_alias or f"{prefix}{name.upper()}") for name, field in fields}
     found |= {f"PREFECT_REDIS_MESSAGING_{name.upper()}" for name in RedisMessagingSettings.model_fields}
     return found | IMAGES_OWN | COMPOSED
 
@@ -65,7 +69,8 @@ def test_prefect_yaml_is_the_catalogue() -> None:
 
 def test_the_catalogue_is_complete() -> None:
     """Each flow is there, as a module's path, with parameters that it has; slugs are given once."""
-    assert [deployment.module for deployment in catalogue.CATALOGUE if not deployment.installed] == []
+    modules = [deployment.module for deployment in catalogue.CATALOGUE]
+    assert [module for module in modules if importlib.util.find_spec(f"flows.{module}") is None] == []
     for deployment in catalogue.CATALOGUE:
         flow = getattr(importlib.import_module(f"flows.{deployment.module}"), deployment.module)
         assert flow.name == deployment.flow_name

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments.servers.s3_server import S3Server, S3ServerError, rclone_path
+from deployments.servers.s3_server import S3Server, rclone_path
+from poorwill.errors import PoorwillError, UsageError
 from tests.support.s3_connection import connect
 
 OWNER = """
@@ -97,13 +98,14 @@ def test_buckets(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    """Asked for by name it is an error with rclone's own words, and whoever has it goes on."""
+    """Asked for by number it is an error that names the port, and the server that has it goes on."""
     with S3Server(tmp_path / "one") as first:
-        with pytest.raises(S3ServerError, match="already running"):
+        with pytest.raises(UsageError, match="already running"):
             first.start()
-        second = S3Server(tmp_path / "two", port=int(first.endpoint.rpartition(":")[2]))
+        port = int(first.endpoint.rpartition(":")[2])
+        second = S3Server(tmp_path / "two", port=port)
         began = time.monotonic()
-        with pytest.raises(S3ServerError, match="address already in use"):
+        with pytest.raises(PoorwillError, match=f"port {port} of 127.0.0.1 is in use"):
             second.start()
         assert time.monotonic() - began < 15
         connect(first).put("k", b"x")

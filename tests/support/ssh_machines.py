@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from deployments.servers import child_process
+from deployments.servers.loopback import free_port
 from tests.support.sshd_software import Software
 
 START_ATTEMPTS_MAX = 5
@@ -102,7 +103,7 @@ class SshMachine:
         assert self._init is None, "it is running already"
         # A port found free can be taken before sshd binds it; one that was had before is kept.
         for _ in range(1 if self._port else START_ATTEMPTS_MAX):
-            port = self._port or child_process.free_port()
+            port = self._port or free_port()
             self._file("sshd.pid").unlink(missing_ok=True)
             init = self._init = child_process.start(
                 [sys.executable, "-I", "-S", str(HERE / "machine_init.py"), *self._server_command(port)],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from deployments.servers.child_process import free_port
+from deployments.servers.loopback import free_port
 from tests.worker import jobs
 from tests.worker.rig import Rig, until
 
