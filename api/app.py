@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from api.gateway import open_gateway
-from api.gauges import requests
+from api.gauges.requests import RequestCounts
 from api.http import problems
 from api.http.auth import Guard
 from api.http.limits import BodyLimit
@@ -59,8 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", REQUEST_ID],
             expose_headers=[REQUEST_ID, "Retry-After", "Location"],
         )
-    requests.install(app)
-    app.add_middleware(RequestMiddleware)
+    app.state.requests = RequestCounts()
+    app.add_middleware(RequestMiddleware, ended=app.state.requests.count)
     for module in ROUTES:
         app.include_router(module.router)
     return app

@@ -9,14 +9,13 @@ from functools import partial
 from typing import TypeVar
 
 from api.gauges.cache import GaugeCache
-from api.gauges.sources import MachinesByStatus, Queues, RunsByFlow, Snapshots, Stages
+from api.gauges.sources import all_sources
 from api.http.auth import Guard
 from api.machines.blocks import MachineBlocks
 from api.machines.prices import PriceList
 from api.machines.register import Register
 from api.readiness import Readiness
 from api.runs.client import Prefect, open_client
-from api.runs.orders import Orders
 from api.runs.runs import Runs
 from api.runs.watching import Watchers
 from api.settings import Settings
@@ -35,7 +34,6 @@ class Gateway:
     settings: Settings
     guard: Guard
     runs: Runs
-    orders: Orders
     watchers: Watchers
     machines: MachineBlocks
     register: Register
@@ -51,18 +49,11 @@ class Gateway:
         threads, machines, runs = Threads(), MachineBlocks(prefect), Runs(prefect, settings)
         catalog = Catalog(lambda: store_block(settings.store).open())
         prices = PriceList(catalog, threads)
-        sources = (
-            RunsByFlow(prefect),
-            Queues(prefect, settings.pool),
-            Stages(prefect),
-            Snapshots(catalog, threads),
-            MachinesByStatus(machines, prices),
-        )
+        sources = all_sources(prefect, settings.pool, catalog, threads, machines, prices)
         return cls(
             settings=settings,
             guard=Guard.of(settings),
             runs=runs,
-            orders=Orders(prefect, runs),
             watchers=Watchers(runs, settings.streams_max),
             machines=machines,
             register=Register(prefect, machines, threads, settings.provider),

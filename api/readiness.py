@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from api.http.limits import within
 from api.http.problems import Problem
+from api.runs.caches import Remembered
 from api.runs.client import Prefect
 from api.settings import Settings
 from api.store.threads import Threads
@@ -45,20 +46,14 @@ class Readiness:
     def __init__(self, settings: Settings, prefect: Prefect, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings, self._prefect, self._clock = settings, prefect, clock
         self._threads = Threads(THREADS, settings.ready_timeout_s)
-        self._lock = asyncio.Lock()
-        self._found: Ready | None = None
-        self._good_until_s = 0.0
+        self._ready: Remembered[Ready] = Remembered(self._look, KEPT_S, clock)
 
     def close(self) -> None:
         self._threads.close()
 
     async def look(self) -> Ready:
         """An answer that is at most `KEPT_S` old."""
-        async with self._lock:
-            if self._found is None or self._clock() >= self._good_until_s:
-                self._found = await self._look()
-                self._good_until_s = self._clock() + KEPT_S
-            return self._found
+        return await self._ready.get()
 
     async def _look(self) -> Ready:
         checks = {"prefect": self._server, "store": self._store, "media": self._media, "worker": self._worker}

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from prometheus_client import disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -36,15 +35,14 @@ class Sample:
     labels: tuple[tuple[str, str], ...] = ()
 
 
-class Source(Protocol):
-    """Where samples come from. `help` has a line for each of its gauges."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where samples come from. `read` gives the present ones; any error means that the source could not be asked.
+    `help` has a line for each of its gauges."""
 
     name: str
+    read: Callable[[], Awaitable[Sequence[Sample]]]
     help: dict[str, str]
-
-    async def read(self) -> Sequence[Sample]:
-        """The present values. Any error means that the source could not be asked."""
-        ...
 
 
 @dataclass(slots=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass, field
 
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 _PROCESS = str(os.getpid())
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -35,38 +33,9 @@ class RequestCounts:
             buckets=BUCKETS_S, registry=self.registry,
         )  # fmt: skip
 
-    def count(self, method: str, route: str, status: int, seconds: float) -> None:
+    def count(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count a request under its route, never under its path: that would be a label for each run."""
+        method = scope["method"] if scope["method"] in METHODS else OTHER
+        route = getattr(scope.get("route"), "path", OTHER)
         self.total.labels(_PROCESS, method, route, str(status)).inc()
         self.seconds.labels(_PROCESS, method, route).observe(seconds)
-
-
-class CountingMiddleware:
-    """ASGI: counts every request under its route, never under its path: that would be a label for each run."""
-
-    def __init__(self, app: ASGIApp, counts: RequestCounts) -> None:
-        self._app, self._counts = app, counts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began_s, status = time.perf_counter(), 500
-
-        async def send_seen(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_seen)
-        finally:
-            method = scope["method"] if scope["method"] in METHODS else OTHER
-            route = getattr(scope.get("route"), "path", OTHER)
-            self._counts.count(method, route, status, time.perf_counter() - began_s)
-
-
-def install(app: FastAPI) -> None:
-    """Count the requests of this application."""
-    app.state.requests = RequestCounts()
-    app.add_middleware(CountingMiddleware, counts=app.state.requests)

@@ -9,10 +9,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any
-from uuid import UUID
 
-from api.gauges.cache import Sample
+from api.gauges.cache import Sample, Source
 from api.machines.blocks import MachineBlocks
 from api.machines.prices import PriceList, price_per_hour
 from api.runs.client import Prefect
@@ -33,97 +33,115 @@ READ_BATCH = 100
 _STAGE = re.compile(r"([a-z][a-z_]{0,40})-")
 
 
-class RunsByFlow:
+def all_sources(
+    prefect: Prefect, pool: str, catalog: Catalog, threads: Threads, machines: MachineBlocks, prices: PriceList
+) -> tuple[Source, ...]:
+    """With what each gauge means."""
+    return (
+        Source(
+            "runs",
+            partial(runs_by_flow, prefect),
+            {"poorwill_runs": "Runs of the last 30 days, by flow and Prefect's state."},
+        ),
+        Source(
+            "queues",
+            partial(queues, prefect, pool),
+            {
+                "poorwill_queue_depth": "Runs that wait for a worker, by queue of the work pool.",
+                "poorwill_queue_paused": "Whether an operator has paused the queue.",
+                "poorwill_workers": "Workers of the pool, by Prefect's status.",
+            },
+        ),
+        Source(
+            "stages",
+            partial(stages, prefect),
+            {
+                "poorwill_stage_seconds": "Seconds by stage, on average over the newest runs.",
+                "poorwill_stage_seconds_max": "The longest of them.",
+                "poorwill_stage_runs": "How many runs these are.",
+            },
+        ),
+        Source(
+            "store",
+            partial(threads.run, partial(snapshots, catalog), "the store"),
+            {
+                "poorwill_snapshots": "Committed snapshots, by machine.",
+                "poorwill_snapshot_sent_bytes": "Bytes of the parts that these snapshots own in the store.",
+                "poorwill_snapshot_data_bytes": "Bytes of data that the machine's newest snapshot holds.",
+                "poorwill_snapshot_stored_bytes": "Bytes stored for them, with parts borrowed from earlier snapshots.",
+                "poorwill_snapshot_ratio": "data_bytes / stored_bytes.",
+                "poorwill_snapshots_unread": "Snapshots whose bytes are not counted yet.",
+            },
+        ),
+        Source(
+            "machines",
+            partial(machines_by_status, machines, prices),
+            {
+                "poorwill_machines": "Machine blocks, by status and kind of provider.",
+                "poorwill_machine_price_per_hour_dollars": "Of machines with an instance, as they were created.",
+                "poorwill_machines_price_unknown": "Machines with an instance whose price is not on record.",
+            },
+        ),
+    )
+
+
+async def runs_by_flow(prefect: Prefect) -> list[Sample]:
     """The runs of the last 30 days, and those scheduled for the next day, as Prefect counts them."""
+    few = asyncio.Semaphore(RUNS_AT_ONCE)
 
-    name = "runs"
-    help = {"poorwill_runs": "Runs of the last 30 days, by flow and Prefect's state."}
+    async def count(flow: str) -> list[Sample]:
+        async with few:
+            return await _runs_of(prefect, flow)
 
-    def __init__(self, prefect: Prefect) -> None:
-        self._prefect = prefect
-
-    async def read(self) -> Sequence[Sample]:
-        few = asyncio.Semaphore(RUNS_AT_ONCE)
-
-        async def count(flow: str) -> list[Sample]:
-            async with few:
-                return await self._count(flow)
-
-        return [sample for found in await asyncio.gather(*map(count, FLOWS)) for sample in found]
-
-    async def _count(self, flow: str) -> list[Sample]:
-        end = datetime.now(timezone.utc) + timedelta(days=1)
-        start = end - RUNS_WINDOW
-        window = {
-            "history_start": start.isoformat(),
-            "history_end": end.isoformat(),
-            "history_interval_seconds": (end - start).total_seconds(),
-            "flows": {"name": {"any_": [flow]}},
-        }
-        counted: Counter[str] = Counter()
-        for interval in await self._prefect.post("/flow_runs/history", window):
-            for state in interval["states"]:
-                counted[str(state["state_type"]).lower()] += state["count_runs"]
-        return [Sample("poorwill_runs", n, (("flow", flow), ("state", state))) for state, n in counted.items()]
+    return [sample for found in await asyncio.gather(*map(count, FLOWS)) for sample in found]
 
 
-class Queues:
-    """The work pool: the runs that wait in its queues, and its workers."""
-
-    name = "queues"
-    help = {
-        "poorwill_queue_depth": "Runs that wait for a worker, by queue of the work pool.",
-        "poorwill_queue_paused": "Whether an operator has paused the queue.",
-        "poorwill_workers": "Workers of the pool, by Prefect's status.",
+async def _runs_of(prefect: Prefect, flow: str) -> list[Sample]:
+    end = datetime.now(timezone.utc) + timedelta(days=1)
+    start = end - RUNS_WINDOW
+    window = {
+        "history_start": start.isoformat(),
+        "history_end": end.isoformat(),
+        "history_interval_seconds": (end - start).total_seconds(),
+        "flows": {"name": {"any_": [flow]}},
     }
+    counted: Counter[str] = Counter()
+    for interval in await prefect.post("/flow_runs/history", window):
+        for state in interval["states"]:
+            counted[str(state["state_type"]).lower()] += state["count_runs"]
+    return [Sample("poorwill_runs", n, (("flow", flow), ("state", state))) for state, n in counted.items()]
 
-    def __init__(self, prefect: Prefect, pool: str) -> None:
-        self._prefect, self._pool = prefect, pool
 
-    async def read(self) -> Sequence[Sample]:
-        client, ask = self._prefect.client, self._prefect.ask
-        samples = []
-        for queue in await ask(client.read_work_queues(work_pool_name=self._pool, limit=50)):
-            labels = (("queue", queue.name),)
-            samples.append(Sample("poorwill_queue_depth", await self._depth(queue.id), labels))
-            samples.append(Sample("poorwill_queue_paused", float(queue.is_paused), labels))
-        workers = await ask(client.read_workers_for_work_pool(work_pool_name=self._pool, limit=200))
-        seen = Counter(str(getattr(worker.status, "value", worker.status) or "unknown").lower() for worker in workers)
-        return [*samples, *(Sample("poorwill_workers", n, (("status", status),)) for status, n in seen.items())]
-
-    async def _depth(self, queue: UUID) -> float:
+async def queues(prefect: Prefect, pool: str) -> list[Sample]:
+    """The work pool: the runs that wait in its queues, and its workers."""
+    client, samples = prefect.client, []
+    for queue in await prefect.ask(client.read_work_queues(work_pool_name=pool, limit=50)):
         waiting = {
-            "work_pool_queues": {"id": {"any_": [str(queue)]}},
+            "work_pool_queues": {"id": {"any_": [str(queue.id)]}},
             "flow_runs": {"state": {"type": {"any_": list(QUEUED_TYPES)}}},
         }
-        return float(await self._prefect.post("/flow_runs/count", waiting))
+        labels = (("queue", queue.name),)
+        depth = float(await prefect.post("/flow_runs/count", waiting))
+        samples.append(Sample("poorwill_queue_depth", depth, labels))
+        samples.append(Sample("poorwill_queue_paused", float(queue.is_paused), labels))
+    workers = await prefect.ask(client.read_workers_for_work_pool(work_pool_name=pool, limit=200))
+    seen = Counter(str(getattr(worker.status, "value", worker.status) or "unknown").lower() for worker in workers)
+    return [*samples, *(Sample("poorwill_workers", n, (("status", status),)) for status, n in seen.items())]
 
 
-class Stages:
+async def stages(prefect: Prefect) -> list[Sample]:
     """How long the stages of flows take: from the start of the first task of a name in a run to the end of the last,
     in the newest TASK_RUNS completed task runs."""
-
-    name = "stages"
-    help = {
-        "poorwill_stage_seconds": "Seconds by stage, on average over the newest runs.",
-        "poorwill_stage_seconds_max": "The longest of them.",
-        "poorwill_stage_runs": "How many runs these are.",
-    }
-
-    def __init__(self, prefect: Prefect) -> None:
-        self._prefect = prefect
-
-    async def read(self) -> Sequence[Sample]:
-        completed = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-        newest = {**completed, "sort": "END_TIME_DESC", "limit": TASK_RUNS}
-        took = stage_seconds(await self._prefect.post("/task_runs/filter", newest))
-        samples = []
-        for stage, seconds in sorted(took.items()):
-            labels = (("stage", stage),)
-            samples.append(Sample("poorwill_stage_seconds", sum(seconds) / len(seconds), labels))
-            samples.append(Sample("poorwill_stage_seconds_max", max(seconds), labels))
-            samples.append(Sample("poorwill_stage_runs", len(seconds), labels))
-        return samples
+    completed = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    newest = {**completed, "sort": "END_TIME_DESC", "limit": TASK_RUNS}
+    took = stage_seconds(await prefect.post("/task_runs/filter", newest))
+    samples = []
+    for stage, seconds in sorted(took.items()):
+        labels = (("stage", stage),)
+        samples.append(Sample("poorwill_stage_seconds", sum(seconds) / len(seconds), labels))
+        samples.append(Sample("poorwill_stage_seconds_max", max(seconds), labels))
+        samples.append(Sample("poorwill_stage_runs", len(seconds), labels))
+    return samples
 
 
 def stage_seconds(task_runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
@@ -149,44 +167,20 @@ def stage_seconds(task_runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]
     return dict(took)
 
 
-class Snapshots:
+def snapshots(catalog: Catalog) -> list[Sample]:
     """The snapshots in the store, by machine. Metadata that is not known yet is read, for READ_S at a time."""
-
-    name = "store"
-    help = {
-        "poorwill_snapshots": "Committed snapshots, by machine.",
-        "poorwill_snapshot_sent_bytes": "Bytes of the parts that these snapshots own in the store.",
-        "poorwill_snapshot_data_bytes": "Bytes of data that the machine's newest snapshot holds.",
-        "poorwill_snapshot_stored_bytes": "Bytes stored for them, with parts borrowed from earlier snapshots.",
-        "poorwill_snapshot_ratio": "data_bytes / stored_bytes.",
-        "poorwill_snapshots_unread": "Snapshots whose bytes are not counted yet.",
-    }
-
-    def __init__(self, catalog: Catalog, threads: Threads) -> None:
-        self._catalog, self._threads = catalog, threads
-
-    async def read(self) -> Sequence[Sample]:
-        return await self._threads.run(self._read, "the store")
-
-    def _read(self) -> list[Sample]:
-        names = list(self._catalog.names())
-        rows = {name: self._catalog.remembered(name) for name in names}
-        newest = dict(sorted(names))
-        missing = [name for name, row in rows.items() if row is None]
-        missing.sort(key=lambda name: (newest[name[0]] != name[1], name))
-        rows.update(self._read_some(missing))
-        samples = _of_machines(rows, newest)
-        return [*samples, Sample("poorwill_snapshots_unread", sum(row is None for row in rows.values()))]
-
-    def _read_some(self, names: list[Name]) -> dict[Name, Row | None]:
-        found: dict[Name, Row | None] = {}
-        ends_s = time.monotonic() + READ_S
-        for start in range(0, len(names), READ_BATCH):
-            if time.monotonic() > ends_s:
-                break
-            batch = names[start : start + READ_BATCH]
-            found.update(zip(batch, self._catalog.rows(batch), strict=True))
-        return found
+    names = list(catalog.names())
+    rows = {name: catalog.remembered(name) for name in names}
+    newest = dict(sorted(names))
+    missing = sorted((newest[name[0]] != name[1], name) for name, row in rows.items() if row is None)
+    ends_s = time.monotonic() + READ_S
+    for start in range(0, len(missing), READ_BATCH):
+        if time.monotonic() > ends_s:
+            break
+        batch = [name for _, name in missing[start : start + READ_BATCH]]
+        rows.update(zip(batch, catalog.rows(batch), strict=True))
+    unread = sum(row is None for row in rows.values())
+    return [*_of_machines(rows, newest), Sample("poorwill_snapshots_unread", unread)]
 
 
 def _of_machines(rows: dict[Name, Row | None], newest: dict[str, str]) -> list[Sample]:
@@ -210,33 +204,21 @@ def _of_machines(rows: dict[Name, Row | None], newest: dict[str, str]) -> list[S
     return [Sample(name, value, (("machine", machine),)) for (name, machine), value in summed.items()]
 
 
-class MachinesByStatus:
+async def machines_by_status(machines: MachineBlocks, price_list: PriceList) -> list[Sample]:
     """Which machines are awake, and what that costs as far as prices are known."""
-
-    name = "machines"
-    help = {
-        "poorwill_machines": "Machine blocks, by status and kind of provider.",
-        "poorwill_machine_price_per_hour_dollars": "Of machines with an instance, as they were created.",
-        "poorwill_machines_price_unknown": "Machines with an instance whose price is not on record.",
-    }
-
-    def __init__(self, machines: MachineBlocks, prices: PriceList) -> None:
-        self._machines, self._prices = machines, prices
-
-    async def read(self) -> Sequence[Sample]:
-        entries, known = await self._machines.every(), await self._prices.known()
-        counted = Counter((entry.status, entry.kind.removeprefix("poorwill-")) for entry in entries)
-        samples = [
-            Sample("poorwill_machines", n, (("status", status), ("provider", kind)))
-            for (status, kind), n in counted.items()
-        ]
-        prices = {entry.block: price_per_hour(entry, known) for entry in entries if entry.instance}
-        priced = sorted(((price, block) for block, price in prices.items() if price is not None), reverse=True)
-        dearest: defaultdict[str, float] = defaultdict(float)
-        for number, (price, block) in enumerate(priced):
-            dearest[block if number < MACHINES_MAX else OTHER] += price
-        samples += [
-            Sample("poorwill_machine_price_per_hour_dollars", price, (("machine", block),))
-            for block, price in dearest.items()
-        ]
-        return [*samples, Sample("poorwill_machines_price_unknown", sum(price is None for price in prices.values()))]
+    found, known = await machines.every(), await price_list.known()
+    counted = Counter((machine.status, machine.kind.removeprefix("poorwill-")) for machine in found)
+    samples = [
+        Sample("poorwill_machines", n, (("status", status), ("provider", kind)))
+        for (status, kind), n in counted.items()
+    ]
+    prices = {machine.block: price_per_hour(machine, known) for machine in found if machine.instance}
+    priced = sorted(((price, block) for block, price in prices.items() if price is not None), reverse=True)
+    dearest: defaultdict[str, float] = defaultdict(float)
+    for number, (price, block) in enumerate(priced):
+        dearest[block if number < MACHINES_MAX else OTHER] += price
+    samples += [
+        Sample("poorwill_machine_price_per_hour_dollars", price, (("machine", block),))
+        for block, price in dearest.items()
+    ]
+    return [*samples, Sample("poorwill_machines_price_unknown", sum(price is None for price in prices.values()))]

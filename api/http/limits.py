@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from cachetools import LRUCache
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,24 +30,18 @@ class TokenBuckets:
     """
 
     def __init__(
-        self,
-        rate_per_s: float,
-        burst: int,
-        clock: Callable[[], float] = time.monotonic,
-        names_max: int = CALLERS_MAX,
+        self, rate_per_s: float, burst: int, clock: Callable[[], float] = time.monotonic, names_max: int = CALLERS_MAX
     ) -> None:
-        self._rate_per_s, self._burst, self._clock, self._names_max = rate_per_s, burst, clock, names_max
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests left, and when that was
+        self._rate_per_s, self._burst, self._clock = rate_per_s, burst, clock
+        self._buckets: LRUCache[str, tuple[float, float]] = LRUCache(names_max)  # requests left, and when that was
 
     def take(self, name: str) -> float:
         """Take one request; 0, or the seconds until there is one to take."""
         now_s = self._clock()
-        left, then_s = self._buckets.pop(name, (float(self._burst), now_s))
+        left, then_s = self._buckets.get(name, (float(self._burst), now_s))
         left = min(float(self._burst), left + (now_s - then_s) * self._rate_per_s)
         granted = left >= 1
         self._buckets[name] = (left - 1 if granted else left, now_s)
-        while len(self._buckets) > self._names_max:
-            self._buckets.popitem(last=False)
         return 0.0 if granted else (1 - left) / self._rate_per_s
 
 

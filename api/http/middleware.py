@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from starlette.datastructures import MutableHeaders
@@ -34,8 +35,9 @@ class RequestMiddleware:
     """ASGI. A request id of the caller is kept if it is harmless, else one is made; it is in the answer's header, in
     problems, and in every line that is logged meanwhile (`RequestIdFilter`). Neither query nor headers are logged."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, ended: Callable[[Scope, int, float], None]) -> None:
+        """`ended` is called after each HTTP request, with its status and the seconds that it took."""
+        self._app, self._ended = app, ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -63,10 +65,12 @@ class RequestMiddleware:
             problem = Problem("internal", detail, status=500)
             await problem.response(request_id)(scope, receive, send_marked)
         finally:
-            took_ms = (time.perf_counter() - began_s) * 1000
+            took_s = time.perf_counter() - began_s
             method, caller = scope.get("method", "WS"), state.get("caller", "-")
-            log.info("%s %s %d %.1f ms %s", method, _path(scope), status, took_ms, caller)
+            log.info("%s %s %d %.1f ms %s", method, _path(scope), status, took_s * 1000, caller)
             current_request.reset(token)
+            if scope["type"] == "http":
+                self._ended(scope, status or 500, took_s)
 
 
 class RequestIdFilter(logging.Filter):

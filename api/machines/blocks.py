@@ -5,9 +5,7 @@ Secrets are never asked for: the other fields of a block are enough here.
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -15,6 +13,7 @@ from uuid import UUID
 from blake3 import blake3
 
 from api.http.problems import Problem
+from api.runs.caches import Remembered
 from api.runs.client import Prefect
 from blocks.lookup import block_name_of
 from blocks.machines import Machine
@@ -99,18 +98,12 @@ class MachineBlocks:
     """All machine blocks of a server; its problems are those of `Prefect.ask`."""
 
     def __init__(self, prefect: Prefect, remembered_s: float = REMEMBERED_S) -> None:
-        self._prefect, self._remembered_s = prefect, remembered_s
-        self._lock = asyncio.Lock()
-        self._machines: tuple[MachineBlock, ...] = ()
-        self._read_s = -1e9
+        self._prefect = prefect
+        self._machines: Remembered[tuple[MachineBlock, ...]] = Remembered(self._read, remembered_s)
 
     async def every(self, *, fresh: bool = False) -> tuple[MachineBlock, ...]:
         """By name. `fresh`: read now, not remembered. Problem `refused` if there are more than MACHINES_MAX."""
-        async with self._lock:
-            if fresh or time.monotonic() - self._read_s > self._remembered_s:
-                self._machines = await self._read()
-                self._read_s = time.monotonic()
-            return self._machines
+        return await self._machines.get(fresh=fresh)
 
     async def find(self, instance_id: str, *, fresh: bool = False) -> MachineBlock | None:
         """The machine with that name or id, or None. Problem `conflict` if there are several."""

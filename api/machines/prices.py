@@ -3,14 +3,13 @@ Poorwill created hold the price at which they were created."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 
 from api.http.problems import Problem
 from api.machines.blocks import MachineBlock
+from api.runs.caches import Remembered
 from api.store.snapshots import Catalog
 from api.store.threads import Threads
 from poorwill.control.records import intents
@@ -28,11 +27,9 @@ Prices = Mapping[tuple[str, str], float | None]
 class PriceList:
     """The prices on record, read at most REMEMBERED_S ago. Errors are the store's."""
 
-    def __init__(self, catalog: Catalog, threads: Threads, clock: Callable[[], float] = time.monotonic) -> None:
-        self._catalog, self._threads, self._clock = catalog, threads, clock
-        self._lock = asyncio.Lock()
-        self._known: Prices = {}
-        self._read_s = float("-inf")
+    def __init__(self, catalog: Catalog, threads: Threads) -> None:
+        self._catalog = catalog
+        self._known: Remembered[Prices] = Remembered(lambda: threads.run(self._read, "the store"), REMEMBERED_S)
 
     async def known_or_none(self) -> Prices:
         """Empty if the store does not answer: machines are shown without their prices then."""
@@ -43,11 +40,7 @@ class PriceList:
             return {}
 
     async def known(self) -> Prices:
-        async with self._lock:
-            if self._clock() - self._read_s > REMEMBERED_S:
-                self._known = await self._threads.run(self._read, "the store")
-                self._read_s = self._clock()
-            return self._known
+        return await self._known.get()
 
     def _read(self) -> Prices:
         found = islice(intents.every(self._catalog.store), INTENTS_MAX)

@@ -12,8 +12,7 @@ from api.http.problems import Problem, documented
 from api.machines.addresses import InstanceId, MachineAddress, SnapshotId
 from api.machines.blocks import MACHINES_MAX, MachineBlock
 from api.machines.prices import Prices, price_per_hour
-from api.routes.ordered import STARTED, HostKey, NewOrder, Ordered
-from api.runs.orders import Parameters
+from api.routes.ordered import STARTED, HostKey, NewOrder, Ordered, Parameters
 from poorwill.errors import NotFound
 from poorwill.snapshot.ids import new_snapshot_id
 

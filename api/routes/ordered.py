@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
@@ -12,11 +12,12 @@ from pydantic import BaseModel, Field
 
 from api.deps import IdempotencyKey, SharedGateway
 from api.gateway import Gateway
-from api.http.problems import documented
+from api.http.problems import Problem, documented
 from api.machines.blocks import MachineBlock
-from api.runs.orders import Parameters
 from api.runs.run_view import RunError, RunView
 from poorwill.runs import Status
+
+Parameters = Mapping[str, Any]
 
 
 class Follow(BaseModel):
@@ -100,8 +101,13 @@ class Order:
         parameters: Callable[[Parameters], Awaitable[Parameters]],
         instance_id: str | None = None,
     ) -> Ordered:
-        """202 while the run goes on, 200 with the outcome; `Location` is the run. As `Orders.place`."""
-        view = await self.gateway.orders.place(flow, self.key, about, parameters)
+        """A run of a flow, or the one that was created with this key: 202 while it goes on, 200 with the outcome.
+
+        about: what the client named (`instance:vast:31337`), a tag of the run. `parameters(earlier)` makes the run's
+        parameters; `earlier` are those of the run that has this key, if any, to take from them what would otherwise be
+        made anew (a snapshot's id, a machine's block). Problems: those of `Runs.create`.
+        """
+        view = await self._placed(flow, about, parameters)
         if self.wait_s > 0 and not view.status.is_over:
             view = await self.gateway.runs.wait(view.id, self.wait_s)
         machine = None
@@ -111,6 +117,21 @@ class Order:
         self.response.status_code = 200 if view.status.is_over else 202
         self.response.headers["Location"] = ordered.follow.run
         return ordered
+
+    async def _placed(
+        self, flow: str, about: str, parameters: Callable[[Parameters], Awaitable[Parameters]]
+    ) -> RunView:
+        runs = self.gateway.runs
+        earlier = await runs.earlier(flow, self.key, about)
+        given = await parameters(earlier)
+        try:
+            return (await runs.create(flow, given, idempotency_key=self.key, tags=[about]))[0]
+        except Problem as problem:
+            if self.key is None or earlier or problem.kind != "conflict":
+                raise
+        # Two requests with one key at the same moment: the run of the other one exists by now.
+        given = await parameters(await runs.earlier(flow, self.key, about))
+        return (await runs.create(flow, given, idempotency_key=self.key, tags=[about]))[0]
 
 
 async def _order(

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from api.deps import SharedGateway, caller
 from api.http.problems import documented
 from api.machines.addresses import InstanceId, MachineAddress, SnapshotId, validator
-from api.routes.ordered import STARTED, NewOrder, Ordered
-from api.runs.orders import Parameters
+from api.routes.ordered import STARTED, NewOrder, Ordered, Parameters
 from api.store.snapshots import Row
 from poorwill.snapshot import labels
 from poorwill.snapshot.ids import new_snapshot_id

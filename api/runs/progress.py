@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from api.runs.batching import BatchReader
+from api.runs.caches import BatchReader
 from api.runs.client import Prefect
 from poorwill.runs import Progress
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from api.runs.batching import BatchReader
+from api.runs.caches import BatchReader
 from api.runs.client import Prefect
 from api.runs.run_view import Run
 from poorwill.runs import QUEUED_TYPES

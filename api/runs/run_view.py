@@ -56,10 +56,10 @@ class Run:
             deployment_id=UUID(document["deployment_id"]) if document.get("deployment_id") else None,
             state_type=str(document.get("state_type") or "SCHEDULED"),
             message=str(state.get("message") or "")[:MESSAGE_CHARS_MAX],
-            created_at=_time(document["created"]),
-            expected_at=_time_if_any(document.get("expected_start_time")),
-            started_at=_time_if_any(document.get("start_time")),
-            ended_at=_time_if_any(document.get("end_time")),
+            created_at=datetime.fromisoformat(document["created"]),
+            expected_at=_time(document.get("expected_start_time")),
+            started_at=_time(document.get("start_time")),
+            ended_at=_time(document.get("end_time")),
             request=_text(labels.get(REQUEST_LABEL)),
             media=_text(parameters.get("media")),
             machine=_text(parameters.get("machine")),
@@ -67,12 +67,8 @@ class Run:
         )
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _time_if_any(text: str | None) -> datetime | None:
-    return _time(text) if text else None
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def _text(value: object) -> str | None:

@@ -11,16 +11,16 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+from cachetools import LRUCache, TTLCache
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
 from api.http.problems import Problem, unavailable
-from api.runs.batching import BatchReader
+from api.runs.caches import BatchReader
 from api.runs.client import Prefect
 from api.runs.progress import ProgressReader
 from api.runs.queue import Queue
@@ -40,14 +40,6 @@ FULL_RETRY_AFTER_S = 10.0
 WAIT_POLL_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """The deployment of a flow on the Prefect server."""
-
-    id: UUID
-    read_at_s: float
-
-
 class Runs:
     """Problems of all: not-found for a run that does not exist, unavailable without a server or a deployment."""
 
@@ -55,8 +47,8 @@ class Runs:
         self._prefect, self._settings = prefect, settings
         self._queue, self._progress, self._videos = Queue(prefect), ProgressReader(prefect), Videos()
         self._reader: BatchReader[UUID, Run] = BatchReader(self._read, _keep_s)
-        self._deployments: dict[str, Deployment] = {}
-        self._flows: dict[UUID, str] = {}
+        self._deployments: TTLCache[str, UUID, float] = TTLCache(NAMES_MAX, NAMES_KEPT_S)
+        self._flows: LRUCache[UUID, str] = LRUCache(NAMES_MAX)
 
     async def close(self) -> None:
         await self._reader.close()
@@ -65,12 +57,7 @@ class Runs:
         self._videos.close()
 
     async def create(
-        self,
-        flow: str,
-        parameters: Mapping[str, Any],
-        *,
-        idempotency_key: str | None,
-        tags: Sequence[str] = (),
+        self, flow: str, parameters: Mapping[str, Any], *, idempotency_key: str | None, tags: Sequence[str] = ()
     ) -> tuple[RunView, bool]:
         """A new run, or the one that was created with the same key and the same parameters; and whether it is new.
 
@@ -81,9 +68,9 @@ class Runs:
         given = {name: value for name, value in parameters.items() if value is not None}
         digest = _digest(given)
         deployment = await self._deployment(flow)
-        depth = await self._queue.depth(deployment.id)
+        depth = await self._queue.depth(deployment)
         if depth >= self._settings.queue_max:
-            return await self._known_or_full(deployment, flow, idempotency_key, digest, depth), False
+            return await self._known_or_full(flow, idempotency_key, digest, depth), False
         body = {
             "parameters": given,
             # The request is sent again if its answer is lost: with a key that is one run.
@@ -101,8 +88,18 @@ class Runs:
         run = Run.of(answer.json())
         if answer.status_code != httpx.codes.CREATED:
             return await self._same(run, digest), False
-        self._queue.created(deployment.id)
+        self._queue.created(deployment)
         return RunView.of(run, flow, position=depth + 1), True
+
+    async def earlier(self, flow: str, idempotency_key: str | None, tag: str) -> dict[str, Any]:
+        """The parameters of the run that was created with this key; empty if there is none. Problem: conflict for a
+        run without that tag."""
+        found = await self._of_key(flow, idempotency_key)
+        if found is None:
+            return {}
+        if tag not in (found.get("tags") or []):
+            raise _other_request(found["id"])
+        return dict(found.get("parameters") or {})
 
     async def view(self, run_id: UUID) -> RunView:
         """The run as it was at most a moment ago."""
@@ -135,7 +132,7 @@ class Runs:
         deployment = await self._deployment_if_any(flow)
         if deployment is None:
             raise Problem("not-found", f"there is no flow '{flow}'")
-        chosen = {"deployment_id": {"any_": [str(deployment.id)]}, "state": {"type": {"any_": list(ACTIVE_TYPES)}}}
+        chosen = {"deployment_id": {"any_": [str(deployment)]}, "state": {"type": {"any_": list(ACTIVE_TYPES)}}}
         body = {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_ASC", "limit": limit, "offset": offset}
         found = [Run.of(document) for document in await self._prefect.post("/flow_runs/filter", body)]
         return list(await asyncio.gather(*map(self._view_of, found)))
@@ -170,63 +167,64 @@ class Runs:
             raise Problem("internal", f"the video's media block '{media}' cannot be opened") from None
         return {"url": video.url, "poster_url": video.poster_url}
 
-    async def _post(self, deployment: Deployment, body: dict[str, Any]) -> httpx.Response:
+    async def _post(self, deployment: UUID, body: dict[str, Any]) -> httpx.Response:
         """The answer to a request for a run, also one that refuses it."""
         request = self._prefect.client.request(
-            "POST", "/deployments/{id}/create_flow_run", path_params={"id": deployment.id}, json=body
+            "POST", "/deployments/{id}/create_flow_run", path_params={"id": deployment}, json=body
         )
         try:
             return await self._prefect.ask(request)
         except httpx.HTTPStatusError as error:
             return error.response
 
-    async def _known_or_full(self, found: Deployment, flow: str, key: str | None, digest: str, depth: int) -> RunView:
+    async def _of_key(self, flow: str, key: str | None) -> dict[str, Any] | None:
+        """The run of a flow that was created with this key, as Prefect's API answers it."""
+        if key is None:
+            return None
+        chosen = {"idempotency_key": {"any_": [key]}}
+        body = {"flow_runs": chosen, "flows": {"name": {"any_": [flow]}}, "limit": 1}
+        found: list[dict[str, Any]] = await self._prefect.post("/flow_runs/filter", body)
+        return found[0] if found else None
+
+    async def _known_or_full(self, flow: str, key: str | None, digest: str, depth: int) -> RunView:
         """A full queue takes no new runs, and still answers for those that it has."""
-        if key is not None:
-            chosen = {"idempotency_key": {"any_": [key]}, "deployment_id": {"any_": [str(found.id)]}}
-            known = await self._prefect.post("/flow_runs/filter", {"flow_runs": chosen, "limit": 1})
-            if known:
-                return await self._same(Run.of(known[0]), digest)
+        known = await self._of_key(flow, key)
+        if known is not None:
+            return await self._same(Run.of(known), digest)
         detail = f"{depth} runs of {flow}/{DEPLOYMENT} are queued, as many as are allowed"
         raise Problem("queue-full", detail, retry_after_s=FULL_RETRY_AFTER_S, queued=depth)
 
     async def _same(self, run: Run, digest: str) -> RunView:
         if run.request != digest:
-            raise Problem("conflict", "this Idempotency-Key was used with another request", run_id=str(run.id))
+            raise _other_request(str(run.id))
         return await self._view_of(run)
 
-    async def _deployment(self, flow: str) -> Deployment:
+    async def _deployment(self, flow: str) -> UUID:
         """Problem: unavailable, since callers cannot deploy."""
         found = await self._deployment_if_any(flow)
         if found is None:
             raise unavailable(f"{flow}/{DEPLOYMENT} is not deployed: deploy Poorwill's flows on the Prefect server")
         return found
 
-    async def _deployment_if_any(self, flow: str) -> Deployment | None:
-        known = self._deployments.get(flow)
-        if known is not None and known.read_at_s + NAMES_KEPT_S > time.monotonic():
+    async def _deployment_if_any(self, flow: str) -> UUID | None:
+        if (known := self._deployments.get(flow)) is not None:
             return known
         try:
             found = await self._prefect.ask(self._prefect.client.read_deployment_by_name(f"{flow}/{DEPLOYMENT}"))
         except ObjectNotFound:
             return None
-        if len(self._deployments) >= NAMES_MAX:
-            self._deployments.clear()
-        known = self._deployments[flow] = Deployment(found.id, time.monotonic())
-        self._flows[found.flow_id] = flow
-        return known
+        self._deployments[flow], self._flows[found.flow_id] = found.id, flow
+        return found.id
 
     async def _flow_name(self, flow_id: UUID) -> str:
         """A flow keeps its name."""
-        if flow_id not in self._flows:
-            try:
-                found = await self._prefect.ask(self._prefect.client.read_flow(flow_id))
-            except ObjectNotFound:
-                return "deleted"
-            if len(self._flows) >= NAMES_MAX:
-                self._flows.clear()
-            self._flows[flow_id] = found.name
-        return self._flows[flow_id]
+        if (known := self._flows.get(flow_id)) is not None:
+            return known
+        try:
+            name = self._flows[flow_id] = (await self._prefect.ask(self._prefect.client.read_flow(flow_id))).name
+        except ObjectNotFound:
+            return "deleted"
+        return name
 
 
 def _keep_s(run: Run | None) -> float:
@@ -237,6 +235,10 @@ def _keep_s(run: Run | None) -> float:
 
 def _not_found(run_id: UUID) -> Problem:
     return Problem("not-found", f"there is no run {run_id}")
+
+
+def _other_request(run_id: str) -> Problem:
+    return Problem("conflict", "this Idempotency-Key was used with another request", run_id=run_id)
 
 
 def _digest(parameters: dict[str, Any]) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from poorwill.control.records import catalog
 from poorwill.errors import Corrupt, NotFound, Unsupported
@@ -76,12 +77,12 @@ class Catalog:
         remembered_max: int = REMEMBERED_MAX,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._opened, self._remembered_max, self._clock = opened, remembered_max, clock
+        self._opened, self._clock = opened, clock
         self._store: Store | None = None
         self._store_before: Store | None = None
         self._until_s = float("-inf")
         self._lock = threading.Lock()
-        self._rows: OrderedDict[Name, Row] = OrderedDict()
+        self._rows: LRUCache[Name, Row] = LRUCache(remembered_max)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="catalog")
 
     def close(self) -> None:
@@ -170,10 +171,8 @@ class Catalog:
         return {owner: modified_s for owner, modified_s in owned if owner is not None}
 
     def _row(self, name: Name) -> Row | None:
-        with self._lock:
-            if name in self._rows:
-                self._rows.move_to_end(name)
-                return self._rows[name]
+        if (known := self.remembered(name)) is not None:
+            return known
         try:
             row = _row_of(catalog.read(self.store, *name))
         except NotFound:
@@ -182,8 +181,6 @@ class Catalog:
             return Row(*name, problem=error.message)
         with self._lock:
             self._rows[name] = row
-            while len(self._rows) > self._remembered_max:
-                self._rows.popitem(last=False)
         return row
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
+from cachetools import TLRUCache
+
 from api.store.threads import Threads
 from blocks.lookup import media_block
 from poorwill.media import delivery
@@ -22,10 +24,11 @@ THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """URLs that a browser can open for some time."""
+    """URLs that a browser can open for `expires_s`."""
 
     url: str
     poster_url: str
+    expires_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +48,18 @@ class Videos:
         self._clock = clock
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
         self._opening: dict[str, asyncio.Task[_Opened]] = {}
-        self._urls: OrderedDict[UUID, tuple[float, Video]] = OrderedDict()
+        self._videos: TLRUCache[UUID, Video, float] = TLRUCache(
+            URLS_MAX, lambda run, video, now_s: now_s + min(URLS_S, video.expires_s / 2), clock
+        )
         self._threads = Threads(THREADS, OPEN_TIMEOUT_S)
 
     async def of(self, run: UUID, media: str) -> Video:
         """NotFound and UsageError for an unknown media block; Problem `unavailable` if it could not be read."""
-        kept = self._urls.get(run)
-        if kept is not None and kept[0] > self._clock():
-            self._urls.move_to_end(run)
-            return kept[1]
+        if (kept := self._videos.get(run)) is not None:
+            return kept
         opened = await self._open(media)
         found = delivery.urls(opened.store, str(run), opened.expires_s)
-        video = Video(found["video"], found["poster"])
-        self._urls[run] = (self._clock() + min(URLS_S, opened.expires_s / 2), video)
-        self._urls.move_to_end(run)
-        while len(self._urls) > URLS_MAX:
-            self._urls.popitem(last=False)
+        video = self._videos[run] = Video(found["video"], found["poster"], opened.expires_s)
         return video
 
     def close(self) -> None:

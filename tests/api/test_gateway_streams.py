@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from api.http.problems import Problem
-from api.runs.batching import BatchReader
+from api.runs.caches import BatchReader
 from api.runs.run_view import RunView
 from api.runs.watching import Follower, Watchers
 from api.runs.write_gate import WriteGate

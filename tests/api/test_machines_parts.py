@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import ValidationError
 
-from api.gauges.cache import GaugeCache, Sample
+from api.gauges.cache import GaugeCache, Sample, Source
 from api.gauges.sources import TASK_RUNS, stage_seconds
 from api.http.problems import Problem
 from api.machines.addresses import MachineAddress, checked_host
@@ -79,10 +79,7 @@ def test_stage_seconds() -> None:
 
 
 class Counter:
-    """A source that counts how often it was asked, and fails when told to."""
-
-    name = "counter"
-    help = {"asked": "How often."}
+    """Counts how often it was asked, and fails when told to."""
 
     def __init__(self) -> None:
         self.asked, self.fails, self.gate = itertools.count(1), False, asyncio.Event()
@@ -107,7 +104,7 @@ def test_the_cache_of_gauges() -> None:
 
     async def scenario() -> None:
         clock, source = SleepingClock(), Counter()
-        gauges = GaugeCache([source], every_s=30, clock=clock.now)
+        gauges = GaugeCache([Source("counter", source.read, {"asked": "How often."})], every_s=30, clock=clock.now)
         await asyncio.gather(*(gauges.refresh() for _ in range(5)))
         assert "asked 1.0" in shown(gauges) and 'poorwill_source_up{source="counter"} 1.0' in shown(gauges)
         await gauges.refresh()

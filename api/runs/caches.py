@@ -1,13 +1,14 @@
-"""Reads of many callers combined: keys that are asked for at about the same time are read in one call, and kept for a
-moment."""
+"""Answers that are read once for many callers, and kept for a moment."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
+
+from cachetools import TLRUCache
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -17,8 +18,29 @@ BATCHES_MAX = 2
 APART_S = 0.04
 
 
+class Remembered(Generic[V]):
+    """One answer: `read` gives it, again once it is older than `keep_s`. Callers at the same time share one read."""
+
+    def __init__(
+        self, read: Callable[[], Awaitable[V]], keep_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._read, self._keep_s, self._clock = read, keep_s, clock
+        self._lock = asyncio.Lock()
+        self._answer: V
+        self._until_s = -math.inf
+
+    async def get(self, *, fresh: bool = False) -> V:
+        """`fresh`: read now. Raises what `read` raises."""
+        async with self._lock:
+            if fresh or self._clock() >= self._until_s:
+                self._answer = await self._read()
+                self._until_s = self._clock() + self._keep_s
+            return self._answer
+
+
 class BatchReader(Generic[K, V]):
-    """`get(key)` answers what `read` finds for the key, or None.
+    """Answers by key: `get` gives what `read` finds for the key, or None. Keys that are asked for at about the same
+    time are read in one call.
 
     At most `batches_max` reads of at most `batch_max` keys are under way, and they begin at least `apart_s` apart:
     that bounds the load on the server, however many callers there are, and one caller alone does not wait. An answer
@@ -36,10 +58,12 @@ class BatchReader(Generic[K, V]):
         entries_max: int = ENTRIES_MAX,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read, self._keep_s, self._clock = read, keep_s, clock
-        self._batch_max, self._apart_s, self._entries_max = batch_max, apart_s, entries_max
+        self._read, self._clock = read, clock
+        self._batch_max, self._apart_s = batch_max, apart_s
         self._slots = asyncio.Semaphore(batches_max)
-        self._kept: OrderedDict[K, tuple[float, V | None]] = OrderedDict()
+        self._kept: TLRUCache[K, V | None, float] = TLRUCache(
+            entries_max, lambda key, answer, now_s: now_s + keep_s(answer), clock
+        )
         self._asked: dict[K, asyncio.Future[V | None]] = {}  # waiting or being read
         self._waiting: list[K] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -47,10 +71,10 @@ class BatchReader(Generic[K, V]):
 
     async def get(self, key: K) -> V | None:
         """Raises what `read` raised. Cancelling one caller does not hurt the others."""
-        kept = self._kept.get(key)
-        if kept is not None and kept[0] > self._clock():
-            self._kept.move_to_end(key)
-            return kept[1]
+        try:
+            return self._kept[key]
+        except KeyError:
+            pass
         future = self._asked.get(key)
         if future is None:
             future = self._asked[key] = asyncio.get_running_loop().create_future()
@@ -97,17 +121,13 @@ class BatchReader(Generic[K, V]):
                 self._answer(futures, found)
 
     def _answer(self, futures: dict[K, asyncio.Future[V | None]], found: Mapping[K, V]) -> None:
-        now_s = self._clock()
         for key, future in futures.items():
             answer = found.get(key)
             if self._asked.get(key) is future:  # not forgotten meanwhile
-                self._kept[key] = (now_s + self._keep_s(answer), answer)
-                self._kept.move_to_end(key)
+                self._kept[key] = answer
                 del self._asked[key]
             if not future.done():
                 future.set_result(answer)
-        while len(self._kept) > self._entries_max:
-            self._kept.popitem(last=False)
 
     def _settle(self, futures: dict[K, asyncio.Future[V | None]], error: BaseException) -> None:
         for key, future in futures.items():
