@@ -10,7 +10,7 @@ from poorwill.remote.identity import Identity
 
 
 class SshAccess(SteadySchema):
-    """Fields of a block that says with which SSH key machines are opened. No block type of its own."""
+    """The fields of a block that say which SSH key opens machines. Not a block type of its own."""
 
     ssh_key: SecretStr | None = Field(
         default=None,
@@ -24,7 +24,7 @@ class SshAccess(SteadySchema):
         return Identity(_shown(self.ssh_key), _shown(self.ssh_passphrase))
 
     def public_lines(self) -> list[str]:
-        """Their public halves, for new machines. UsageError if a key is given and is none; empty if there is none."""
+        """Their public halves, for new machines; empty without any key. UsageError if a given key cannot be read."""
         try:
             return self.identity().public_lines()
         except UsageError:

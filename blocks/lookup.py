@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 from prefect.blocks.core import Block
@@ -28,6 +28,7 @@ from poorwill.errors import NotFound, UsageError
 PATIENCE_S = 120.0
 RETRY_S = 1.0
 T = TypeVar("T")
+B = TypeVar("B", bound=Block)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 
 
@@ -42,7 +43,7 @@ def provider_block(name: str) -> AnyProvider:
 
 
 def machine_block(name: str) -> Machine:
-    """The machine block of that name, its `name` filled in. NotFound, UsageError."""
+    """The machine block of that name, with its `name` filled in. NotFound, UsageError."""
     found = _find("machine", name, (Machine,))
     found.name = found.name or bare(name)
     return found
@@ -72,9 +73,9 @@ def webhook_block(name: str) -> Webhook:
 
 
 def save_machine(name: str, machine: Machine) -> None:
-    """Write the block of that name, over the one that is there.
+    """Write the block of that name, replacing the one that is there.
 
-    Of a block that was loaded only what the flows keep up to date is written, in one request.
+    Of a block that was loaded, only the fields that the flows keep up to date are written, in one request.
     """
     known, source = machine._block_document_id, machine.provider._block_document_id
     if known is not None:
@@ -100,7 +101,7 @@ def block_name_of(machine: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-") or "machine"
 
 
-def _find(role: str, name: str, types: tuple[type[Any], ...]) -> Any:
+def _find(role: str, name: str, types: tuple[type[B], ...]) -> B:
     slug, _, document = name.rpartition("/")
     wanted = [kind for kind in types if slug in ("", kind.get_block_type_slug())]
     if not wanted or _NAME.fullmatch(document) is None:
@@ -118,11 +119,11 @@ def _find(role: str, name: str, types: tuple[type[Any], ...]) -> Any:
     return found[0]
 
 
-def _load(kind: type[Block], document: str) -> Block | None:
+def _load(kind: type[B], document: str) -> B | None:
     try:
-        return patiently(lambda: kind.load(document))
+        return patiently(lambda: cast("B", kind.load(document)))
     except ValueError as error:
-        # What Prefect raises for a block that is not there; a document of other fields is one too.
+        # Prefect raises it for a block that is not there, and for a document of other fields.
         if "Unable to find block document" in str(error):
             return None
         raise UsageError(
@@ -131,8 +132,10 @@ def _load(kind: type[Block], document: str) -> Block | None:
 
 
 def patiently(load: Callable[[], T], patience_s: float = PATIENCE_S, retry_s: float = RETRY_S) -> T:
-    """Prefect's client tries again only on a server that it has reached before, and each load makes a new client: a
-    server that is restarted just then must not fail a run."""
+    """`load()`, again while Prefect's server cannot be reached, for `patience_s`: a restart must not fail a run.
+
+    Prefect's own client tries again only on a server that it has reached before, and each load makes a new client.
+    """
     ends_s = time.monotonic() + patience_s
     while True:
         try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from blocks.allow import AllowRules, parsed
 from blocks.schema import SteadySchema
 from blocks.stores import LocalStore, S3Store
 from poorwill.errors import UsageError
 from poorwill.store.base import Store
-from poorwill.web.addresses import AllowRule
 
 if TYPE_CHECKING:
     from poorwill.media.image_source import Sources
@@ -32,7 +32,7 @@ class Media(SteadySchema):
         default=[],
         description="Names of S3 store blocks: 's3://bucket/key' images may come from there, below their prefix.",
     )
-    allow: list[str] = Field(
+    allow: AllowRules = Field(
         default=[],
         description="Addresses that are not public and may be asked for images all the same, like 10.0.0.0/8 or "
         "127.0.0.1:8000. Everything else inside your network stays out of reach.",
@@ -44,16 +44,6 @@ class Media(SteadySchema):
         default=URL_EXPIRES_S_MAX, ge=1, le=URL_EXPIRES_S_MAX, description="How long the URL of a video works."
     )
 
-    @field_validator("allow")
-    @classmethod
-    def _rules(cls, rules: list[str]) -> list[str]:
-        try:
-            for rule in rules:
-                AllowRule.parse(rule)
-        except UsageError as error:
-            raise ValueError(error.message) from error  # as pydantic wants it
-        return rules
-
     def open(self) -> Store:
         """The store of videos. UsageError, StoreRefused."""
         return self.store.open()
@@ -63,7 +53,7 @@ class Media(SteadySchema):
         from poorwill.media.image_source import Bucket, Sources  # Pillow is on machines that generate alone
 
         return Sources(
-            allow=tuple(AllowRule.parse(rule) for rule in self.allow),
+            allow=parsed(self.allow),
             buckets=tuple(
                 Bucket(store.bucket, store.prefix.strip("/"), store.open()) for store in map(_bucket, stores)
             ),
@@ -75,5 +65,5 @@ class Media(SteadySchema):
 
 def _bucket(store: S3Store | LocalStore) -> S3Store:
     if not isinstance(store, S3Store):
-        raise UsageError(f"the image store {store.directory} is no bucket: name S3 store blocks in the media block")
+        raise UsageError(f"the image store {store.directory} is not a bucket: name S3 store blocks in the media block")
     return store

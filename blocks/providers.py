@@ -10,7 +10,7 @@ from prefect_aws import AwsCredentials
 from pydantic import Field, SecretStr
 
 from blocks.access import SshAccess
-from poorwill.errors import UsageError
+from blocks.aws import keys_of
 from poorwill.providers import registry
 from poorwill.providers.base import Provider
 from poorwill.providers.vast import provider as vast
@@ -75,16 +75,14 @@ class Ec2Provider(SshAccess):
     def open(self) -> Provider:
         """The provider. UsageError."""
         found = self.credentials
-        if found.profile_name or found.assume_role_arn:
-            raise UsageError("EC2 provider block: profiles and assumed roles are not supported, give it keys")
-        secret = found.aws_secret_access_key
+        access_key, secret_key, session_token = keys_of(found, "EC2 provider")
         return registry.EC2.make(
             self.region,
-            access_key=found.aws_access_key_id,
-            secret_key=secret.get_secret_value() if secret is not None else None,
-            session_token=found.aws_session_token,
+            access_key=access_key,
+            secret_key=secret_key,
+            session_token=session_token,
             endpoint=found.aws_client_parameters.endpoint_url,
-            account=self.account or f"with key #{sha256((found.aws_access_key_id or '').encode()).hexdigest()[:8]}",
+            account=self.account or f"with key #{sha256((access_key or '').encode()).hexdigest()[:8]}",
             image_id=self.image_id,
             user=self.user,
             public_keys=self.public_lines(),

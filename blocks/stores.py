@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials, MinIOCredentials
-from pydantic import Field, SecretStr
+from pydantic import Field
 
+from blocks.aws import keys_of
 from poorwill.errors import UsageError
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore as DirectoryStore
@@ -56,29 +57,24 @@ class S3Store(Block):
     )
 
     def open(self) -> Store:
-        """The store, with transient errors retried. StoreRefused for unusable credentials; nobody is asked yet."""
+        """The store, with transient errors retried. StoreRefused for unusable credentials; no request is sent yet."""
         found = self.credentials
-        if isinstance(found, MinIOCredentials):
-            keys = (found.minio_root_user, _shown(found.minio_root_password), None)
-        else:
-            if found.profile_name or found.assume_role_arn:
-                raise UsageError("S3 store block: profiles and assumed roles are not supported, give it keys")
-            keys = (found.aws_access_key_id, _shown(found.aws_secret_access_key), found.aws_session_token)
+        access_key, secret_key, session_token = (
+            (found.minio_root_user, found.minio_root_password.get_secret_value(), None)
+            if isinstance(found, MinIOCredentials)
+            else keys_of(found, "S3 store")
+        )
         connected = BucketStore.connect(
             self.bucket,
             self.prefix,
             endpoint=self.endpoint or found.aws_client_parameters.endpoint_url,
             region=found.region_name,
-            access_key=keys[0],
-            secret_key=keys[1],
-            session_token=keys[2],
+            access_key=access_key,
+            secret_key=secret_key,
+            session_token=session_token,
             attempts_max=1,  # RetryingStore tries again
         )
         return RetryingStore(connected)
-
-
-def _shown(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret is not None else None
 
 
 STORES: tuple[type[LocalStore | S3Store], ...] = (LocalStore, S3Store)

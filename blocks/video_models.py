@@ -79,7 +79,7 @@ class VideoModel(SteadySchema):
         return model
 
     def profile(self) -> Profile:
-        """The rules of its pipeline. UsageError for a pipeline that nobody has described."""
+        """The rules of its pipeline. UsageError for an unknown pipeline."""
         return profile_of(self.pipeline)
 
     def open_store(self) -> Store:

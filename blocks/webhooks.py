@@ -8,9 +8,9 @@ from prefect.blocks.core import Block
 from prefect.types import SecretDict
 from pydantic import Field, SecretStr, field_validator
 
+from blocks.allow import AllowRules, parsed
 from poorwill.errors import PoorwillError, UsageError
 from poorwill.web import urls, webhook
-from poorwill.web.addresses import AllowRule
 from poorwill.web.webhook import Receiver
 
 USERS = "webhooks"
@@ -41,7 +41,7 @@ class Webhook(Block):
         default_factory=lambda: SecretDict({}),
         description='Sent to the URL of this block, never to users\', like {"Authorization": "Bearer ..."}.',
     )
-    allow: list[str] = Field(
+    allow: AllowRules = Field(
         default=[],
         description="Addresses that are not public and may be sent to all the same, like 10.0.0.0/8 or "
         "127.0.0.1:8000. Everything else inside your network stays out of reach.",
@@ -79,41 +79,28 @@ class Webhook(Block):
             raise ValueError(f"{len(given)} headers, at most {HEADERS_MAX} are possible")
         for name, value in given.items():
             if _HEADER_NAME.fullmatch(name) is None or _OURS.fullmatch(name):
-                raise ValueError(f"{name[:100]!a} is no name of a header that can be added")
+                raise ValueError(f"{name[:100]!a} is not the name of a header that can be added")
             if not isinstance(value, str) or _HEADER_VALUE.fullmatch(value) is None:
-                raise ValueError(f"the value of {name} is no line of ASCII text")
+                raise ValueError(f"the value of {name} is not a line of ASCII text")
         return headers
 
-    @field_validator("allow")
-    @classmethod
-    def _rules(cls, rules: list[str]) -> list[str]:
-        try:
-            for rule in rules:
-                AllowRule.parse(rule)
-        except UsageError as error:
-            raise ValueError(error.message) from error  # as pydantic wants it
-        return rules
-
     def receiver(self) -> Receiver:
-        """Who takes messages to operators. UsageError for a block without a URL."""
+        """Where messages to operators go. UsageError for a block without a URL."""
         if self.url is None:
             raise UsageError("this webhook block has no URL, so no message can go to it: give it one")
         return self._receiver(self.url.get_secret_value(), **self.headers.get_secret_value())
 
     def receiver_at(self, url: str) -> Receiver:
-        """Who takes messages at a user's URL: without this block's own headers, which are none of the user's.
+        """Where messages to a user's URL go: without this block's headers, which may hold the operator's secrets.
 
-        UsageError, Refused: nothing is resolved here, so a name may turn out to be refused later.
+        UsageError, Refused. Nothing is resolved here: a name may still be refused when the message is sent.
         """
         try:
-            urls.judged(url, self._allowed())
+            urls.judged(url, parsed(self.allow))
         except PoorwillError as error:
             raise type(error)(f"webhook_url: {error.message}", **error.facts) from None
         return self._receiver(url)
 
     def _receiver(self, url: str, **headers: str) -> Receiver:
         secrets = [secret.get_secret_value() for secret in self.secrets]
-        return Receiver(url, secrets, tuple(headers.items()), self._allowed(), self.timeout_s, self.attempts_max)
-
-    def _allowed(self) -> tuple[AllowRule, ...]:
-        return tuple(AllowRule.parse(rule) for rule in self.allow)
+        return Receiver(url, secrets, tuple(headers.items()), parsed(self.allow), self.timeout_s, self.attempts_max)

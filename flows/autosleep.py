@@ -1,15 +1,14 @@
-"""The flow that puts machines to sleep which nobody uses."""
+"""The flow that puts machines to sleep that nobody uses."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.autosleep_run import AT_ONCE_MAX, Request, look_after
-from flows.stages import failed
+from flows.autosleep_run import AT_ONCE_MAX, Request, judge_machines
+from flows.stages import failed, threads
 from poorwill.control.machine.idleness import Limits
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import checked_path
@@ -18,7 +17,7 @@ from poorwill.snapshot import durations
 
 @flow(
     name="autosleep",
-    task_runner=ThreadPoolTaskRunner(max_workers=AT_ONCE_MAX),
+    task_runner=threads(AT_ONCE_MAX),
     flow_run_name="autosleep",
     persist_result=False,
 )
@@ -70,7 +69,6 @@ def autosleep(
         request = Request(
             store, durations.seconds_of(idle), dry_run, machine, checked_path(workspace), limits, window_s
         )
-        return look_after(request)
+        return judge_machines(request)
     except PoorwillError as error:
-        state: Any = failed(error)
-        return state
+        return failed(error)

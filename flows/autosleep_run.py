@@ -16,12 +16,12 @@ from blocks import inventory
 from blocks.lookup import bare, machine_block, store_block
 from blocks.machines import Machine
 from blocks.providers import OwnMachines
-from flows import own_runs
+from flows import started_runs
 from flows.slots import held_machines
 from poorwill.control.machine import idleness
 from poorwill.control.machine.costs import summed
 from poorwill.control.machine.idleness import Limits, Observation, Verdict, Watch
-from poorwill.errors import PoorwillError, Refused, UsageError, from_wire
+from poorwill.errors import PoorwillError, Refused, UsageError
 from poorwill.snapshot import durations
 from tasks import idle_watch
 from tasks.ask_activity import ask_activity
@@ -47,7 +47,7 @@ class Request:
     window_s: float
 
     def idle_after_s_of(self, block: Machine) -> float | None:
-        """None: never. UsageError for what is no duration."""
+        """None: never. UsageError if the block's own time is not a duration."""
         written = block.idle_after.strip().lower()
         if written == NEVER:
             return None
@@ -85,10 +85,13 @@ class Row:
         }
 
 
-def look_after(request: Request) -> dict[str, Any]:
-    """The whole of it. Raises, after all machines were seen to, if a hibernation could not be started."""
+def judge_machines(request: Request) -> dict[str, Any]:
+    """Judge every machine, and hibernate those that were idle for too long.
+
+    Refused, after all machines were judged, if a hibernation could not be started.
+    """
     with closing(store_block(request.store).open()):
-        pass  # a wrong name is said once, and not by each machine
+        pass  # a wrong name fails here once, and not for each machine
     rows = sorted(_rows(request), key=lambda row: row.machine)
     publish_idleness([row.cells() for row in rows])
     for row in rows:
@@ -96,9 +99,9 @@ def look_after(request: Request) -> dict[str, Any]:
         log("machine %s is %s: %s; done: %s", row.machine, row.state, row.why, row.error or row.done)
     result = _result(request, rows)
     if result["failed"]:
-        said = "; ".join(f"{row.machine}: {row.error}" for row in rows if row.error)
-        message = f"{len(result['failed'])} idle machines still bill, as no hibernation could be started: {said}"
-        raise from_wire({"type": "Refused", "message": message, "facts": result})
+        errors = "; ".join(f"{row.machine}: {row.error}" for row in rows if row.error)
+        message = f"{len(result['failed'])} idle machines still bill, as no hibernation could be started: {errors}"
+        raise Refused(message, **result)
     return result
 
 
@@ -110,13 +113,13 @@ def _rows(request: Request) -> list[Row]:
     for name, block in blocks.items():
         left = left_alone(name, block, request, held)
         if left is not None:
-            _drop(name, left)
+            _withdraw_hibernation(name, left)
             rows += [left] if _is_up(block) or only is not None else []
             continue
         run = f"autosleep-{flow_run.id}/{name}"
         asked[name] = ask_activity.submit(run, name, request.store, request.workspace, request.window_s)
     answers = {name: future.result(raise_on_failure=False) for name, future in asked.items()}
-    return [*rows, *(_see_to(name, blocks[name], answer, request) for name, answer in answers.items())]
+    return [*rows, *(_judge(name, blocks[name], answer, request) for name, answer in answers.items())]
 
 
 def _is_up(block: Machine) -> bool:
@@ -124,7 +127,7 @@ def _is_up(block: Machine) -> bool:
 
 
 def left_alone(name: str, block: Machine, request: Request, held: set[str]) -> Row | None:
-    """The row of a machine that is not asked, None for one that is. `held`: see held_machines."""
+    """The row of a machine that is not asked, None for one that is. `held`: as held_machines returns them."""
 
     def row(state: str, why: str) -> Row:
         return Row(name, block.instance, state, why)
@@ -144,24 +147,24 @@ def left_alone(name: str, block: Machine, request: Request, held: set[str]) -> R
     return row("left alone", "its block's idle_after is never") if never else None
 
 
-def _drop(name: str, left: Row) -> None:
-    """A hibernation that still waits for a worker was meant for what the machine was when it was asked."""
+def _withdraw_hibernation(name: str, left: Row) -> None:
+    """Cancel one that still waits for a worker: it was meant for what the machine was when it was started."""
     before = idle_watch.read(name) if left.state != "held" else None
-    run = own_runs.find(before.run) if before is not None and before.run else None
+    run = started_runs.find(before.run) if before is not None and before.run else None
     if run is not None:
-        own_runs.withdraw(run, f"{name} is {left.state}: {left.why}")
+        started_runs.withdraw(run, f"{name} is {left.state}: {left.why}")
 
 
-def _see_to(name: str, block: Machine, answer: Any, request: Request) -> Row:
-    """Judge one machine by what it answered, do what follows, and keep what the next look needs."""
+def _judge(name: str, block: Machine, answer: Any, request: Request) -> Row:
+    """Judge one machine by its answer, act on that, and keep what the next run of autosleep needs."""
     before, now_s = idle_watch.read(name), time.time()
     idle_after_s = request.idle_after_s_of(block)
     assert idle_after_s is not None
     row = Row(name, block.instance, "unreachable", "", idle_after_s=idle_after_s)
     if before is not None and before.instance != block.instance:
-        _drop(name, replace(row, state="another instance", why=block.instance))
+        _withdraw_hibernation(name, replace(row, state="another instance", why=block.instance))
     if isinstance(answer, dict) and answer["instance"] == block.instance:
-        seen = Observation.read(answer["told"])
+        seen = Observation.read(answer["activity"])
         verdict = idleness.judge(before, block.instance, seen, now_s, idle_after_s, request.limits)
         row = replace(
             row,
@@ -173,27 +176,33 @@ def _see_to(name: str, block: Machine, answer: Any, request: Request) -> Row:
         )
     else:
         watch = idleness.unreachable(before, block.instance, now_s)
-        verdict = Verdict(True, _said(answer), 0.0, False, watch)
+        verdict = Verdict(True, _why_unreachable(answer), 0.0, False, watch)
         row = replace(row, why=verdict.why)
-    row, watch = _follow(row, verdict, request)
+    row, watch = _act(row, verdict, request)
     idle_watch.write(name, watch)
     return row
 
 
-def _said(answer: Any) -> str:
+def _why_unreachable(answer: Any) -> str:
     if isinstance(answer, dict):
         return "it became another instance meanwhile"
     return answer.message if isinstance(answer, PoorwillError) else f"it could not be asked: {type(answer).__name__}"
 
 
-def _follow(row: Row, verdict: Verdict, request: Request) -> tuple[Row, Watch]:
-    """What is done about a machine. One hibernation at a time, and after one that came to nothing the time begins anew:
-    whatever was in its way gets as long to go away."""
-    run = own_runs.find(verdict.watch.run) if verdict.watch.run else None
+def _act(row: Row, verdict: Verdict, request: Request) -> tuple[Row, Watch]:
+    """Start, keep or withdraw the hibernation of a machine, at most one at a time.
+
+    After one that failed the time begins anew: whatever was in its way gets as long to go away.
+    """
+    run = started_runs.find(verdict.watch.run) if verdict.watch.run else None
     watch = replace(verdict.watch, run=str(run.id) if run is not None else "")
     if run is not None and (run.state is None or run.state.is_final()):
         return replace(row, done=_ended(run), idle_s=0.0), idleness.begun_anew(watch)
-    if run is not None and verdict.active and own_runs.withdraw(run, f"{row.machine} is {row.state}: {verdict.why}"):
+    if (
+        run is not None
+        and verdict.active
+        and started_runs.withdraw(run, f"{row.machine} is {row.state}: {verdict.why}")
+    ):
         return replace(row, done=f"hibernation {run.name}, which waited for a worker, was cancelled"), replace(
             watch, run=""
         )
@@ -205,19 +214,19 @@ def _follow(row: Row, verdict: Verdict, request: Request) -> tuple[Row, Watch]:
         row, watch = _hibernate(replace(row, due=True), watch, request)
     except PoorwillError as error:
         row = replace(row, due=True, error=error.message)
-    return row, _told(row, watch, request)
+    return row, _announced(row, watch, request)
 
 
 def _ended(run: FlowRun) -> str:
     state = run.state.name if run.state is not None else "unknown"
-    said = (run.state.message or "") if run.state is not None else ""
-    return f"watched anew: hibernation {run.name} ended as {state}{': ' + said[:300] if said else ''}"
+    message = (run.state.message or "") if run.state is not None else ""
+    return f"watched anew: hibernation {run.name} ended as {state}{': ' + message[:300] if message else ''}"
 
 
 def _hibernate(row: Row, watch: Watch, request: Request) -> tuple[Row, Watch]:
-    """Start it, as a run of its own. Two autosleeps read the same time since when it is idle, and so start one run.
+    """Start one, as a run of its own. Two autosleeps read the same start of the idle time, and so start the same run.
 
-    Refused where that would keep another directory than the machine's newest snapshot did, and lose the one that did.
+    Refused if the machine's newest snapshot is of another directory, which destroying the machine would lose.
     """
     if row.kept_elsewhere is not None:
         raise Refused(
@@ -226,7 +235,7 @@ def _hibernate(row: Row, watch: Watch, request: Request) -> tuple[Row, Watch]:
         )
     if request.dry_run:
         return replace(row, done="nothing, as this is a dry run: it would be hibernated"), watch
-    run = own_runs.start(
+    run = started_runs.start(
         HIBERNATE,
         {
             "machine": row.machine,
@@ -241,9 +250,9 @@ def _hibernate(row: Row, watch: Watch, request: Request) -> tuple[Row, Watch]:
     return replace(row, done=f"hibernation {run.name} was started", run=str(run.id)), replace(watch, run=str(run.id))
 
 
-def _told(row: Row, watch: Watch, request: Request) -> Watch:
-    """Emit the event, once for each time that a machine is idle."""
-    if not watch.told or row.run:  # what a dry run told is not what is done
+def _announced(row: Row, watch: Watch, request: Request) -> Watch:
+    """Emit the event, once for each time that a machine is idle, and again when a dry run's words become deeds."""
+    if not watch.told or row.run:
         idle, after = durations.rough(row.idle_s), durations.rough(row.idle_after_s or 0.0)
         message = (
             f"machine {row.machine} is idle for {idle}, and may be for {after}: {row.why}; {row.error or row.done}"

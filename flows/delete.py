@@ -30,5 +30,4 @@ def delete(store: str, snapshot: str, force: bool = False) -> dict[str, Any]:
         with closing(store_block(store).open()) as opened, store_slot(opened):
             return delete_snapshot(store, snapshot, force)
     except PoorwillError as error:
-        state: Any = failed(error)
-        return state
+        return failed(error)

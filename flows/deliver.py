@@ -1,4 +1,4 @@
-"""The flow that tells by webhook: a run's end to the URL that its user gave, or an event to the operator's."""
+"""The flow that sends webhooks: a run's end to the URL that its user gave, or an event to the operator's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prefect.states import Completed
 from pydantic import BaseModel, Field
 
 from blocks.webhooks import USERS
-from flows.stages import failed
+from flows.stages import ending, failed
 from poorwill.errors import PoorwillError, UsageError
 from tasks.deliver import delivery_of_notice, describe_run, post_message
 from tasks.events import WEBHOOK_UNDELIVERED, tell
@@ -47,15 +47,13 @@ def deliver(run: str | None = None, notice: Notice | None = None, webhook: str =
             raise UsageError("deliver tells either the end of a run or a notice: give one of them")
         if notice is not None:
             return post_message(webhook, delivery_of_notice(webhook, notice.id), notice.model_dump())
-        told = describe_run(str(run))
-        if told is None:
-            nothing: Any = Completed(message="nothing to tell: the run has no webhook_url, or was begun again")
-            return nothing
-        return post_message(webhook, told["delivery"], told["body"], run)
+        message = describe_run(str(run))
+        if message is None:
+            return ending(Completed(message="nothing to tell: the run has no webhook_url, or was begun again"))
+        return post_message(webhook, message["delivery"], message["body"], run)
     except PoorwillError as error:
         _undelivered(webhook, run, notice, error.message)
-        state: Any = failed(error)
-        return state
+        return failed(error)
     except Exception as error:
         _undelivered(webhook, run, notice, type(error).__name__)
         raise

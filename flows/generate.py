@@ -1,18 +1,32 @@
-"""The flow that makes a video from an image."""
+"""The flow that makes a video from an image: check, download, infer, upload."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from prefect import flow
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks.lookup import webhook_block
 from blocks.webhooks import USERS
-from flows.generating import Request, generate_video
-from flows.stages import ended
-from poorwill.errors import PoorwillError
-from poorwill.media.parameters import Asked
+from flows.stages import Stages, ended
+from poorwill.errors import DeadlineExceeded, PoorwillError, UsageError
+from poorwill.media import delivery
+from poorwill.media.parameters import Asked, Resolved, resolve
+from poorwill.media.stop import Stop
+from tasks.download_image import download_image
+from tasks.infer import infer
+from tasks.studio import Studio, studio
+from tasks.upload_video import publish, upload_video
+
+SEED_BITS = 53
+"""What a JSON number keeps everywhere."""
 
 
 @flow(name="generate", flow_run_name="generate-{model}", persist_result=False)
@@ -60,7 +74,76 @@ def generate(
             webhook_block(USERS).receiver_at(webhook_url)  # refused now, and not when the video is made
         # A form sends an empty text where nothing was written.
         asked = Asked(prompt or None, negative_prompt or None, seed, num_frames, height, width, steps, guidance, fps)
-        return generate_video(Request(image_url, model, media, timeout_s, asked))
+        with studio(_own_run(), model, media) as opened, _time_limit(opened.process.stop, timeout_s):
+            return _generate(opened, model, image_url, asked)
     except PoorwillError as error:
-        state: Any = ended(error)
-        return state
+        return ended(error)
+
+
+def _generate(opened: Studio, model: str, image_url: str, asked: Asked) -> dict[str, Any]:
+    """Returns the record of the video and its URLs. A run that has made its video returns it again."""
+    stages = Stages()
+    with stages("check"):
+        parameters = _resolved(asked, opened)
+        record = delivery.delivered(opened.store, opened.run)
+    if record is not None:
+        get_run_logger().info("the video of this run was made before")
+        return _result(opened, record)
+    with stages("download"):
+        image = download_image(image_url)
+    made = infer(asdict(parameters))
+    opened.process.stop.check()
+    facts = {
+        "model": model,
+        "parameters": asdict(parameters),
+        "image": image,
+        "video": made["video"],
+        "timings_ms": stages.timings_ms | made["timings_ms"],
+        "inference_began_at": made["inference_began_at"],
+    }
+    result = _result(opened, upload_video(facts))
+    try:
+        publish(result, opened)
+    except Exception as error:  # the video is delivered, whatever Prefect's UI shows
+        get_run_logger().warning("the artifacts of this run are not shown: %s", type(error).__name__)
+    return result
+
+
+def _resolved(asked: Asked, opened: Studio) -> Resolved:
+    """Every parameter, checked by the model's rules before anything is downloaded or loaded. UsageError."""
+    if asked.seed is None:
+        # Derived from the run, so that a run that begins anew makes the same video.
+        asked = replace(asked, seed=int(opened.run.replace("-", ""), 16) % 2**SEED_BITS)
+    return resolve(asked, opened.model.profile(), opened.model.record())
+
+
+def _result(opened: Studio, record: dict[str, Any]) -> dict[str, Any]:
+    expires_s = opened.media.url_expires_s
+    found = delivery.urls(opened.store, opened.run, expires_s)
+    return {
+        **record,
+        "url": found["video"],
+        "poster_url": found["poster"],
+        "contact_sheet_url": found["contact_sheet"],
+        "url_expires_s": expires_s,
+    }
+
+
+@contextmanager
+def _time_limit(stop: Stop, timeout_s: float) -> Iterator[None]:
+    """After that long, the run stops at its next step."""
+    message = f"the run took longer than timeout_s={timeout_s:.0f}: allow more, or lower steps, num_frames or size"
+    timer = threading.Timer(timeout_s, stop.request, [message, DeadlineExceeded])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _own_run() -> str:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise UsageError("generate is a flow: call it as one, so that its video has a run to belong to")
+    return str(context.flow_run.id)

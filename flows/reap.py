@@ -1,4 +1,4 @@
-"""The flow that finds machines which bill for nobody."""
+"""The flow that finds machines that bill and that nobody uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flows.slots import held_machines, machine_slot
 from flows.stages import failed
 from poorwill.control.machine.costs import summed
 from poorwill.control.machine.reaping import Finding
-from poorwill.errors import PoorwillError, Refused, from_wire
+from poorwill.errors import PoorwillError, Refused
 from poorwill.snapshot import durations
 from tasks.events import STILL_BILLING, tell
 from tasks.reap import destroy_orphan, survey_machines
@@ -39,30 +39,29 @@ def reap(provider: str, grace: str = "2h", destroy: bool = False, store: str | N
     try:
         return _reap(provider, durations.seconds_of(grace), destroy, store)
     except PoorwillError as error:
-        state: Any = failed(error)
-        return state
+        return failed(error)
 
 
 def _reap(provider: str, grace_s: float, destroy: bool, store: str | None) -> dict[str, Any]:
     surveyed = survey_machines(provider, store, grace_s, sorted(held_machines()))
-    findings = [Finding(**finding) for finding in surveyed["findings"]]
+    findings, unreadable = [Finding(**finding) for finding in surveyed["findings"]], surveyed["unreadable"]
     publish_findings(provider, findings)
-    result = {**_result(provider, findings), "unreadable": surveyed["unreadable"], "destroyed": [], "failed": []}
-    for unreadable in surveyed["unreadable"]:
-        get_run_logger().warning("cannot be read: %s", unreadable)
-    if not destroy or surveyed["unreadable"]:
+    result = {**_result(provider, findings), "unreadable": unreadable, "destroyed": [], "failed": []}
+    for why in unreadable:
+        get_run_logger().warning("cannot be read: %s", why)
+    if not destroy or unreadable:
         why = "some stores or blocks cannot be read" if destroy else "run reap with destroy=True, or destroy it by hand"
         for finding in findings:
             _tell(provider, finding, why)
     if not destroy:
         return result
-    if surveyed["unreadable"]:
-        raise Refused(f"nothing is destroyed while this cannot be read: {'; '.join(surveyed['unreadable'])}", **result)
+    if unreadable:
+        raise Refused(f"nothing is destroyed while this cannot be read: {'; '.join(unreadable)}", **result)
     errors = [error for finding in findings if (error := _destroy(provider, store, grace_s, finding, result))]
     if errors:
         names = "; ".join(f"{failure['instance']}: {failure['error']}" for failure in result["failed"])
         message = f"{len(errors)} of {len(errors) + len(result['destroyed'])} could not be destroyed: {names}"
-        raise from_wire({"type": type(errors[0]).__name__, "message": message, "facts": result})
+        raise type(errors[0])(message, **result)
     return result
 
 
@@ -90,7 +89,7 @@ def _destroy(
 
 
 def _tell(provider: str, finding: Finding, why: str) -> None:
-    """Of an orphan alone: what others have to see to, somebody knows of."""
+    """Emit an event about an orphan; somebody knows of the machines in other states."""
     if finding.state == "orphan":
         name = finding.machine or finding.instance
         message = f"instance {finding.instance} of {provider}, created for {name}, bills and nobody uses it: {why}"

@@ -68,7 +68,7 @@ def retention(
         stale: Report runs that have been taking a snapshot for longer than this; each keeps its parts.
     """
     try:
-        rules = {
+        rules: dict[str, Any] = {
             "last": keep_last,
             "hourly": keep_hourly,
             "daily": keep_daily,
@@ -81,8 +81,7 @@ def retention(
         Policy(**rules).check()
         return _retain(store, rules, machine, durations.seconds_of(grace), durations.seconds_of(stale), dry_run)
     except PoorwillError as error:
-        state: Any = failed(error)
-        return state
+        return failed(error)
 
 
 def _retain(

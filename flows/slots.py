@@ -22,7 +22,7 @@ WAIT_S = 120.0
 
 
 def slot_name(machine: str) -> str:
-    """Of the global concurrency limit, as an operator sees it."""
+    """The name of the machine's global concurrency limit, as an operator sees it."""
     return f"{_PREFIX}{machine}"
 
 
@@ -36,7 +36,7 @@ def held_machines() -> set[str]:
             held |= {name.removeprefix(_PREFIX) for name in taken if name.startswith(_PREFIX)}
             if len(page) < _PAGE:
                 return held
-    raise Refused("Prefect holds more concurrency limits than can be read: delete those of machines that are no more")
+    raise Refused("Prefect holds more concurrency limits than can be read: delete those of machines that are gone")
 
 
 @contextmanager
@@ -48,9 +48,9 @@ def machine_slot(machine: str, wait_s: float = WAIT_S) -> Iterator[None]:
 
 @contextmanager
 def store_slot(store: Store, wait_s: float = WAIT_S) -> Iterator[None]:
-    """Hold the only slot of those who remove from a store. Refused if another run has it and keeps it for `wait_s`.
+    """Hold the only slot for removing from a store. Refused if another run has it and keeps it for `wait_s`.
 
-    Who takes snapshots, wakes or verifies does not: what is removed beside them is kept right by the store's records.
+    Runs that take snapshots, wake or verify need no slot: the store's records protect what they use.
     """
     with _slot(f"store-{store_tag(store)}", f"the snapshots of {store.describe()}", wait_s):
         yield

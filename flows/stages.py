@@ -1,17 +1,19 @@
-"""What the flows share: their clock, their mapped steps, and how they end in failure."""
+"""What the flows share: the clock of their stages, their mapped steps, and how they end in failure."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, cast
 
 from prefect import unmapped
-from prefect.futures import as_completed
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture, as_completed
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled as CancelledState
 from prefect.states import Failed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from poorwill.errors import Cancelled, EngineFailed, EngineLost, PoorwillError
 from poorwill.runs import Failure
@@ -73,11 +75,22 @@ def each(step: Any, run: str, numbers: Iterable[int]) -> list[dict[str, Any]]:
     return results
 
 
-def failed(error: PoorwillError) -> Any:
-    """The state a flow returns for an expected failure: its message is the error's, without a traceback in the log."""
-    return Failed(message=Failure(type(error).__name__, error.message).format(), data=error)
+def threads(count: int) -> TaskRunner[PrefectFuture[Any]]:
+    """Runs up to `count` steps of a flow at once."""
+    # As Prefect itself casts its default: the type parameter of its task runners is invariant.
+    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=count))
 
 
-def ended(error: PoorwillError) -> Any:
-    """The same for flows that can be stopped between two steps: that was asked for, and is no failure."""
-    return CancelledState(message=error.message) if isinstance(error, Cancelled) else failed(error)
+def failed(error: PoorwillError) -> dict[str, Any]:
+    """What a flow returns for an expected failure: the run fails with the error's message, without a traceback."""
+    return ending(Failed(message=Failure(type(error).__name__, error.message).format(), data=error))
+
+
+def ended(error: PoorwillError) -> dict[str, Any]:
+    """As `failed`, for flows that can be stopped between two steps: a run that was asked to stop is cancelled."""
+    return ending(CancelledState(message=error.message)) if isinstance(error, Cancelled) else failed(error)
+
+
+def ending(state: State[Any]) -> dict[str, Any]:
+    """A state, typed as what flows return: it becomes the run's state, and a caller gets its data or error."""
+    return cast("dict[str, Any]", state)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
 from blocks.lookup import store_block
@@ -17,16 +15,16 @@ from flows.stages import failed
 from poorwill.cli.output import human
 from poorwill.control.records import catalog
 from poorwill.control.removal.rotation import Share
-from poorwill.errors import Corrupt, NotFound, PoorwillError, Unsupported, from_wire
+from poorwill.errors import Corrupt, NotFound, PoorwillError, Unsupported
 from poorwill.snapshot import durations
 from tasks.events import VERIFICATION_FAILED, tell
 from tasks.read_back import choose_due, read_back
+from tasks.reports.artifacts import publish_table
 
 ROWS_MAX = 1000
 BAD = (Corrupt, NotFound, Unsupported)
-"""What means that a snapshot cannot be woken, and not only that the store was out of reach."""
+"""Errors of a snapshot that cannot be woken, unlike those of a store that is out of reach."""
 GOOD = "as it was written"
-log = logging.getLogger(__name__)
 
 
 @flow(name="verify", flow_run_name="verify-{store}", persist_result=False)
@@ -44,8 +42,7 @@ def verify(store: str, share: str = "30d") -> dict[str, Any]:
     try:
         return _verify(store, Share.parse(share))
     except PoorwillError as error:
-        state: Any = failed(error)
-        return state
+        return failed(error)
 
 
 @dataclass(slots=True)
@@ -69,8 +66,7 @@ class _Found:
         every = list(self.errors.items())
         worst = next((error for _, error in every if isinstance(error, BAD)), every[0][1])
         names = "; ".join(f"{name}: {error.message}" for name, error in every[:10])
-        message = f"{len(every)} of {len(self.rows)} snapshots could not be read back: {names}"
-        return from_wire({"type": type(worst).__name__, "message": message, "facts": result})
+        return type(worst)(f"{len(every)} of {len(self.rows)} snapshots could not be read back: {names}", **result)
 
 
 def _verify(store: str, share: Share) -> dict[str, Any]:
@@ -126,11 +122,8 @@ def _ago(read_at_s: int) -> str:
 
 
 def _publish(store: str, found: _Found, chosen: dict[str, Any]) -> None:
-    """A table, what failed first. What goes wrong here is logged, and nothing else."""
+    """A table, failures first."""
     ordered = sorted(found.rows, key=lambda row: bool(row["result"] == GOOD))[:ROWS_MAX]
     note = f"{len(found.rows)} of {chosen['snapshots']} snapshots; all have {human(chosen['part_bytes'])}"
     sums = {"snapshot": "all", "machine": "", "last read": "", "read": human(found.bytes_read), "result": note}
-    try:
-        create_table_artifact(table=[*ordered, sums], key="verification", description=f"What was read back of {store}")
-    except Exception as error:
-        log.warning("the table of what was read back was not written: %s", type(error).__name__)
+    publish_table("verification", [*ordered, sums], f"What was read back of {store}")

@@ -22,11 +22,10 @@ RETRIES = 1
 
 @task(name="ask_activity", task_run_name="ask-{machine}", **{**policy(), "retries": RETRIES})
 def ask_activity(run: str, machine: str, store: str, workspace: str, window_s: float) -> dict[str, Any]:
-    """What the engine tells of the machine (`told`), and its `price_per_hour`, None where nobody knows it.
+    """The machine's `activity` as its engine measures it, and its `price_per_hour`, None if it is unknown.
 
-    `kept_elsewhere` is the directory that the machine's newest snapshot is of, if it is another one than `workspace`.
-
-    The session is closed afterwards: an engine that stays would be one more thing that runs there.
+    `kept_elsewhere` is the directory of the machine's newest snapshot, if that is not `workspace`. The session is
+    closed afterwards: an engine that stays would be one more thing that runs there.
 
     Args:
         run: the id this process keeps the connection under.
@@ -38,9 +37,12 @@ def ask_activity(run: str, machine: str, store: str, workspace: str, window_s: f
     price = _price_per_hour(machine, machine_block(machine))
     try:
         live = sessions.reach(run, machine, store, workspace)
-        told = live.session.request("activity", deadline_s=DEADLINE_S, window_s=window_s)
-        elsewhere = _kept_elsewhere(live, workspace)
-        return {"told": told, "instance": live.instance, "price_per_hour": price, "kept_elsewhere": elsewhere}
+        return {
+            "activity": live.session.request("activity", deadline_s=DEADLINE_S, window_s=window_s),
+            "instance": live.instance,
+            "price_per_hour": price,
+            "kept_elsewhere": _kept_elsewhere(live, workspace),
+        }
     finally:
         sessions.close(run)
 
@@ -59,7 +61,7 @@ def _kept_elsewhere(live: Live, workspace: str) -> str | None:
 
 
 def _price_per_hour(machine: str, block: Machine) -> float | None:
-    """NotFound if its provider has no such instance; what a provider does not tell otherwise, nobody has to know."""
+    """None if the provider does not tell it. NotFound if it has no such instance."""
     try:
         price = block.provider.open().get(block.instance).price_per_hour
     except NotFound as error:

@@ -3,7 +3,7 @@
 It is a Prefect variable for each machine, `poorwill-idle-<block>`. Runs are scheduled, come to any worker and share
 nothing but Prefect. A field of the machine's block would be written at the same time as `hibernate` and `wake` write
 theirs; an object in the store would cost requests every few minutes and need a store for machines that have none yet.
-A variable can be seen in the UI. Deleting one, or what cannot be read of it, starts that machine from zero.
+A variable can be seen in the UI. A machine whose variable is deleted, or cannot be read, starts from zero.
 """
 
 from __future__ import annotations

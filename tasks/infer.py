@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,37 +12,35 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 
 from poorwill.media.parameters import Resolved
-from tasks import studio
-from tasks.download_image import IMAGE
 from tasks.progress import ProgressArtifacts, generating
 from tasks.retries import policy, transient_in_time
+from tasks.studio import Studio, current
 
 if TYPE_CHECKING:
+    from poorwill.media.inference import Frames
     from poorwill.media.loading import LoadedPipeline
-    from tasks.studio import Studio
+    from poorwill.media.model import Model
 
 UPDATE_S = 3.0
 """Each update costs this host some CPU, which on the CPU's own lanes is taken from inference."""
-VIDEO, POSTER, CONTACT_SHEET = "video.mp4", "poster.jpg", "contact-sheet.jpg"
 
 
 @task(name="infer", **policy(transient_in_time))
-def infer(run: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def infer(parameters: dict[str, Any]) -> dict[str, Any]:
     """Generate, encode, and prove that the file holds what was asked for; all of it in the run's folder.
 
     The pipeline stays loaded for the next run in this process. Returns `video` (facts of the file), `timings_ms`
     and `inference_began_at` (POSIX seconds). Stops with Cancelled at the next step when it is asked to.
 
     Args:
-        run: the id of the run.
-        parameters: Resolved, as plain values.
+        parameters: the fields of Resolved.
     """
     from PIL import Image
 
     from poorwill.media.inference import generate
 
-    opened, resolved, clock = studio.of_run(run), Resolved(**parameters), _Clock()
-    pipeline = opened.process.pipelines.get(opened.model.record(), lambda record: _load(opened, record))
+    opened, resolved, clock = current(), Resolved(**parameters), _Clock()
+    pipeline = opened.process.pipelines.get(opened.model.record(), lambda model: _load(opened, model))
     clock.lap("load")
     began_at = time.time()
     counters = {"steps": 0, "frames": 0}
@@ -53,7 +52,7 @@ def infer(run: str, parameters: dict[str, Any]) -> dict[str, Any]:
     def on_frame(done: int, total: int) -> None:
         counters["frames"] = done
 
-    with Image.open(opened.folder / IMAGE) as image, ProgressArtifacts(counters.copy, measure, update_s=UPDATE_S):
+    with Image.open(opened.image) as image, ProgressArtifacts(counters.copy, measure, update_s=UPDATE_S):
         frames = generate(pipeline, image, resolved, on_step=on_step, stop=opened.process.stop)
         clock.lap("infer")
         facts = _encode(frames, resolved, opened, on_frame)
@@ -61,24 +60,24 @@ def infer(run: str, parameters: dict[str, Any]) -> dict[str, Any]:
     return {"video": facts, "timings_ms": clock.laps_ms, "inference_began_at": began_at}
 
 
-def _encode(frames: Any, resolved: Resolved, opened: Studio, on_frame: Any) -> dict[str, Any]:
+def _encode(frames: Frames, resolved: Resolved, opened: Studio, on_frame: Callable[[int, int], None]) -> dict[str, Any]:
     """Write the three files; the video is read back by its encoder."""
     from poorwill.media import previews, video
 
-    folder, check = opened.folder, opened.process.stop.check
-    found = video.encode(frames, resolved.fps, folder / VIDEO, on_frame=on_frame, check=check)
-    (folder / POSTER).write_bytes(previews.poster(frames))
-    (folder / CONTACT_SHEET).write_bytes(previews.contact_sheet(frames))
+    files = opened.files
+    found = video.encode(frames, resolved.fps, files.video, on_frame=on_frame, check=opened.process.stop.check)
+    files.poster.write_bytes(previews.poster(frames))
+    files.contact_sheet.write_bytes(previews.contact_sheet(frames))
     return {**asdict(found), "fps": float(found.fps)}
 
 
-def _load(opened: Studio, record: Any) -> LoadedPipeline:
+def _load(opened: Studio, model: Model) -> LoadedPipeline:
     from poorwill.media import loading, weights
 
     def folder_of_weights(prefix: str) -> Path:
         return weights.local_folder(opened.model.open_store(), prefix, _cache_root(), stop=opened.process.stop)
 
-    return loading.load(record, folder_of_weights)
+    return loading.load(model, folder_of_weights)
 
 
 def _cache_root() -> Path:

@@ -1,6 +1,6 @@
-"""What a generation works with, by its run's id: blocks and stores are opened once for all its steps.
+"""What the steps of a generation share: blocks, store and folder, opened once for the run.
 
-Tasks take ids and ask here. What is lost with the process is only this: a run that begins anew opens it again.
+It is lost with the process: a run that begins anew opens it again.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,52 +19,61 @@ from blocks.media import Media
 from blocks.video_models import VideoModel
 from poorwill.errors import NotFound
 from poorwill.media import process_state
+from poorwill.media.delivery import Files
 from poorwill.media.process_state import ProcessState
 from poorwill.store.base import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Studio:
-    """One run's blocks, the store its video goes to, the folder its files are in between its steps, and what it shares
-    with other runs of its process."""
+    """One run, its blocks, the store its video goes to, the folder its files are in between its steps, and what it
+    shares with other runs of its process."""
 
+    run: str
     model: VideoModel
     media: Media
     store: Store
     folder: Path
     process: ProcessState
 
+    @property
+    def image(self) -> Path:
+        return self.folder / "image.png"
 
-_studios: dict[str, Studio] = {}
-_lock = threading.Lock()
+    @property
+    def files(self) -> Files:
+        return Files(self.folder / "video.mp4", self.folder / "poster.jpg", self.folder / "contact-sheet.jpg")
+
+
+_CURRENT: ContextVar[Studio] = ContextVar("studio")
 
 
 @contextmanager
 def studio(run: str, model: str, media: str) -> Iterator[Studio]:
-    """Open what the run works with, and close it at its end. The folder is empty, whatever a killed run has left, and
-    removed afterwards. NotFound and UsageError for names and blocks that are none."""
-    media_opened = media_block(media)
-    opened = Studio(model_block(model), media_opened, media_opened.open(), _folder_of(run), process_state.current())
-    shutil.rmtree(opened.folder, ignore_errors=True)
-    opened.folder.mkdir(parents=True, mode=0o700)
-    with _lock:
-        _studios[run] = opened
+    """Open what the run works with; the steps inside find it by `current`.
+
+    The folder is emptied first, whatever a killed run has left, and removed afterwards. NotFound and UsageError for
+    names of no block, and for blocks that cannot be used.
+    """
+    media_opened, folder = media_block(media), _folder_of(run)
+    with closing(media_opened.open()) as store:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        opened = Studio(run, model_block(model), media_opened, store, folder, process_state.current())
+        token = _CURRENT.set(opened)
+        try:
+            yield opened
+        finally:
+            _CURRENT.reset(token)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def current() -> Studio:
+    """The studio of the run that calls. NotFound outside of `studio`."""
     try:
-        yield opened
-    finally:
-        with _lock:
-            _studios.pop(run, None)
-        opened.store.close()
-        shutil.rmtree(opened.folder, ignore_errors=True)
-
-
-def of_run(run: str) -> Studio:
-    """NotFound for a run that is not open in this process."""
-    with _lock:
-        found = _studios.get(run)
-    if found is None:
-        raise NotFound(f"run {run} has no studio in this process: its steps are called by the flow generate")
-    return found
+        return _CURRENT.get()
+    except LookupError:
+        raise NotFound("this step has no studio: it is called by the flow generate") from None
 
 
 def _folder_of(run: str) -> Path:

@@ -8,49 +8,50 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from poorwill.media import delivery
-from tasks import studio
-from tasks.infer import CONTACT_SHEET, POSTER, VIDEO
 from tasks.retries import policy, transient_in_time
+from tasks.studio import Studio, current
 
 
 @task(name="upload_video", **policy(transient_in_time))
-def upload_video(run: str, facts: dict[str, Any]) -> dict[str, Any]:
+def upload_video(facts: dict[str, Any]) -> dict[str, Any]:
     """Upload video, poster and contact sheet, and then the record, with which the run's video exists.
 
     Idempotent. Returns the record.
 
     Args:
-        run: the id of the run.
         facts: what the record says, beside the sizes.
     """
-    opened = studio.of_run(run)
-    files = delivery.Files(opened.folder / VIDEO, opened.folder / POSTER, opened.folder / CONTACT_SHEET)
-    return delivery.deliver(opened.store, run, files, facts)
+    opened = current()
+    return delivery.deliver(opened.store, opened.run, opened.files, facts)
 
 
-def publish(record: dict[str, Any], urls: dict[str, str], contact_sheet: str) -> None:
+def publish(result: dict[str, Any], opened: Studio) -> None:
     """A link to the video, and its contact sheet with the parameters, as artifacts of the current run.
 
-    contact_sheet: a data: URL. The links work for as long as their URLs are good.
+    result: the record with the URLs, which expire.
     """
-    create_link_artifact(urls["video"], link_text="video.mp4", key="video", description=record["parameters"]["prompt"])
-    create_markdown_artifact(_markdown(record, urls, contact_sheet), key="contact-sheet")
+    from poorwill.media.previews import as_data_url
+
+    create_link_artifact(result["url"], link_text="video.mp4", key="video", description=result["parameters"]["prompt"])
+    contact_sheet = as_data_url(opened.files.contact_sheet.read_bytes())
+    create_markdown_artifact(_markdown(result, contact_sheet), key="contact-sheet")
 
 
-def _markdown(record: dict[str, Any], urls: dict[str, str], contact_sheet: str) -> str:
-    video, timings = record["video"], record["timings_ms"]
-    rows = [(name, value) for name, value in record["parameters"].items() if value is not None]
+def _markdown(result: dict[str, Any], contact_sheet: str) -> str:
+    video, timings = result["video"], result["timings_ms"]
+    rows = [(name, value) for name, value in result["parameters"].items() if value is not None]
     return "\n".join(
         [
             f"# {video['frames']} frames, {video['width']} x {video['height']}, {video['seconds']:.2f} s",
             "",
             f"![contact sheet]({contact_sheet})",
             "",
-            f"[video]({urls['video']}), [poster]({urls['poster']}), [contact sheet]({urls['contact_sheet']})",
+            f"[video]({result['url']}), [poster]({result['poster_url']}), "
+            f"[contact sheet]({result['contact_sheet_url']})",
             "",
             "| parameter | value |",
             "|---|---|",
-            f"| model | {_cell(record['model'])} |",
+            f"| model | {_cell(result['model'])} |",
             *(f"| {name} | {_cell(value)} |" for name, value in rows),
             "",
             "| stage | seconds |",

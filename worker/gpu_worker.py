@@ -1,26 +1,27 @@
 """The worker type `gpu`.
 
-What it does otherwise than Prefect's process worker: a run is taken off the queue only when a lane for it is free;
-its process stays and keeps its model for the next run; a cancelled run stops at its next step and the process lives;
-runs of workers that died go back into the queue; SIGTERM lets running runs end.
+It differs from Prefect's process worker: a run is taken off the queue only when a lane for it is free; its process
+stays and keeps its model for the next run; a cancelled run stops at its next step and the process lives; runs of
+workers that died go back into the queue; SIGTERM lets running runs end.
 
 The underscored methods it overrides are Prefect's own, which may change with a minor version: pyproject.toml pins
-that, and tests/worker/test_prefect_seams.py says at once when one has gone.
+that, and tests/worker/test_prefect_seams.py fails when one has gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import anyio.abc
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import (
     PREFECT_WORKER_CANCELLATION_POLL_SECONDS,
     PREFECT_WORKER_ENABLE_CANCELLATION,
@@ -28,6 +29,7 @@ from prefect.settings import (
     get_current_settings,
     temporary_settings,
 )
+from prefect.states import Cancelled, Crashed
 from prefect.types._datetime import now
 from prefect.workers.base import BaseWorker, BaseWorkerResult
 
@@ -40,23 +42,22 @@ from worker.presence import Presence
 from worker.recovery import Recovery, requeue
 from worker.settings import Settings
 
+log = logging.getLogger(__name__)
 QUERY_S = 1.0
-"""How often the queue is looked at, unless PREFECT_WORKER_QUERY_SECONDS says otherwise; also at once when a lane
-comes free."""
+"""How often the queue is polled, unless PREFECT_WORKER_QUERY_SECONDS says otherwise; also when a lane comes free."""
 SWEEPS_A_HEARTBEAT = 3
 CANCEL_POLL_S = 10.0
-"""Where events do not come through, cancelled runs are asked for so often."""
+"""How often cancelled runs are looked for where Prefect's events do not come through."""
 ABANDON_TIMEOUT_S = 15.0
 _DRAIN_POLL_S = 0.2
-_ENDED = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
 
 
 class GpuWorkerResult(BaseWorkerResult):
-    """`identifier` is the lane. `status_code` is always 0: the worker itself has told Prefect what went wrong."""
+    """`identifier` is the lane. `status_code` is always 0: the worker itself reports what went wrong to Prefect."""
 
 
 class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
-    """One per host. Its name is the given one and a random suffix: a name stands for one process."""
+    """One per host. Its name is the given one and a random suffix, so that each name stands for one process."""
 
     type = "gpu"
     job_configuration = GpuJobConfiguration
@@ -64,57 +65,56 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
     _description = "Runs image-to-video jobs one per GPU, on processes that keep their model loaded."
     _display_name = "Poorwill GPU"
 
-    def __init__(
-        self,
-        work_pool_name: str,
-        *arguments: Any,
-        name: str | None = None,
-        settings: Settings | None = None,
-        **rest: Any,
-    ) -> None:
-        super().__init__(work_pool_name, *arguments, name=f"{name or 'gpu'} {secrets.token_hex(4)}", **rest)
-        self._settings = settings or Settings.read()
+    def __init__(self, work_pool_name: str, *, name: str | None = None, **rest: Any) -> None:
+        super().__init__(work_pool_name, name=f"{name or 'gpu'} {secrets.token_hex(4)}", **rest)
+        self._pool = work_pool_name
+        self._settings = Settings.read()
         self._lanes = Lanes.of(self._settings)
-        self._presence = Presence(self._settings.state_folder / "workers", self.name)
-        self._variables: JobVariables | None = None
+        self._presence = Presence(self._settings.state_dir / "workers", self.name)
+        self._is_set_up, self._lane_is_free = asyncio.Event(), asyncio.Event()
         self._begun: set[UUID] = set()
         self._draining = self._abandoning = False
 
     async def start(
         self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
     ) -> None:
-        """Work until it is stopped. SIGTERM drains: nothing new is begun, what runs may end within the drain timeout,
-        and what does not goes back into the queue. A second SIGTERM ends the waiting."""
+        """Work until it is stopped.
+
+        SIGTERM drains: no run is begun, running ones may end within the drain timeout, and then go back into the
+        queue. A second SIGTERM ends the waiting.
+        """
         with self._presence, self._answering_health(), _own_settings():
             serving = asyncio.create_task(super().start(run_once, with_healthcheck, printer))
-            draining = asyncio.create_task(self._drain_when_told(printer))
-            sweeping = asyncio.create_task(self._look_after_all())
+            draining = asyncio.create_task(self._drain_on_sigterm(printer))
+            loops = [asyncio.create_task(loop()) for loop in (self._look_after_all, self._poll_when_a_lane_is_free)]
             try:
                 await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 ended = serving.done()
-                for task in (sweeping, draining, serving):
+                for task in (*loops, draining, serving):
                     task.cancel()
                 await asyncio.wait({serving})
             if ended:
                 serving.result()
 
     async def setup(self) -> None:
-        """See BaseWorker. Processes of GPU lanes are started, to be warm when the first run comes."""
+        """See BaseWorker."""
         await super().setup()
         self._variables = JobVariables(self.client)
-        if self._runs_task_group is not None:
-            self._runs_task_group.start_soon(self._warm_up)
+        self._is_set_up.set()
 
     async def _warm_up(self) -> None:
-        """Have a process ready on each lane of a GPU, where it could be started."""
+        """Have a process ready on each lane of a GPU, to be warm when a run comes."""
         cold = [lane for lane in self._lanes.all if lane.kind == "gpu" and lane.status in ("cold", "failed")]
-        if self._work_pool is None or not cold:
+        if not cold:
             return
-        job = await self.job_configuration.from_template_and_values(
-            self.work_pool.base_job_template, {}, client=self.client
+        template = self.work_pool.base_job_template
+        job = cast(
+            "GpuJobConfiguration",
+            await self.job_configuration.from_template_and_values(template, {}, client=self.client),
         )
-        environment = GpuJobConfiguration(env={**job._base_environment(), **job.env}).lasting_environment()
+        settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        environment = GpuJobConfiguration(env={**settings, **job.env}).lasting_environment()
         await asyncio.gather(*(lane.warm_up(environment, job.working_dir or Path.cwd()) for lane in cold))
 
     async def teardown(self, *exc_info: Any) -> None:
@@ -122,12 +122,12 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
         self._draining = self._abandoning = True
         abandoned = self._lanes.runs
         await self._lanes.close()
-        with contextlib.suppress(Exception):  # where the server is away, another worker's sweep finds them
+        with contextlib.suppress(Exception):  # while the server is away, another worker's sweep finds them
             await asyncio.wait_for(self._give_back(abandoned), ABANDON_TIMEOUT_S)
         await super().teardown(*exc_info)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """See BaseWorker. The queue is not asked while nothing could be begun."""
+        """See BaseWorker. The queue is not polled while no run could be begun."""
         if self._draining or not (self._lanes.has_free("gpu") or self._lanes.has_free("control")):
             self._last_polled_time = now("UTC")
             return []
@@ -150,39 +150,36 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
             outcome = await lane.execute(str(flow_run.id), configuration, _affinity(flow_run))
         finally:
             self._begun.discard(flow_run.id)
-        await self._settle(flow_run, outcome)
+        if not self._abandoning:  # else the run goes back into the queue
+            with contextlib.suppress(Exception):  # while the server is away: a sweep finds the run later
+                await self._settle(flow_run, outcome)
         return GpuWorkerResult(status_code=0, identifier=lane.name)
 
     async def _settle(self, flow_run: FlowRun, outcome: Outcome) -> None:
         """Tell Prefect how a run ended whose process could not."""
-        if self._abandoning:
-            return  # it goes back into the queue
-        if outcome.again and not outcome.cancelled:
-            await self._begin_anew(flow_run, outcome.again)
-        elif outcome.cancelled:
+        if outcome.cancelled:
             found = await self.client.read_flow_run(flow_run.id)
-            if found.state is None or found.state.type not in _ENDED:
-                await self._mark_flow_run_as_cancelled(found, {"message": "The run was cancelled."})
+            # Crashed is not left as it is: the process was killed because the run was cancelled.
+            if found.state is None or not found.state.is_final() or found.state.is_crashed():
+                cancelled: State[Any] = Cancelled(message="The run was cancelled.")
+                await self.client.set_flow_run_state(flow_run.id, cancelled, force=True)
+        elif outcome.again:
+            await requeue(self.client, await self.client.read_flow_run(flow_run.id), outcome.again)
         elif outcome.crash:
             self.get_flow_run_logger(flow_run).error(outcome.crash)
-            await self._propose_crashed_state(flow_run, outcome.crash)
-
-    async def _begin_anew(self, flow_run: FlowRun, why: str) -> None:
-        """Its process did not reach Prefect's server. While that is away, this fails too: then a sweep does it."""
-        with contextlib.suppress(Exception):
-            await requeue(self.client, await self.client.read_flow_run(flow_run.id), why)
+            crashed: State[Any] = Crashed(message=outcome.crash)
+            await self.client.set_flow_run_state(flow_run.id, crashed)
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[FlowRun]:
         taken = [entry for entry in flow_run_response if await self._reserve(entry.flow_run)]
         submitted = await super()._submit_scheduled_flow_runs(taken)
-        for entry in taken:  # the worker's own limit may have been reached
-            if entry.flow_run.id not in self._submitting_flow_run_ids and entry.flow_run.id not in self._begun:
-                self._lanes.release(entry.flow_run.id)
+        for run in {entry.flow_run.id for entry in taken} - {run.id for run in submitted}:
+            self._lanes.release(run)  # the worker's own limit was reached
         return submitted
 
     async def _reserve(self, flow_run: FlowRun) -> bool:
-        """Hold a lane for a run. False where there is none, or it is in hand already."""
-        if flow_run.id in self._submitting_flow_run_ids or self._lanes.of_run(flow_run.id) is not None:
+        """Hold a lane for a run. False where none is free, or the run has one already."""
+        if self._lanes.of_run(flow_run.id) is not None:
             return False
         kind: Kind = "gpu" if (await self._job_variables(flow_run)).get("gpus", 1) else "control"
         return self._lanes.reserve(flow_run.id, kind, _affinity(flow_run)) is not None
@@ -201,12 +198,14 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
         super()._release_limit_slot(flow_run_id)
         if self._cancelling_observer is not None:
             self._cancelling_observer.remove_in_flight_flow_run_id(flow_run_id)
-        if self._lanes.release(flow_run_id) and not self._draining and self._runs_task_group is not None:
-            self._runs_task_group.start_soon(self._poll_at_once)
+        if self._lanes.release(flow_run_id):
+            self._lane_is_free.set()
 
-    async def _poll_at_once(self) -> None:
-        with contextlib.suppress(Exception):  # the polling loop meets the same error, and knows what to do
-            await self.get_and_submit_flow_runs()
+    async def _poll_when_a_lane_is_free(self) -> None:
+        while await self._lane_is_free.wait():
+            self._lane_is_free.clear()
+            with contextlib.suppress(Exception):  # the polling loop meets the same error, and knows what to do
+                await self.get_and_submit_flow_runs()
 
     async def _cancel_run(self, flow_run_id: UUID) -> None:
         lane = self._lanes.of_run(flow_run_id)
@@ -216,7 +215,6 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
             await super()._cancel_run(flow_run_id)
 
     async def _job_variables(self, flow_run: FlowRun) -> dict[str, Any]:
-        assert self._variables is not None
         return await self._variables.of(flow_run, self.work_pool)
 
     async def _queue_timeout_s(self, flow_run: FlowRun) -> float | None:
@@ -228,39 +226,34 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
             await requeue(self.client, await self.client.read_flow_run(run), f"{self.name} was stopped")
 
     async def _look_after_all(self) -> None:
-        recovery: Recovery | None = None
+        await self._is_set_up.wait()
         every_s = self.heartbeat_interval_seconds / SWEEPS_A_HEARTBEAT
-        while True:
-            await asyncio.sleep(every_s)
-            if not self._has_successfully_synced or self._draining:
-                continue
-            recovery = recovery or Recovery(
-                self.client, self._work_pool_name, self.name, self._presence, self._in_hand, self._queue_timeout_s,
-                every_s=every_s,
-            )  # fmt: skip
+        recovery = Recovery(
+            self.client, self._pool, self.name, self._presence, lambda: self._lanes.runs, self._queue_timeout_s,
+            every_s=every_s,
+        )  # fmt: skip
+        while not self._draining:
             try:
                 await self._warm_up()
                 await recovery.sweep()
             except Exception as error:
-                self._logger.warning("Looking for lost runs failed, and is tried again: %s", error)
+                log.warning("warming up lanes and looking for lost runs failed, and is tried again: %s", error)
+            await asyncio.sleep(every_s)
 
-    def _in_hand(self) -> set[UUID]:
-        return {*self._lanes.runs, *self._submitting_flow_run_ids}
-
-    async def _drain_when_told(self, printer: Callable[..., None]) -> None:
-        """Returns when a SIGTERM has come and nothing runs any more, or its time is over."""
-        told = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
-        await told.wait()
-        told.clear()
+    async def _drain_on_sigterm(self, printer: Callable[..., None]) -> None:
+        """Returns when a SIGTERM has come and no run is left, or the drain timeout is over."""
+        sigterm = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, sigterm.set)
+        await sigterm.wait()
+        sigterm.clear()
         self._draining = True
         timeout_s = self._settings.drain_timeout_s
         printer(f"Worker {self.name!r} drains: {len(self._lanes.runs)} runs may end within {timeout_s:.0f} s.")
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._until_idle(told), timeout_s)
+            await asyncio.wait_for(self._until_idle(sigterm), timeout_s)
 
-    async def _until_idle(self, told_again: asyncio.Event) -> None:
-        while self._lanes.runs and not told_again.is_set():
+    async def _until_idle(self, sigterm: asyncio.Event) -> None:
+        while self._lanes.runs and not sigterm.is_set():
             await asyncio.sleep(_DRAIN_POLL_S)
 
     @contextlib.contextmanager
@@ -272,19 +265,19 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
             yield
 
     def health(self) -> dict[str, Any]:
-        """What /health answers: see worker/health.py."""
+        """The answer to /health: see worker/health.py."""
         polling = self.is_worker_still_polling(get_current_settings().worker.query_seconds)
         return {"worker": self.name, **summary(self._lanes.all, polling=polling, draining=self._draining)}
 
 
 def _affinity(flow_run: FlowRun) -> str:
-    """Runs of the same deployment and model have the same things loaded."""
+    """Equal for runs of the same deployment and model, which need the same things loaded."""
     return f"{flow_run.deployment_id} {flow_run.deployment_version} {flow_run.parameters.get('model', '')}"
 
 
 @contextlib.contextmanager
 def _own_settings() -> Iterator[None]:
-    """Prefect's settings that this worker type has other defaults for."""
+    """Prefect's settings, with this worker type's own defaults."""
     defaults = {PREFECT_WORKER_QUERY_SECONDS: QUERY_S, PREFECT_WORKER_CANCELLATION_POLL_SECONDS: CANCEL_POLL_S}
     with temporary_settings(updates={PREFECT_WORKER_ENABLE_CANCELLATION: True}, set_defaults=defaults):
         yield

@@ -1,7 +1,7 @@
 """Health over HTTP, for load balancers and supervisors: GET /health.
 
 200 {"status": "loading" | "ready" | "busy", ...}, 503 {"status": "failed", ...}: no lane can take a run, or the
-worker has not reached its server for long. `lanes` tells the same of each lane.
+worker has not reached its server for long. `lanes` holds the status of each lane.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HealthServer:
     """Answers from a thread of its own, so also while the worker's loop is busy. `with` starts and stops it."""
 
     def __init__(self, address: tuple[str, int], look: Callable[[], dict[str, Any]]) -> None:
-        """OSError if the address cannot be had."""
+        """OSError if the address cannot be bound."""
 
         class Handler(BaseHTTPRequestHandler):
             timeout = REQUEST_TIMEOUT_S
@@ -51,7 +51,7 @@ class HealthServer:
                 self.wfile.write(body)
 
             def log_message(self, *arguments: object) -> None:
-                """Not a line for each probe."""
+                """Probes are not logged."""
 
         self._server = ThreadingHTTPServer(address, Handler)
         self._server.daemon_threads = True

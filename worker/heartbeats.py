@@ -1,4 +1,4 @@
-"""Which workers of a pool have died, from what the server says of their heartbeats. No clocks are compared."""
+"""Which workers of a pool have died, by the heartbeats that the server has of them. No clocks are compared."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ INTERVAL_S_DEFAULT = 30.0
 
 
 class Heartbeats:
-    """A worker is taken for dead when its last heartbeat stayed the same while it was watched for MISSED intervals.
+    """A worker counts as dead when its last heartbeat stayed the same while it was watched for MISSED intervals.
 
-    A gap in watching (the server was away, or this process) begins anew: nobody could send heartbeats either.
+    After a gap in watching (the server was away, or this process slept) the watch begins anew: no heartbeat could
+    arrive either.
     """
 
     def __init__(self, gap_s_max: float) -> None:
@@ -23,7 +24,7 @@ class Heartbeats:
         self._intervals: dict[str, float] = {}
 
     def observe(self, workers: Mapping[str, tuple[datetime | None, float | None]], now_s: float) -> None:
-        """What the server says now: for each worker its last heartbeat, and its interval in seconds."""
+        """Note what the server has now: for each worker its last heartbeat, and its interval in seconds."""
         if self._watched_s is not None and now_s - self._watched_s > self._gap_s_max:
             self._since.clear()
         self._watched_s = now_s

@@ -27,8 +27,11 @@ GROWTH_BYTES_MIN = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run left its lane. crash: what to tell of a run whose process could not end it itself. again: why it is to
-    be begun anew. cancelled: it was asked to stop."""
+    """How a run left its lane.
+
+    crash: the message of a run whose process could not end it itself. again: why it is to begin anew. cancelled: it
+    was asked to stop.
+    """
 
     crash: str | None = None
     again: str | None = None
@@ -36,7 +39,7 @@ class Outcome:
 
 
 class Lane:
-    """`environment` is what tells its processes where to work; `start` makes one (Resident.start)."""
+    """`environment` tells its processes which GPU is theirs; `start` makes a process (Resident.start)."""
 
     def __init__(self, name: str, kind: Kind, environment: Mapping[str, str], start: Start = Resident.start) -> None:
         self.name, self.kind = name, kind
@@ -48,7 +51,7 @@ class Lane:
         self._grace_s = CANCEL_GRACE_S
         self.run_id: str | None = None
         self.affinity = ""
-        """What its process has loaded: runs of the same are sooner begun here."""
+        """What its process has loaded: this lane is preferred for runs of the same."""
         self.idle_since_s = 0.0
 
     @property
@@ -65,8 +68,8 @@ class Lane:
     def free(self) -> bool:
         """Whether it takes a run now.
 
-        One whose process did not start takes none until `warm_up` has started one, so that a broken host does not
-        fail the whole queue; a control lane, which is not warmed up, tries again with a run after a while.
+        A lane whose process did not start takes none until `warm_up` has started one, so that a broken host does not
+        fail the whole queue. A control lane, which is not warmed up, tries again with a run after a while.
         """
         ready = not self._failures or (self.kind == "control" and self.rested)
         return self.run_id is None and ready and not self._starting.locked()
@@ -90,11 +93,11 @@ class Lane:
         }
 
     def take(self, run_id: str) -> None:
-        """Hold it for that run, before that is taken off the queue."""
+        """Hold the lane for a run, before that is taken off the queue."""
         self.run_id, self._cancelled = run_id, False
 
     def give_back(self) -> None:
-        """Make it free for another run."""
+        """Free the lane for another run."""
         self.run_id, self.idle_since_s = None, time.monotonic()
 
     async def warm_up(self, environment: Mapping[str, str], folder: Path) -> None:
@@ -104,7 +107,7 @@ class Lane:
                 await self._ready(environment, folder)
 
     async def execute(self, run_id: str, job: GpuJobConfiguration, affinity: str) -> Outcome:
-        """Run one flow run, from start to end, within its time. Does not raise for what the run or its process does."""
+        """Run one flow run, from start to end, within its time. Errors of the run or its process are in the outcome."""
         self._grace_s = float(job.cancel_grace_s)
         try:
             resident = await self._ready(job.lasting_environment(), job.working_dir or Path.cwd())
@@ -187,10 +190,10 @@ class Lane:
             if retire:
                 log.info("%s: its process %d is replaced: %s", self.name, resident.pid, retire)
             await self.close_idle()
-        told = f"{self.name}: {ended.error}" if ended.error else None
+        message = f"{self.name}: {ended.error}" if ended.error else None
         if ended.unreachable:
-            return Outcome(again=told, cancelled=self._cancelled)
-        return Outcome(crash=told, cancelled=self._cancelled)
+            return Outcome(again=message, cancelled=self._cancelled)
+        return Outcome(crash=message, cancelled=self._cancelled)
 
     def _worn(self, resident: Resident, job: GpuJobConfiguration) -> str | None:
         if resident.runs >= job.recycle_runs:
@@ -207,7 +210,7 @@ class Lane:
 
 
 def _death(died: Died) -> str:
-    """What to tell of a run whose process is no more."""
+    """The message of a run whose process has died."""
     if died.signal == 9:
         return (
             "its process was killed (signal 9), by the kernel when memory ran out or by hand: lower num_frames, height "

@@ -10,7 +10,7 @@ from worker.settings import Settings
 
 
 class Lanes:
-    """Reserves a lane for each run from before it is taken off the queue until it is over. Not thread-safe."""
+    """Reserves a lane for each run, from before it is taken off the queue until its end. Not thread-safe."""
 
     def __init__(self, lanes: Iterable[Lane]) -> None:
         self.all = tuple(lanes)

@@ -1,4 +1,4 @@
-"""What a worker and its resident processes say to each other, over the child's stdin and stdout: JSON lines.
+"""The messages between a worker and its resident processes, over the child's stdin and stdout: JSON lines.
 
 to the child      {"run": id}                    run this flow run; only after `ready` or `ended`
                   {"cancel": id, "why": text}    stop it at its next step
@@ -25,7 +25,7 @@ def encode(**message: Any) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """ValueError for what is no JSON object."""
+    """ValueError if the line is not a JSON object."""
     message = json.loads(line)
     if not isinstance(message, dict):
         raise ValueError("not an object")

@@ -1,4 +1,4 @@
-"""Which workers of this host live: each holds a lock that the kernel drops with its process, however that ends."""
+"""Which workers of this host are alive: each holds a lock that the kernel drops with its process."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Presence:
         os.close(self._held)
 
     def is_gone(self, name: str) -> bool:
-        """Whether that worker ran on this host and does not any more. False where nothing is known of it."""
+        """Whether that worker ran on this host and has died. False for a worker that left no lock file here."""
         return _is_free(_path(self._folder, name))
 
     def _forget_old(self) -> None:
-        """Remove what workers that were killed long ago have left: their runs were recovered since, or never are."""
+        """Remove the lock files of workers that were killed long ago: their runs are recovered by now, or never."""
         for path in self._folder.glob("*.lock"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > REMEMBERED_S and _is_free(path):

@@ -1,4 +1,4 @@
-"""Runs that nobody works on any more: of workers that died, and of queues that took too long."""
+"""Runs that nobody works on any more: those of workers that died, and those that waited too long."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterExpectedStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    WorkPoolFilter,
-    WorkPoolFilterName,
-)
+from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.concurrency.asyncio import concurrency
@@ -43,8 +36,8 @@ _HELD_STATES = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 class Recovery:
     """Sweeps one pool. Every worker may sweep: a strict slot lets one at a time change anything.
 
-    held: the runs this worker has in hand. queue_timeout_s: how long a run may wait, None for ever. every_s: how
-    often it is called. pending_s: see PENDING_S.
+    held: the runs that this worker works on. queue_timeout_s: how long a run may wait, None for ever. every_s: how
+    often `sweep` is called. pending_s: see PENDING_S.
     """
 
     def __init__(
@@ -66,7 +59,7 @@ class Recovery:
         self._heartbeats = Heartbeats(gap_s_max=3 * every_s + GAP_S)
 
     async def sweep(self) -> None:
-        """Put runs of dead workers back into the queue, fail those that waited too long. Raises what Prefect does."""
+        """Put runs of dead workers back into the queue, fail those that waited too long. Errors of Prefect's client."""
         await self._watch()
         if any(self._lost(run) for run in await self._runs(_HELD_STATES)):
             await self._recover()
@@ -87,7 +80,7 @@ class Recovery:
             await self._client.upsert_global_concurrency_limit_by_name(slot, 1)
         try:
             async with concurrency(slot, timeout_seconds=SLOT_TIMEOUT_S, strict=True, lease_duration=60):
-                # Looked at again: whoever held the slot before may have put them back.
+                # Read again: another worker, which held the slot before, may have put them back.
                 for run in await self._runs(_HELD_STATES):
                     if self._lost(run):
                         await self._put_back(run)
@@ -95,7 +88,7 @@ class Recovery:
             log.info("another worker of pool %s recovers lost runs", self._pool)
 
     def _lost(self, run: FlowRun) -> bool:
-        """Whether whoever took this run is gone."""
+        """Whether the worker that took this run is gone."""
         assert run.state is not None
         if run.id in self._held():
             return False
@@ -131,13 +124,11 @@ class Recovery:
                 await self._client.set_flow_run_state(run.id, Failed(name="TimedOut", message=message))
 
     async def _runs(self, states: list[StateType], before: datetime | None = None) -> list[FlowRun]:
-        """At most PAGE, those that are due longest: the rest comes in the next sweeps."""
-        due = FlowRunFilterExpectedStartTime(before_=before) if before is not None else None
+        """At most PAGE, those first that are due longest: the rest comes in the next sweeps."""
+        due = {"expected_start_time": {"before_": before}} if before is not None else {}
         return await self._client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)), expected_start_time=due
-            ),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._pool])),
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": states}}, **due}),
+            work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [self._pool]}}),
             sort=FlowRunSort.EXPECTED_START_TIME_ASC,
             limit=PAGE,
         )

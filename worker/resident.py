@@ -26,10 +26,10 @@ class ResidentFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended, as far as its process says.
+    """How a run ended, as its process reports.
 
-    error: what went wrong outside of the flow. unreachable: that was Prefect's server. retire: why the process should
-    not be given another run.
+    error: what went wrong outside of the flow. unreachable: the error is that Prefect's server was away. retire: why
+    the process should not be given another run.
     """
 
     error: str | None = None
@@ -39,7 +39,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The process ended in the middle of a run. `signal` is the number of what killed it, 0 for an exit."""
+    """The process ended in the middle of a run. `signal` is the number of the signal that killed it, 0 for an exit."""
 
     returncode: int
 
@@ -49,10 +49,11 @@ class Died:
 
 
 class Resident:
-    """One process. `await Resident.start(...)`, then `run` again and again, then `end`. Not for two runs at once."""
+    """One process: `await Resident.start(...)`, then `run` as often as needed, one run at a time, then `end`."""
 
     def __init__(self, process: asyncio.subprocess.Process, environment: Mapping[str, str], folder: Path) -> None:
-        self._process = process
+        assert process.stdin is not None and process.stdout is not None
+        self._process, self._stdin, self._stdout = process, process.stdin, process.stdout
         self.environment, self.folder = dict(environment), folder
         self.runs = 0
         self.rss_bytes = 0
@@ -70,7 +71,7 @@ class Resident:
     ) -> Resident:
         """Start it and wait until it has imported what runs need. `environment` is added to this process's own.
 
-        To be awaited on the main thread: the kernel ends the child with the thread that started it. ResidentFailed.
+        Await it on the main thread: the kernel ends the child with the thread that started it. ResidentFailed.
         """
         try:
             process = await asyncio.create_subprocess_exec(
@@ -106,7 +107,7 @@ class Resident:
         """Have it run one flow run, and wait for the end of that or of the process."""
         with contextlib.suppress(OSError):  # it has just died: the answer says so
             self._send(run=flow_run_id)
-            await self._process.stdin.drain()  # type: ignore[union-attr]
+            await self._stdin.drain()
         answer = await self._answer()
         if answer is None:
             return Died(await self._exit_status())
@@ -135,25 +136,22 @@ class Resident:
 
     async def end(self, grace_s: float = STOP_GRACE_S) -> None:
         """Let it go between two runs. Idempotent."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self._stdin.close()
         await self._exit_status(grace_s)
 
     async def _exit_status(self, grace_s: float = STOP_GRACE_S) -> int:
-        """Of a process whose end is near: it ends by itself, or is ended."""
+        """Wait for the process to end by itself, for `grace_s`, and kill it then."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._process.wait(), grace_s)
         return await self.kill()
 
     def _send(self, **message: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(messages.encode(**message))
+        self._stdin.write(messages.encode(**message))
 
     async def _answer(self) -> dict[str, Any] | None:
-        """Its next line; None when there will be none. A line that cannot be read is a process gone mad: it ends."""
-        assert self._process.stdout is not None
+        """The process's next message; None if it ended, or wrote what is not a message: the caller then ends it."""
         try:
-            line = await self._process.stdout.readline()
+            line = await self._stdout.readline()
             return messages.decode(line) if line.endswith(b"\n") else None
         except ValueError:
             return None

@@ -12,12 +12,14 @@ import ctypes
 import gc
 import importlib
 import importlib.util
+import logging
 import os
 import queue
 import signal
 import sys
 import threading
-from typing import Any, BinaryIO
+from collections.abc import Coroutine
+from typing import Any, BinaryIO, cast
 from uuid import UUID
 
 from poorwill.errors import DeviceFailed, OutOfMemory
@@ -55,7 +57,7 @@ def _die_with(parent_pid: int) -> None:
 
 
 def _claim_stdout() -> BinaryIO:
-    """The way to the worker, and nobody else's: what runs print goes to stderr."""
+    """The stream to the worker, for this process alone: what runs print goes to stderr."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     return answers
@@ -81,7 +83,7 @@ def _listen(orders: BinaryIO, waiting: queue.SimpleQueue[str | None], stop: Stop
 
 
 def _terminate() -> None:
-    """As Prefect's own runner does it: SIGTERM is an exception in the flow, and the intent says what it means."""
+    """As Prefect's own runner does it: SIGTERM raises an exception in the flow, and the intent says what it means."""
     from prefect._internal import control_listener
 
     control_listener._set_intent("cancel")
@@ -89,7 +91,7 @@ def _terminate() -> None:
 
 
 def _warm_up() -> None:
-    """Import what takes seconds, before the first run waits for it: POORWILL_PRELOAD names modules, with commas."""
+    """Import what takes seconds before the first run waits for it: POORWILL_PRELOAD names modules, with commas."""
     preload = os.environ.get("POORWILL_PRELOAD")
     if preload is None:
         generates = all(importlib.util.find_spec(name) for name in ("torch", "diffusers"))
@@ -99,10 +101,9 @@ def _warm_up() -> None:
 
 
 def _own_settings() -> contextlib.AbstractContextManager[Any]:
-    """Prefect's settings that runs have here. Once: working them out takes a tenth of a second.
+    """Prefect's settings for runs in this process. Entered once: working them out takes a tenth of a second.
 
-    The worker says when a process dies, so no heartbeat is needed, whose thread costs each run a second when it is
-    joined.
+    The worker reports a process that dies, so runs send no heartbeats: joining their thread costs each run a second.
     """
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -110,7 +111,7 @@ def _own_settings() -> contextlib.AbstractContextManager[Any]:
 
 
 def _performed(flow_run_id: UUID) -> dict[str, Any]:
-    """Run it, and leave no trace in the process. Errors of the flow are the run's state; others are told."""
+    """Run it, and leave no trace in the process. An error outside of the flow is returned; one inside is its state."""
     import httpx
     from prefect.exceptions import Abort, Pause
 
@@ -133,25 +134,27 @@ def _performed(flow_run_id: UUID) -> dict[str, Any]:
 
 def _run(flow_run_id: UUID) -> Any:
     """The run's final state."""
-    from prefect.flow_engine import flow_run_logger, load_flow, load_flow_run, run_flow
+    from prefect.flow_engine import load_flow, load_flow_run, run_flow
+    from prefect.logging.loggers import flow_run_logger
 
     flow_run = load_flow_run(flow_run_id)
     flow = load_flow(flow_run)
-    state = run_flow(flow, flow_run=flow_run, return_type="state", error_logger=flow_run_logger(flow_run))
-    return asyncio.run(state) if flow.isasync else state
+    logger = cast("logging.Logger", flow_run_logger(flow_run))  # an adapter, as Prefect itself passes
+    state = run_flow(flow, flow_run=flow_run, return_type="state", error_logger=logger)
+    return asyncio.run(cast("Coroutine[Any, Any, Any]", state)) if flow.isasync else state
 
 
 def _why_retire(state: Any) -> str | None:
-    """Whether the process cannot be trusted with another run: a GPU's error stays in its context."""
+    """Why the process must not be given another run, if so: a GPU's error stays in its context."""
     error = None if state.is_completed() or state.is_cancelled() else state.result(raise_on_failure=False)
     return f"a run failed with {type(error).__name__}" if isinstance(error, (DeviceFailed, OutOfMemory)) else None
 
 
 def _give_memory_back() -> None:
-    """What a run has left on the heap: without it a process grows by megabytes a run, in pieces nobody uses."""
+    """Free what a run has left on the heap: else a process grows by megabytes a run, in pieces that nobody uses."""
     gc.collect()
     if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # a C library without it
+        with contextlib.suppress(AttributeError):  # not every C library has it
             ctypes.CDLL(None).malloc_trim(0)
 
 

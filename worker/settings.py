@@ -3,67 +3,69 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from poorwill.engine.machine import nvidia_smi
 from poorwill.errors import UsageError
 
+PREFIX = "POORWILL_"
 SLOTS_MAX = 64
+Slots = Annotated[int, Field(ge=0, le=SLOTS_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """`gpus`: one lane each, by what CUDA_VISIBLE_DEVICES calls it. `cpu_slots`: lanes for the same runs without a
-    GPU. `control_slots`: runs that need neither, at once. `health`: (address, port) to answer at, or None.
-    `drain_timeout_s`: how long a SIGTERM waits for runs to end."""
+class Settings(BaseSettings):
+    """Each is read from POORWILL_<its name in capitals>.
 
-    gpus: tuple[str, ...]
-    cpu_slots: int
-    control_slots: int
-    health: tuple[str, int] | None
-    drain_timeout_s: float
-    state_folder: Path
+    `gpus`: one lane each, by what CUDA_VISIBLE_DEVICES calls it; written `auto`, `none`, or ids like `0,1`.
+    `cpu_slots`: lanes for the same runs without a GPU. `control_slots`: runs that need neither, at once.
+    `health`: (address, port) to answer at, written `address:port`. `drain_timeout_s`: how long a SIGTERM waits for
+    runs to end.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, validate_default=False, frozen=True, extra="ignore"
+    )
+
+    gpus: Annotated[tuple[str, ...], NoDecode] = ("auto",)
+    cpu_slots: Slots = 0
+    control_slots: Slots = 4
+    health: Annotated[tuple[str, int] | None, NoDecode] = None
+    drain_timeout_s: Annotated[int, Field(ge=0, le=86_400)] = 300
+    state_dir: Path = Field(default_factory=lambda: Path.home() / ".poorwill")
 
     @classmethod
-    def read(
-        cls, environment: Mapping[str, str] = os.environ, find_gpus: Callable[[], tuple[str, ...]] | None = None
-    ) -> Settings:
-        """From POORWILL_GPUS (`auto`, `none`, or ids like `0,1`), POORWILL_CPU_SLOTS, POORWILL_CONTROL_SLOTS,
-        POORWILL_HEALTH (`address:port`), POORWILL_DRAIN_TIMEOUT_S and POORWILL_STATE_DIR. UsageError."""
-        named = environment.get("POORWILL_GPUS", "auto").strip()
-        if named == "auto":
-            gpus = (find_gpus or _find_gpus)()
-        else:
-            gpus = () if named == "none" else tuple(part.strip() for part in named.split(","))
+    def read(cls, find_gpus: Callable[[], tuple[str, ...]] | None = None) -> Settings:
+        """From this process's environment; `find_gpus` is asked for `auto`, the default. UsageError."""
+        try:
+            found = cls()
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            problem = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected:")
+            raise UsageError(f"{PREFIX}{str(first['loc'][0]).upper()}='{first['input']}': {problem}") from None
+        if found.gpus == ("auto",):
+            return found.model_copy(update={"gpus": (find_gpus or _find_gpus)()})
+        return found
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _split(cls, text: str) -> tuple[str, ...]:
+        gpus = () if text.strip() == "none" else tuple(part.strip() for part in text.split(","))
         if "" in gpus or len(set(gpus)) != len(gpus):
-            raise UsageError(f"POORWILL_GPUS='{named}': expected auto, none, or ids like 0,1, each once")
-        state = environment.get("POORWILL_STATE_DIR") or str(Path.home() / ".poorwill")
-        return cls(
-            gpus=gpus,
-            cpu_slots=_number(environment, "POORWILL_CPU_SLOTS", 0),
-            control_slots=_number(environment, "POORWILL_CONTROL_SLOTS", 4),
-            health=_address(environment.get("POORWILL_HEALTH", "")),
-            drain_timeout_s=float(_number(environment, "POORWILL_DRAIN_TIMEOUT_S", 300, 86_400)),
-            state_folder=Path(state),
-        )
+            raise ValueError("expected auto, none, or ids like 0,1, each once")
+        return gpus
 
-
-def _number(environment: Mapping[str, str], name: str, default: int, most: int = SLOTS_MAX) -> int:
-    text = environment.get(name, "").strip() or str(default)
-    if not text.isdecimal() or int(text) > most:
-        raise UsageError(f"{name}='{text}': expected a whole number, at most {most}")
-    return int(text)
-
-
-def _address(text: str) -> tuple[str, int] | None:
-    if not text.strip():
-        return None
-    host, _, port = text.strip().rpartition(":")
-    if not port.isdecimal() or int(port) > 65_535:
-        raise UsageError(f"POORWILL_HEALTH='{text}': expected address:port, for example 0.0.0.0:8082")
-    return host.strip("[]") or "0.0.0.0", int(port)
+    @field_validator("health", mode="before")
+    @classmethod
+    def _address(cls, text: str) -> tuple[str, int]:
+        host, _, port = text.strip().rpartition(":")
+        if not port.isdecimal() or int(port) > 65_535:
+            raise ValueError("expected address:port, for example 0.0.0.0:8082")
+        return host.strip("[]") or "0.0.0.0", int(port)
 
 
 def _find_gpus() -> tuple[str, ...]:

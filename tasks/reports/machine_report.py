@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from typing import Any
-
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from poorwill.control.machine.costs import shown, summed
 from poorwill.control.machine.reaping import Finding
 from poorwill.providers.base import Offer
 from poorwill.snapshot import durations
-
-log = logging.getLogger(__name__)
-ROWS_MAX = 1000
-Row = dict[str, Any]
+from tasks.reports.artifacts import ROWS_MAX, Row, publish_markdown, publish_table
 
 
 def publish_offers(source: str, offers: Sequence[Offer]) -> None:
     """The machines that a provider offers, cheapest first; the first is marked as what would be rented."""
     rows = [offer_row(offer, number == 0) for number, offer in enumerate(offers)]
-    _publish("wake-offers", rows or [{"chosen": "", "offer": "none fulfils the wish"}], f"Offers of {source}")
+    publish_table("wake-offers", rows or [{"chosen": "", "offer": "none fulfils the wish"}], f"Offers of {source}")
 
 
 def publish_findings(source: str, findings: Sequence[Finding]) -> None:
     """Every machine that bills, and the sum."""
     rows = [finding_row(finding) for finding in findings[:ROWS_MAX]]
-    _publish("machines", [*rows, sum_row(findings)], f"Poorwill's machines of {source}")
+    publish_table("machines", [*rows, sum_row(findings)], f"Poorwill's machines of {source}")
 
 
 def publish_replicas(snapshot_id: str, rows: Sequence[Row], price_per_hour: float) -> None:
     """What became of each replica, as a table and, for people, as text."""
-    _publish("replicas", list(rows), f"Replicas of {snapshot_id}")
+    publish_table("replicas", list(rows), f"Replicas of {snapshot_id}")
     text = replicas_markdown(snapshot_id, rows, price_per_hour)
-    try:
-        create_markdown_artifact(text, key="replication", description=f"Replication of {snapshot_id}")
-    except Exception as error:
-        log.warning("the report was not written: %s", type(error).__name__)
+    publish_markdown("replication", text, f"Replication of {snapshot_id}")
 
 
 def publish_idleness(rows: Sequence[Row]) -> None:
     """Every machine that is awake: whether it is idle, since when, and what is done about it."""
     nothing = {"machine": "none is awake"}
-    _publish("autosleep", list(rows[:ROWS_MAX]) or [nothing], "Machines that are awake, and whether anybody uses them")
+    publish_table(
+        "autosleep", list(rows[:ROWS_MAX]) or [nothing], "Machines that are awake, and whether anybody uses them"
+    )
 
 
 def offer_row(offer: Offer, chosen: bool) -> Row:
@@ -96,11 +88,3 @@ def replicas_markdown(snapshot_id: str, rows: Sequence[Row], price_per_hour: flo
         note = str(row["note"]).replace("|", "\\|")
         lines.append(f"| {row['machine']} | {row['state']} | {row['instance']} | {row['$ per hour']} | {note} |")
     return "\n".join(lines) + "\n"
-
-
-def _publish(key: str, rows: list[Row], description: str) -> None:
-    """What goes wrong here is logged, and nothing else."""
-    try:
-        create_table_artifact(table=rows, key=key, description=description)
-    except Exception as error:
-        log.warning("the table '%s' was not written: %s", key, type(error).__name__)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
-from typing import Any
-
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from poorwill.cli.output import human
 from poorwill.control.machine.costs import per_month
@@ -14,24 +10,18 @@ from poorwill.control.removal.live_share import SMALL_SHARE, LiveShare
 from poorwill.control.removal.retention import Plan, Verdict
 from poorwill.snapshot import durations
 from tasks.removal import Planned
+from tasks.reports.artifacts import ROWS_MAX, Row, best_effort, publish_markdown, publish_table
 
-log = logging.getLogger(__name__)
-ROWS_MAX = 1000
 LISTED_MAX = 50
-Row = dict[str, Any]
 
 
 def publish_retention(store: str, planned: Planned, grace_s: float, price_per_gb_month: float, dry_run: bool) -> None:
-    """As artifacts of the current run. What goes wrong here is logged, and nothing else."""
+    """As artifacts of the current run."""
     verb = "would keep and remove" if dry_run else "keeps and removes"
-    try:
-        create_table_artifact(
-            table=rows(planned.plan), key="retention", description=f"What retention {verb} in {store}"
-        )
+    with best_effort("the report of retention"):
+        publish_table("retention", rows(planned.plan), f"What retention {verb} in {store}")
         text = markdown(store, planned, grace_s, price_per_gb_month, dry_run)
-        create_markdown_artifact(text, key="retention-summary", description=f"Retention of {store}")
-    except Exception as error:
-        log.warning("the report of retention was not written: %s", type(error).__name__)
+        publish_markdown("retention-summary", text, f"Retention of {store}")
 
 
 def rows(plan: Plan) -> list[Row]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
 import numpy as np
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from blocks.lookup import store_block
 from poorwill.cli.output import human
@@ -18,9 +16,9 @@ from poorwill.errors import one_line
 from poorwill.snapshot.metadata import Coding, Metadata
 from poorwill.snapshot.tables import Kind, Manifest
 from tasks.reports import charts
+from tasks.reports.artifacts import best_effort, publish_markdown, publish_table
 from tasks.sessions import Sample
 
-log = logging.getLogger(__name__)
 MARKDOWN_BYTES_MAX = 100_000
 KINDS_MAX = 8
 PART_ROWS_MAX = 64
@@ -34,38 +32,32 @@ def publish_snapshot(
     timings_ms: dict[str, int],
     cost: str = "",
 ) -> None:
-    """The report of a snapshot, as artifacts of the current run. What goes wrong here is logged, and nothing else.
+    """The report of a snapshot, as artifacts of the current run.
 
     cost: a sentence on what is saved.
     """
-    try:
+    with best_effort(f"the report of {snapshot_id}"):
         with closing(store_block(store).open()) as opened:
             metadata = catalog.find(opened, snapshot_id)
             manifest = manifests.read(opened, metadata)
         rows = part_rows(manifest, metadata, packed)
-        create_table_artifact(table=rows, key="parts", description=f"Parts of snapshot {snapshot_id}")
+        publish_table("parts", rows, f"Parts of snapshot {snapshot_id}")
         text = snapshot_markdown(metadata, rows, kinds_of_files(manifest), samples, timings_ms, cost)
-        create_markdown_artifact(text, key="snapshot", description=f"Snapshot {snapshot_id}")
+        publish_markdown("snapshot", text, f"Snapshot {snapshot_id}")
         named = {name: getattr(metadata, name) for name in ("snapshot_id", "machine", "parent", "left_out_count")}
         _publish_facts({**named, **metadata.totals.document()})
-    except Exception as error:
-        log.warning("the report of %s was not written: %s", snapshot_id, type(error).__name__)
 
 
 def publish_wake(result: dict[str, Any], samples: Sequence[Sample]) -> None:
     """The same for a wake."""
-    try:
-        create_markdown_artifact(
-            wake_markdown(result, samples), key="wake", description=f"Wake of {result['snapshot_id']}"
-        )
+    with best_effort(f"the report of {result['snapshot_id']}"):
+        publish_markdown("wake", wake_markdown(result, samples), f"Wake of {result['snapshot_id']}")
         _publish_facts({name: value for name, value in result.items() if not isinstance(value, dict)})
-    except Exception as error:
-        log.warning("the report of %s was not written: %s", result.get("snapshot_id"), type(error).__name__)
 
 
 def _publish_facts(facts: dict[str, Any]) -> None:
-    """The figures alone, for programs: what a flow returns is not stored. One row, of plain values."""
-    create_table_artifact(table=[facts], key="facts", description="The figures of this run, for programs")
+    """The figures alone, for programs, as one row of plain values: Prefect does not store what a flow returns."""
+    publish_table("facts", [facts], "The figures of this run, for programs")
 
 
 def part_rows(manifest: Manifest, metadata: Metadata, packed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

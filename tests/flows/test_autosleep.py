@@ -21,7 +21,7 @@ from blocks import inventory
 from blocks.lookup import save_machine
 from deployments.registration.gpu_pool import create_pool, deploy
 from deployments.servers.prefect_server import PrefectServer
-from flows import own_runs
+from flows import started_runs
 from flows.autosleep import autosleep
 from flows.autosleep_run import Request, left_alone
 from flows.hibernate import hibernate
@@ -114,7 +114,7 @@ def test_an_idle_machine_is_put_to_sleep_once(world: World) -> None:
 def waiting(world: World, instance: str) -> FlowRun:
     """A hibernation that was started for that instance, and waits for a worker."""
     key, parameters = f"{world.name}-{instance}", {"machine": world.name, "store": world.store_name}
-    run = own_runs.start("hibernate/poorwill", parameters, key=key, name=f"hibernate-{world.name}", tags=[])
+    run = started_runs.start("hibernate/poorwill", parameters, key=key, name=f"hibernate-{world.name}", tags=[])
     now_s = time.time()
     idle_watch.write(world.name, Watch(instance, now_s, now_s - HOUR_S, "", 0.0, 0.0, run=str(run.id)))
     return run

@@ -171,7 +171,7 @@ def test_a_picture_from_a_bucket(studio: Studio, s3_server: S3Server) -> None:
         media = blocks.Media.load("studio-s3")
         assert media.image_stores == names and isinstance(media.store, blocks.LocalStore)
     error = studio.error(media="studio-s3", image_url=f"s3://{s3_server.bucket}/in/a.png")
-    assert isinstance(error, UsageError) and "is no bucket" in str(error)
+    assert isinstance(error, UsageError) and "is not a bucket" in str(error)
     media.image_stores = ["studio-in"]
     media.save("studio-s3", overwrite=True)
     made = studio.run(media="studio-s3", image_url=f"s3://{s3_server.bucket}/in/a.png").result()

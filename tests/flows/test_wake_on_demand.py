@@ -22,9 +22,8 @@ from deployments.automations.apply import FOLDER
 from deployments.automations.files import read
 from deployments.registration.gpu_pool import create_pool, deploy
 from deployments.servers.prefect_server import PrefectServer
-from flows.demand import WORKER_LABEL, obstacle
 from flows.wake import wake
-from flows.wake_on_demand import wake_on_demand
+from flows.wake_on_demand import WORKER_LABEL, obstacle, wake_on_demand
 from poorwill.errors import NotFound, Refused
 from tests.support.flow_world import World
 from tests.support.runs import take
