@@ -17,7 +17,7 @@ from tasks.retries import policy, transient_in_time
 from tasks.studio import Studio, current
 
 if TYPE_CHECKING:
-    from poorwill.media.inference import Frames
+    from poorwill.media.frames import Frames
     from poorwill.media.loading import LoadedPipeline
     from poorwill.media.model import Model
 
