@@ -140,9 +140,10 @@ def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     for warning in result["warnings"] if not arguments.json else []:
         print(f"poorwill: {warning}", file=sys.stderr)
     spared = {"kept_bytes": "stood there", "cached_bytes": "came from the cache"}
-    said = [f"{human(result[name])} {what}" for name, what in spared.items() if result[name]]
+    notes = [f"{human(result[name])} {what}" for name, what in spared.items() if result[name]]
+    what = f"snapshot {metadata.snapshot_id} restored to {order.workspace}"
     output.done(
-        f"snapshot {metadata.snapshot_id} restored to {order.workspace}" + (f" ({', '.join(said)})" if said else ""),
+        f"{what} ({', '.join(notes)})" if notes else what,
         {
             "raw_bytes": result["raw_bytes"], "stored_bytes": metadata.totals.stored_bytes,
             **{name: result[name] for name in ("kept_bytes", "cached_bytes", "fetched_bytes")},

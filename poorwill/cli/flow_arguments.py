@@ -137,8 +137,8 @@ FLOWS: dict[str, tuple[Parameter, ...]] = {
 
 def add_to(commands: Any, command: str) -> None:
     """All of these commands, for the list of commands; with its arguments only the one that is called."""
-    for name, said in {**COMMANDS, **plugins.COMMANDS}.items():
-        one = commands.add_parser(name, help=said)
+    for name, summary in {**COMMANDS, **plugins.COMMANDS}.items():
+        one = commands.add_parser(name, help=summary)
         if name == command:
             _fill(name, one)
 
@@ -172,11 +172,11 @@ def _runs(command: str, parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flow", metavar="FLOW", help="only of this flow, like hibernate")
     parser.set_defaults(module="listings")
     actions: Any = parser.add_subparsers(dest="action", metavar="follow|cancel")
-    for action, said in (
+    for action, summary in (
         ("follow", "show a run's progress until it ends; its exit code is the run's"),
         ("cancel", "ask a run to stop, and wait for that"),
     ):
-        one = actions.add_parser(action, help=said, description=said, epilog=SERVER)
+        one = actions.add_parser(action, help=summary, description=summary, epilog=SERVER)
         one.add_argument("id", metavar="ID")
         _add_json(one, argparse.SUPPRESS)  # or it would undo the one that stands before
         one.set_defaults(module="server_commands", run=action)

@@ -68,8 +68,8 @@ def _fields(verdict: Verdict) -> dict[str, Any]:
 
 
 def _line(verdict: Verdict) -> str:
-    told = f"kept: {', '.join(verdict.reasons)}" if verdict.reasons else f"goes, {human(verdict.freed_bytes)}"
-    return f"{verdict.owner[1]:26} {verdict.owner[0]:20} {told}" + (f"  ({verdict.name})" if verdict.name else "")
+    verb = f"kept: {', '.join(verdict.reasons)}" if verdict.reasons else f"goes, {human(verdict.freed_bytes)}"
+    return f"{verdict.owner[1]:26} {verdict.owner[0]:20} {verb}" + (f"  ({verdict.name})" if verdict.name else "")
 
 
 def _notes(plan: Plan) -> list[str]:

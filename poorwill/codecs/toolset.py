@@ -1,4 +1,4 @@
-"""What one process codes with: the codecs of its CPU and, where there are GPUs, theirs."""
+"""The codecs of one process: those of its CPU and, where there are GPUs, theirs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def no_gpus() -> Gpus:
 
 
 def gpus_of_this_machine() -> Gpus:
-    """Opened when first needed: the libraries take seconds and the device's memory. Unsupported if there is none."""
+    """Opened when first needed: the libraries take seconds and the device's memory. Unsupported without one."""
     from poorwill.codecs.gpu.gpus import open_gpus
 
     return open_gpus()
@@ -43,7 +43,7 @@ class Toolset:
         threads: int = 0,
         decide: Callable[[dict[str, int], int], tuple[str, str]] = decide,
     ) -> None:
-        """threads: how many code at a time; 0: one for each core. decide: from rates and threads, who codes and why."""
+        """threads: how many code at a time; 0: one for each core. decide: GPU or CPU, and why, from rates and threads."""
         self._open, self._threads, self._by_rates = open_gpus, threads or len(os.sched_getaffinity(0)), decide
         self._lock = threading.RLock()
         self._gpus: Gpus | None = None
@@ -73,7 +73,7 @@ class Toolset:
         return Chooser(policy, self._on_gpu(portable))
 
     def gpus(self) -> Gpus | None:
-        """The GPUs, or None where there are none."""
+        """The GPUs; None without any."""
         with self._lock:
             if self._gpus is None and not self._no_gpu_because:
                 try:

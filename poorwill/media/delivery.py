@@ -1,4 +1,4 @@
-"""A finished video in its store, and the record that says so.
+"""A finished video in its store, and its record.
 
     videos/<run>/video.mp4  poster.jpg  contact-sheet.jpg     any order
     videos/<run>/video.json                                   written last: without it there is no video
@@ -37,7 +37,7 @@ def key_of(run: str, what: str) -> str:
 
 
 def delivered(store: Store, run: str) -> dict[str, Any] | None:
-    """The record of a run's video, None if there is none yet. Corrupt for a record that cannot be read."""
+    """The record of a run's video, None before it is delivered. Corrupt for a record that cannot be read."""
     key = key_of(run, "record")
     try:
         record = json.loads(store.get(key, bytes_max=RECORD_BYTES_MAX))

@@ -20,12 +20,12 @@ def default_device() -> str:
 
 
 def memory_bytes(device: str) -> int | None:
-    """All of the GPU's memory in bytes, used or not; None for what is no GPU of CUDA or ROCm."""
+    """All of the GPU's memory in bytes, used or not; None without a GPU of CUDA or ROCm."""
     return int(torch.cuda.get_device_properties(device).total_memory) if device.startswith("cuda") else None
 
 
 def release_memory(*, compiled: bool = False) -> None:
-    """Give back what nobody refers to any more: cycles of objects, then what the allocator keeps for later.
+    """Give back memory that nothing refers to any more: cycles of objects, then what the allocator keeps for later.
 
     `compiled`: forget compiled code too, that of models which are still in use as well.
     """
@@ -37,7 +37,7 @@ def release_memory(*, compiled: bool = False) -> None:
 
 
 def release_after(error: BaseException) -> None:
-    """The same, and let go of every tensor that the error's traceback would keep for as long as somebody keeps it."""
+    """The same, and free every tensor that the error's traceback refers to."""
     traceback.clear_frames(error.__traceback__)
     release_memory()
 

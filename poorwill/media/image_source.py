@@ -79,7 +79,7 @@ def fetch_image(
     `check` is called before and while bytes are awaited from the web, and once before a store is asked; what it
     raises ends the work. `resolve` is the web's, as in `guarded_http.fetch`. The timeouts of a store are its own.
 
-    UsageError for what is no such URL or no such picture, Refused for too many bytes or pixels and for servers
+    UsageError for other URLs and for files that are not pictures, Refused for too many bytes or pixels and for servers
     and buckets that may not be read; for the web the errors of `guarded_http.fetch`, for a bucket those of stores.
     """
     scheme = url[:20].partition(":")[0].lower()

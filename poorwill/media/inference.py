@@ -37,8 +37,8 @@ def generate(
     `resolved.seed`, so that a seed means the same on each device, except where a pipeline insists on its own.
 
     Cancelled at the next step, with the reason, when `stop` says so; UsageError for a size that these weights cannot
-    make; OutOfMemory; DeviceFailed; Corrupt if the pipeline made something else than was asked for, or values that are
-    no numbers. Errors of `on_step` pass. After all of them but DeviceFailed the pipeline can be used again.
+    make; OutOfMemory; DeviceFailed; Corrupt if the pipeline made something else than was asked for, or values that
+    are not finite. Errors of `on_step` pass. After all of them but DeviceFailed the pipeline can be used again.
     """
     stop.check()
     _check_size(pipeline, resolved)
@@ -63,7 +63,7 @@ def generate(
 
 
 class _Steps:
-    """Told after each step of a pipeline: it counts, tells, and stops."""
+    """Called after each step of a pipeline: counts, reports, and stops."""
 
     def __init__(self, pipe: Any, on_step: OnStep, stop: Stop) -> None:
         self._scheduler, self._on_step, self._stop = pipe.scheduler, on_step, stop
@@ -145,7 +145,7 @@ def _pixels(frames: Any, resolved: Resolved) -> Frames:
     for number, frame in enumerate(frames):
         if not torch.isfinite(frame).all():
             raise Corrupt(
-                f"frame {number} holds values that are no numbers: the weights may not bear the model's dtype; "
+                f"frame {number} holds infinite or NaN values: the weights may not work in the model's dtype; "
                 "try bfloat16 or float32"
             )
         pixels[number] = frame.float().mul(255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()

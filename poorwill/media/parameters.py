@@ -1,4 +1,4 @@
-"""What a video is asked for with, and what it is then made with: nothing is changed without being said."""
+"""The parameters of a video: those asked for, and those it is then made with. None is changed silently."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _not_taken(asked: Asked, profile: Profile) -> Iterator[Problem]:
     for name, takes in taken.items():
         value = getattr(asked, name)
         if value is not None and not takes:
-            yield Problem(name, _shown(value), f"{profile.label} takes none: leave it out")
+            yield Problem(name, _shown(value), f"{profile.label} does not take one: leave it out")
 
 
 def _prompt_problems(asked: Asked, profile: Profile) -> Iterator[Problem]:

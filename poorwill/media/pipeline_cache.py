@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class PipelineCache:
-    """Holds one pipeline, the last that was asked for. Thread-safe: who asks while one is loaded waits for it."""
+    """Holds one pipeline, the last that was asked for. Thread-safe: a caller waits while another one loads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Small pictures of a video: what a page, a message or an artifact shows before anybody plays it."""
+"""Small pictures of a video: what a page, a message or an artifact shows instead of it."""
 
 from __future__ import annotations
 

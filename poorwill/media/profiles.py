@@ -1,7 +1,7 @@
 """What each pipeline class of diffusers takes, and which values it can work with.
 
-The pipelines check little of it: a number of frames that does not fit is rounded with a warning, or with none. What is
-said here was read from the sources of diffusers 0.42, and tests/media hold it against the installed ones.
+The pipelines check little of it: a number of frames that does not fit is rounded with a warning, or with none. The
+figures were read from the sources of diffusers 0.42, and tests/media hold it against the installed ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Profile:
     """One pipeline class. What a model does not say is taken from here.
 
     The frames of a video are `frame_step` * k + `frame_offset`, height and width multiples of `size_multiple`.
-    `guidance_argument` and `frame_rate_argument` are the names of arguments, "" where there is none. `fixed` are
+    `guidance_argument` and `frame_rate_argument` are the names of arguments, "" without one. `fixed` are
     further arguments, always passed. `component_dtypes` are those that components need in place of a model's shorter
     one, for the picture's sake. `packages` are Python packages that the class needs and diffusers does not install.
     """

@@ -93,7 +93,7 @@ def encode(
 def probe(path: str | os.PathLike[str]) -> VideoFacts:
     """What is really in a file: every frame of its first video stream is decoded. Reads only; idempotent.
 
-    Corrupt if it is no video, ends early, or the decoder had to guess a part of a frame (which is no checksum: a
+    Corrupt if it is not a video, ends early, or the decoder had to guess a part of a frame (which is no checksum: a
     changed bit may also decode to another picture); WorkspaceError if it cannot be read.
     """
     path = os.fspath(path)

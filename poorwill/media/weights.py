@@ -31,7 +31,7 @@ from poorwill.store.directory_tree import sync_folder
 WAIT_S_MAX = 12 * 3600.0
 """How long to wait for another process that downloads the same weights."""
 ABANDONED_S = 7 * 24 * 3600.0
-"""After which a partial folder that nobody continued is removed."""
+"""After which an abandoned partial folder is removed."""
 _PARTIAL = ".partial-"
 
 

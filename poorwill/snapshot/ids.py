@@ -28,7 +28,7 @@ def id_behind(snapshot_id: str) -> str:
 
 
 def begun_at(snapshot_id: str) -> datetime | None:
-    """The time in a snapshot id, in UTC; None if there is no such time: an id need only have its shape."""
+    """The time in a snapshot id, in UTC; None for a time that does not exist: an id need only have its shape."""
     try:
         return datetime.strptime(snapshot_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
     except ValueError:

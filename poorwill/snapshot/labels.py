@@ -31,7 +31,7 @@ def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
     for tag in found:
         if not 0 < len(tag) <= TAG_CHARS_MAX or not tag.isprintable() or " " in tag or "," in tag:
             raise UsageError(
-                f"'{tag[:TAG_CHARS_MAX]}' is no tag: expected up to {TAG_CHARS_MAX} printable characters without "
+                f"'{tag[:TAG_CHARS_MAX]}' is not a tag: expected up to {TAG_CHARS_MAX} printable characters without "
                 "spaces and commas"
             )
     return found

@@ -116,7 +116,7 @@ def test_for_people(tmp_path: Path, local_store: LocalStore) -> None:
         (["retention"], 2, "would keep nothing"),
         (["retention", "--keep-last", "1", "--grace", "soon"], 2, "'soon' is not a duration"),
         (["undelete", NO_SNAPSHOT], 5, f"snapshot {NO_SNAPSHOT} does not exist"),
-        (["snapshot", "{tmp}", "--tag", "a b"], 2, "'a b' is no tag"),
+        (["snapshot", "{tmp}", "--tag", "a b"], 2, "'a b' is not a tag"),
         (["ls", "--store", "http://user:password@host/x"], 2, "not a store address"),
         (["ls", "--store", "s3://key:password@bucket/x"], 2, "not an S3 store address"),
         (["ls", "--store", "file://relative"], 2, "not a store address"),

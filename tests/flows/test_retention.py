@@ -117,7 +117,7 @@ def test_each_machine_by_itself_and_costs(world: World, tmp_path: Path) -> None:
 def test_flows_give_names_and_tags(world: World) -> None:
     """They are in the metadata; what cannot be one is refused before anything is touched."""
     world.machine(small)
-    with pytest.raises(UsageError, match="is no tag"):
+    with pytest.raises(UsageError, match="is not a tag"):
         snapshot(**world.hibernation(tags=["a b"]))
     assert world.keys("") == []
     snapshot(**world.hibernation(name="before the upgrade", tags=["b", "a"]))

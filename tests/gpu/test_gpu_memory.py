@@ -70,7 +70,7 @@ def test_memory_that_is_taken_at_the_opening(caplog: pytest.LogCaptureFixture) -
         Planes().decode(out[:size], back)
         assert back == WEIGHTS
         gpus.close()
-    assert len([record for record in caplog.records if "what it does not code" in record.getMessage()]) == 1
+    assert len([record for record in caplog.records if "what it does not" in record.getMessage()]) == 1
 
 
 def test_memory_that_is_taken_later() -> None:

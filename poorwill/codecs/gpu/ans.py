@@ -1,7 +1,7 @@
 """nvCOMP's rANS on a lane: batches of chunks to the form of nvcomp_form.py and back.
 
 What was coded is decoded again on the device and compared there, before it leaves: a card whose memory flips bits
-(few have ECC on) would otherwise write a snapshot that nobody notices to be unreadable until it is woken.
+(few have ECC on) would otherwise write a snapshot whose damage is first noticed when it is woken.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from poorwill.codecs.gpu.queue import Request
 from poorwill.errors import Corrupt, DeviceFailed
 
 STREAM_CHUNK_BYTES = 512 << 10
-"""What nvCOMP codes with one table. Its header names 128 bytes a lane state and sub-chunk, of which there are 8: of
-64 KiB they would be 1.6%, of this they are 0.2%. `make bench-gpu` shows other sizes beside it."""
+"""How much nvCOMP codes with one table. Its header takes 128 bytes for each lane state and sub-chunk (8 of them): 1.6%
+of 64 KiB, 0.2% of this. `make bench-gpu` compares sizes."""
 STATES = 1
 
 
@@ -50,7 +50,7 @@ def ans(lane: Lane, kind: str, chunk_bytes: int = STREAM_CHUNK_BYTES, states: in
 
 
 def decoder(lane: Lane) -> Any:
-    """What decodes any of them: the stream itself says how it was coded. Of a batch it asks the first alone."""
+    """A codec for any stream: it reads from the first stream of a batch how all of them were coded."""
     nvcomp = lane.nvcomp
     return lane.codec(
         bitstream_kind=nvcomp.BitstreamKind.NVCOMP_NATIVE,
@@ -69,7 +69,7 @@ def encode(lane: Lane, requests: list[Request]) -> None:
 
 
 def loaded(lane: Lane, requests: list[Request]) -> list[_Item]:
-    """The chunks' bodies on the device, split where their form says so."""
+    """The chunks' bodies on the device, split into planes where their form is."""
     bodies = [request.form.body(len(request.source)) for request in requests]
     offsets, end = stacked(bodies)
     raw = lane.buffer("raw", end)
@@ -104,7 +104,7 @@ def _encode_group(lane: Lane, group: list[_Item], kind: str) -> None:
         count = sum(item.form.is_coded(k) for k in range(item.form.streams))
         _store(lane, item, [coded.stream(first + n) for n in range(count)])
         first += count
-    # Copies run while it is checked: what they wrote counts only if nothing is raised here.
+    # Copies run meanwhile: what they write counts only if this raises nothing.
     check(lane, ans(lane, kind), coded, [area[at : at + size] for at, size in places])
     lane.synchronize()
 
@@ -116,14 +116,17 @@ def _end(group: list[_Item], split: bool) -> int:
 
 
 def check(lane: Lane, codec: Any, coded: Coded, sources: list[Array]) -> None:
-    """DeviceFailed unless what was coded decodes to `sources`. All that guards a snapshot from a card that miscodes:
-    nvCOMP's Python module does not look at the states of what it coded."""
+    """DeviceFailed unless `coded` decodes to `sources`.
+
+    This alone guards a snapshot from a card that miscodes: nvCOMP's Python module does not look at the status of each
+    stream.
+    """
     offsets, end = stacked([source.size for source in sources])
     buffer = lane.buffer("check", end)
     backs = [buffer[at : at + source.size] for at, source in zip(offsets, sources, strict=True)]
     lane.decompress(codec, coded.batch, backs)
     if lane.differ(list(zip(backs, sources, strict=True))):
-        raise DeviceFailed("what the GPU coded does not decode to what it was given: it is not trusted any more")
+        raise DeviceFailed("what the GPU coded does not decode to its input: the GPU is not used any more")
 
 
 def _store(lane: Lane, item: _Item, coded: list[Array]) -> None:
@@ -141,7 +144,7 @@ def _store(lane: Lane, item: _Item, coded: list[Array]) -> None:
 
 
 def decode(lane: Lane, requests: list[Request]) -> None:
-    """Fill each request's `out`. Corrupt if one of them, nobody knows which, is damaged."""
+    """Fill each request's `out`. Corrupt if any of them is damaged; which one is not known."""
     offsets, end = stacked([len(request.source) for request in requests])
     stored = lane.buffer("coded", end)
     bodies = [request.form.body(len(request.out)) for request in requests]
@@ -172,7 +175,8 @@ def decode(lane: Lane, requests: list[Request]) -> None:
 
 
 def _decompress(lane: Lane, kind: str, sources: list[Array], targets: list[Array], *, alone: bool) -> None:
-    """With what this version writes; one that is `alone` also as its streams say, which another may have written."""
+    """With the options of this version; a request that is `alone` also with those its streams name: another version may
+    have written them."""
     for codec in (ans(lane, kind), decoder(lane)) if alone else (ans(lane, kind),):
         try:
             return lane.decompress(codec, lane.batch_of(sources), targets)

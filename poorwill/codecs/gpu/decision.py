@@ -25,7 +25,7 @@ SAMPLING_S = 0.4
 STREAMS = 6
 """Threads that hand chunks to the GPU while it is measured: enough to fill its lanes."""
 ENOUGH_MB_S = 5000
-"""Faster than a network of 40 Gbit/s: beyond that the CPU is better left alone than helped."""
+"""Faster than a network of 40 Gbit/s: beyond that the workspace's own programs need the CPU more."""
 WEIGHTS = Layout(2, True, 0b10)
 
 
@@ -59,12 +59,12 @@ def decide(rates_mb_s: dict[str, int], threads: int) -> tuple[str, str]:
     hashing = 1 / max(rates_mb_s["hash"], 1) * 1.67  # the raw bytes, and two thirds of them coded
     alone = round(threads / (hashing + 1 / max(rates_mb_s["cpu"], 1)))
     beside = min(round(threads / hashing), rates_mb_s["gpu"])
-    told = f"the engine reaches {beside} MB/s with the GPU and {alone} MB/s without, on {threads} threads"
+    figures = f"the engine reaches {beside} MB/s with the GPU and {alone} MB/s without, on {threads} threads"
     if beside >= alone:
-        return "gpu", told
+        return "gpu", figures
     if beside >= ENOUGH_MB_S:
-        return "gpu", f"{told}; {ENOUGH_MB_S} MB/s fill any link, and the CPU is left alone"
-    return "cpu", told
+        return "gpu", f"{figures}; {ENOUGH_MB_S} MB/s fill any link, and the CPU stays free"
+    return "cpu", figures
 
 
 def measure(codec: Codec, pins: Pins) -> dict[str, int]:
@@ -76,7 +76,7 @@ def measure(codec: Codec, pins: Pins) -> dict[str, int]:
         "cpu": _rate(lambda: SAMPLE_BYTES if cpu.encode(raw, outs[0]) else 0),
         "gpu": _rate_of_many(codec, raw, outs),
     }
-    # Not if the GPU hangs, which raises: then they stay.
+    # Not in a `finally`: after a GPU that hangs they have to stay pinned.
     for buffer in (raw, *outs):
         pins.unpin(buffer)
     return rates

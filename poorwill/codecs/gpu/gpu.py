@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 LANES = 3
 BATCH_BYTES_MAX, BATCH_BYTES_MIN = 128 << 20, 16 << 20
 BUFFERS = 5
-"""What a lane takes of a batch's size: raw, planes, coded, check, and what nvCOMP and CuPy need meanwhile."""
+"""A lane's memory, in sizes of a batch: raw, planes, coded, check, and what nvCOMP and CuPy need meanwhile."""
 MEMORY_SHARE = 0.25
 """Of the memory that is free: the workspace's own programs may be using the GPU."""
 OUT_OF_MEMORY_MAX = 8
@@ -83,7 +83,7 @@ class Gpu:
             return
         while batch := self.queue.take(batch_bytes):
             self._work(lane, batch)
-        with suppress(Exception):  # a lost device takes nothing back
+        with suppress(Exception):  # a lost device raises
             lane.free()
 
     def _affordable(self, lane: Lane) -> int:
@@ -105,8 +105,8 @@ class Gpu:
                 request.finish()
 
     def _failed(self, lane: Lane, batch: list[Request], error: Exception) -> None:
-        """Give each request of a batch its error. One that is damaged does not take the others along."""
-        # First of all: nothing may still be on its way into the callers' buffers when they go on with them.
+        """Give each request of a batch its error. A damaged chunk fails alone."""
+        # First of all: no copy into the callers' buffers may be under way when they go on.
         healthy = _healthy(lane)
         for request in batch:
             request.size = None
@@ -118,9 +118,9 @@ class Gpu:
         elif healthy and isinstance(error, Corrupt):
             batch[0].finish(Corrupt(error.message))
         elif healthy and batch[0].kind == "planes" and not isinstance(error, DeviceFailed):
-            _finish(batch, Unsupported(f"{self.name} makes no zstd frames: {_said(error)}"))
+            _finish(batch, Unsupported(f"{self.name} makes no zstd frames: {_message(error)}"))
         else:
-            lost = DeviceFailed(error.message if isinstance(error, DeviceFailed) else f"{self.name}: {_said(error)}")
+            lost = DeviceFailed(error.message if isinstance(error, DeviceFailed) else f"{self.name}: {_message(error)}")
             self._lose(lost)
             _finish(batch, lost)
 
@@ -140,14 +140,14 @@ def _finish(batch: list[Request], error: PoorwillError) -> None:
         request.finish(error)
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return error.message if isinstance(error, PoorwillError) else f"{type(error).__name__}: {error}"
 
 
 def _is_out_of_memory(lane: Lane, error: Exception) -> bool:
     own = isinstance(error, (lane.cupy.cuda.memory.OutOfMemoryError, OutOfMemory, MemoryError))
-    said = str(error).lower().replace(" ", "")
-    return own or any(words in said for words in ("outofmemory", "memoryallocation", "cannotallocate"))
+    text = str(error).lower().replace(" ", "")
+    return own or any(words in text for words in ("outofmemory", "memoryallocation", "cannotallocate"))
 
 
 def _healthy(lane: Lane) -> bool:

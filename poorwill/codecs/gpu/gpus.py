@@ -1,4 +1,4 @@
-"""All GPUs of this machine that code, as one: work goes to the one that has the least, a lost one takes none along."""
+"""All GPUs of this machine that code, as one: a chunk goes to the least loaded; a lost one does not stop the others."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ log = logging.getLogger(__name__)
 
 
 class Gpus:
-    """Thread-safe. Encoding never fails for want of a GPU: whoever asked codes that chunk otherwise."""
+    """Thread-safe. Encoding never fails because of a GPU: the caller codes that chunk on the CPU."""
 
     def __init__(self, libraries: Libraries, each: Sequence[Gpu]) -> None:
         self.libraries, self._each = libraries, list(each)
         self.fell_back = 0
-        """Chunks that a GPU was asked to encode and did not."""
+        """How many chunks a GPU was asked to encode and did not."""
         self.warning = ""
-        """What the first of them was told."""
+        """Why the first of them was not encoded."""
         self._lock = threading.Lock()
         self._pinned: list[memoryview] = []
         self._refused: set[str] = set()
-        """What these GPUs do not encode at all."""
+        """Kinds that these GPUs do not encode at all."""
 
     @property
     def usable(self) -> bool:
@@ -39,7 +39,7 @@ class Gpus:
         return ", ".join(each.name for each in self._each)
 
     def encode(self, kind: str, raw: memoryview, out: memoryview, form: Any) -> int | None:
-        """Code a chunk as `kind` ("ans", "planes"); the bytes written to `out`, or None: code it otherwise.
+        """Code a chunk as `kind` ("ans", "planes"); the bytes written to `out`, or None: it was not coded.
 
         EngineLost if a GPU hangs: it might still write into `out`.
         """
@@ -60,8 +60,10 @@ class Gpus:
         return None
 
     def decode(self, stored: memoryview, out: memoryview, form: Any) -> None:
-        """Fill `out`. Corrupt; OutOfMemory; EngineLost when no GPU works any more or one hangs: what was lost in this
-        process may work in another."""
+        """Fill `out`.
+
+        Corrupt; OutOfMemory; EngineLost when no GPU works any more or one hangs: in a new process it may work again.
+        """
         failed: PoorwillError = EngineLost(f"no GPU of this engine works any more: {self._each[0].lost}")
         for each in self._by_load():
             for alone in (False, True):
@@ -83,7 +85,7 @@ class Gpus:
             self.fell_back += 1
             first, self.warning = not self.warning, self.warning or error.message
         if first:
-            log.warning("%s; what it does not code, the CPU does", error.message)
+            log.warning("%s; the CPU codes what it does not", error.message)
 
     def pin(self, buffer: memoryview) -> memoryview:
         """The buffer, its pages pinned where the system allows it: copies to and from it are then twice as fast.
@@ -99,7 +101,7 @@ class Gpus:
         return buffer
 
     def unpin(self, buffer: memoryview) -> None:
-        """Undo it, once nothing is copied to or from the buffer any more."""
+        """Undo `pin`, once nothing is copied to or from the buffer any more."""
         with self._lock:
             kept = [each for each in self._pinned if each is not buffer]
             pinned, self._pinned = len(kept) < len(self._pinned), kept
@@ -113,7 +115,7 @@ class Gpus:
 
 
 def open_gpus(libraries: Libraries | None = None, lanes: int = LANES) -> Gpus:
-    """The GPUs of this machine. Unsupported, with the reason, if there is none that can code."""
+    """The GPUs of this machine. Unsupported, with the reason, if none can code."""
     if libraries is None:
         check_driver()
     loaded = libraries or load()

@@ -58,7 +58,7 @@ class Lane:
         """Device memory of that name, `size` bytes of undefined content, kept until more is asked for."""
         kept = self._buffers.pop(name, None)
         if kept is None or kept.size < size:
-            kept = None  # let go of the old one first
+            kept = None  # free the old one first
             kept = self.cupy.empty(max(size, self.buffer_bytes_min), self.cupy.uint8)
         self._buffers[name] = kept
         return kept[:size]

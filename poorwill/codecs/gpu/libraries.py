@@ -25,21 +25,21 @@ class Libraries:
 
 
 def check_driver() -> None:
-    """Unsupported where there is none: that is seen at once, and the libraries take a third of a second to load."""
+    """Unsupported without NVIDIA's driver. Takes no time, where loading the libraries takes a third of a second."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        raise Unsupported(f"there is no driver of NVIDIA: {error}") from None
+        raise Unsupported(f"NVIDIA's driver is not installed: {error}") from None
 
 
 def load() -> Libraries:
     """CuPy and nvCOMP. Unsupported if one is missing, cannot be loaded, or is of another major version."""
-    # Where CuPy keeps its kernels, which it makes as soon as it is imported: not in a home that may be read-only.
+    # CuPy makes the folder of its kernels when it is imported: not in a home that may be read-only.
     state = os.environ.get("POORWILL_STATE_DIR") or os.path.expanduser("~/.poorwill")
     os.environ.setdefault("CUPY_CACHE_DIR", os.path.join(state, "cupy"))
     try:
         libraries = Libraries(importlib.import_module("cupy"), importlib.import_module("nvidia.nvcomp"))
-    except Exception as error:  # a library that is there and does not load raises anything
+    except Exception as error:  # a library that is installed and does not load may raise anything
         raise Unsupported(f"the GPU's libraries cannot be used: {type(error).__name__}: {error}") from None
     found = str(libraries.nvcomp.__version__)
     if found.partition(".")[0] != str(NVCOMP_MAJOR):
@@ -50,7 +50,7 @@ def load() -> Libraries:
 
 
 def usable_devices(libraries: Libraries) -> list[int]:
-    """The numbers of the GPUs that can code. Unsupported, with the reason, if there is none."""
+    """The numbers of the GPUs that can code. Unsupported, with the reason, without any."""
     runtime = libraries.cupy.cuda.runtime
     try:
         found = range(runtime.getDeviceCount())

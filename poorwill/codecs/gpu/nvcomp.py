@@ -1,6 +1,6 @@
-"""Id 4: nvCOMP's rANS on a GPU. No CPU reads it, nor does nvCOMP of another major version: a snapshot says so.
+"""Id 4: nvCOMP's rANS on a GPU. No CPU decodes it, and no other major version of nvCOMP: the snapshot lists that need.
 
-Here is what belongs to one thread; ans.py is what happens on the device, nvcomp_form.py the stored form.
+The codecs here belong to one thread each; ans.py is the work on the device, nvcomp_form.py the stored form.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from poorwill.codecs.gpu.nvcomp_form import Form
 from poorwill.codecs.planes import Layout, Planes
 
 BODY_BYTES_MIN = 1024
-"""Less gains nothing, and a coder that has never seen so little might not take it."""
+"""Shorter chunks gain nothing, and nvCOMP is not tested with them."""
 
 
 class NvcompAns:

@@ -55,7 +55,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Where a stream is in the stored bytes, and what it is."""
+    """Where a stream lies in the stored bytes, and whether it is coded."""
 
     offset: int
     size: int

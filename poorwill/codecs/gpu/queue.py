@@ -1,7 +1,7 @@
-"""What waits for a GPU, taken in batches.
+"""Requests that wait for a GPU, taken in batches.
 
-Codec threads hand in one chunk each and wait. Whoever serves the GPU takes all that has gathered while it was busy, so
-that batches grow with the load by themselves and a lone chunk waits for no other.
+Codec threads hand in one chunk each and wait. A lane takes all that gathered while it was busy: so batches grow with
+the load, and a lone chunk waits for no other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WAIT_S = 300.0
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One chunk for the GPU. `size` is what came of it: bytes written to `out`, or None for nothing to gain."""
+    """One chunk for the GPU. `size` is the result: bytes written to `out`, or None if coding gains nothing."""
 
     kind: str
     source: memoryview
@@ -31,13 +31,13 @@ class Request:
     _done: threading.Event = field(default_factory=threading.Event)
 
     def finish(self, error: Exception | None = None) -> None:
-        """Wake who waits. Only the first call counts."""
+        """Wake the waiting thread. Only the first call counts."""
         if not self._done.is_set():
             self.error = error
             self._done.set()
 
     def wait(self, timeout_s: float = WAIT_S) -> int | None:
-        """The result. Raises what `finish` was given; EngineLost when the GPU hangs, for its buffers are not ours."""
+        """The result. Raises what `finish` was given; EngineLost for a GPU that hangs and may still write to `out`."""
         if not self._done.wait(timeout_s):
             raise EngineLost(f"the GPU has not answered for {timeout_s:.0f} s: its process has to be replaced")
         if self.error is not None:
@@ -81,7 +81,7 @@ class BatchQueue:
             return batch
 
     def close(self, error: Exception | None = None) -> None:
-        """No more is taken in; what waits ends with `error`. Idempotent."""
+        """Refuse further requests, and end the waiting ones with `error`. Idempotent."""
         with self._changed:
             self._closed = self._closed or error or DeviceFailed("the GPU is not used any more")
             for request in self._waiting:

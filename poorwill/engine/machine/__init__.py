@@ -1,1 +1,1 @@
-"""What the engine tells about its machine, and a command that it runs there."""
+"""The engine's machine: its facts, how it is used, and an operator's command on it."""

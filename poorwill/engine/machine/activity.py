@@ -28,7 +28,7 @@ LINE_MAX = 200
 TCP_BYTES_MAX = 8 << 20
 SSH_PORT = 22
 _ESTABLISHED, _LISTENING = "01", "0A"
-# What this container used, which is what counts where many share a host; and where there is no such file, the host.
+# What this container used, where many share a host; without such a file, what the host used.
 _CPU_V2 = "sys/fs/cgroup/cpu.stat"
 _CPU_V1 = ("sys/fs/cgroup/cpuacct/cpuacct.usage", "sys/fs/cgroup/cpu,cpuacct/cpuacct.usage")
 

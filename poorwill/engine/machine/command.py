@@ -18,8 +18,8 @@ def run(command: str, workspace: str, context: Context, umask: int = -1) -> tupl
     """Run a command with /bin/sh in `workspace`. Returns its status (negative: a signal) and the end of its output.
 
     When the request is cancelled or its deadline passes it is killed, with all its children. What it leaves
-    running in the background when it ends goes on. umask: its file mode mask; -1: that of this process. UsageError if
-    the workspace is not a directory.
+    running in the background goes on. umask: its file mode mask; -1: that of this process. UsageError if the workspace
+    is not a directory.
     """
     # A file and not a pipe: a service the command starts may keep it open for ever.
     with tempfile.TemporaryFile() as output:

@@ -1,4 +1,4 @@
-"""What the engine tells about its machine."""
+"""The facts of a machine that are recorded with every snapshot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def machine_facts(workspace: str) -> dict[str, Any]:
     except OSError:
         total = free = 0
     gpus, driver = nvidia_smi.gpus_and_driver()
-    unusable = unusable_because() if gpus else "there is none"
+    unusable = unusable_because() if gpus else "there is no GPU"
     return {
         "host": socket.gethostname(),
         "cores": len(os.sched_getaffinity(0)),
@@ -45,7 +45,7 @@ def machine_facts(workspace: str) -> dict[str, Any]:
 
 
 def nvcomp_version() -> str:
-    """Of the nvCOMP that is installed for this engine; empty if there is none."""
+    """Of the nvCOMP that is installed for this engine; empty without it."""
     for name in ("nvidia-nvcomp-cu12", "nvidia-nvcomp-cu13"):
         try:
             return metadata.version(name)

@@ -25,7 +25,7 @@ class GpuLoad:
 
 
 def gpu_loads(root: Path, path: str | None = None) -> dict[str, GpuLoad]:
-    """By the GPU's uuid; empty where there is no GPU. HostUnfit if there is one and nvidia-smi does not tell its load.
+    """By the GPU's uuid; empty without a GPU. HostUnfit if there is one and nvidia-smi does not say how busy it is.
 
     root: below it are the machine's devices. path: where nvidia-smi is looked for; None: $PATH.
     """

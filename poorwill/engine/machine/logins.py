@@ -18,14 +18,14 @@ KEEPER = "poorwill.remote.link.keeper"
 _SSHD = ("sshd", "sshd-session", "sshd-auth")  # the latter two since OpenSSH 9.8
 _TITLE = re.compile(r"sshd(?:-session|-auth)?: (?P<about>.*)", re.DOTALL)
 _LISTENER = "[listener]"
-_NOT_YET_IN = ("[net]", "[preauth]", "[accepted]")
+_UNAUTHENTICATED = ("[net]", "[preauth]", "[accepted]")
 _DROPBEAR = "dropbear"
 WHO_MAX = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """One connection of somebody who was let in. `who` is what the SSH server says of it, like `root@pts/0`."""
+    """One authenticated connection. `who` is how the SSH server titles it, like `root@pts/0`."""
 
     pid: int
     who: str
@@ -33,7 +33,7 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """One /dev/pts/N that processes have. `idle_s`: since when nobody typed and nothing was shown there."""
+    """One /dev/pts/N that processes have. `idle_s`: the time since the last key or output."""
 
     name: str
     idle_s: float
@@ -42,15 +42,17 @@ class Terminal:
 def logins(root: Path, found: Mapping[int, Process], own_keeper: str = "") -> list[Login]:
     """The connections to SSH servers here, without those through which `own_keeper` is reached.
 
-    Connections that are not authenticated are none: strangers try passwords at every address, all day.
+    Only authenticated ones count: strangers try passwords at every address, all day.
     """
     sessions = {pid: about for pid in found if (about := _session(root, found[pid])) is not None}
     members: dict[int, list[int]] = {}
     for pid in sessions:
         members.setdefault(_top(pid, sessions, found), []).append(pid)
     own = {_top(pid, sessions, found) for pid in _ways_to(root, found, own_keeper, sessions)}
-    let_in = [top for top, pids in members.items() if not any(_outside(found[pid], sessions[pid]) for pid in pids)]
-    ssh = [Login(top, _who([sessions[pid] for pid in members[top]])) for top in let_in if top not in own]
+    authenticated = [
+        top for top, pids in members.items() if not any(_unauthenticated(found[pid], sessions[pid]) for pid in pids)
+    ]
+    ssh = [Login(top, _who([sessions[pid] for pid in members[top]])) for top in authenticated if top not in own]
     return sorted([*ssh, *_dropbear_logins(found)], key=lambda login: login.pid)
 
 
@@ -76,11 +78,11 @@ def terminals(root: Path, found: Iterable[Process], now_s: float) -> list[Termin
 
 
 def _session(root: Path, process: Process) -> str | None:
-    """What an SSH server's process for one connection says it is about."""
+    """What the title of an SSH server's process for one connection says; None for any other process."""
     if process.name not in _SSHD:
         return None
-    said = _TITLE.match(processes.title(root, process.pid))
-    return said["about"] if said is not None and _LISTENER not in said["about"] else None
+    title = _TITLE.match(processes.title(root, process.pid))
+    return title["about"] if title is not None and _LISTENER not in title["about"] else None
 
 
 def _top(pid: int, sessions: Mapping[int, str], found: Mapping[int, Process]) -> int:
@@ -92,12 +94,12 @@ def _top(pid: int, sessions: Mapping[int, str], found: Mapping[int, Process]) ->
     return pid
 
 
-def _outside(process: Process, about: str) -> bool:
-    return process.name == "sshd-auth" or about.rstrip().endswith(_NOT_YET_IN)
+def _unauthenticated(process: Process, about: str) -> bool:
+    return process.name == "sshd-auth" or about.rstrip().endswith(_UNAUTHENTICATED)
 
 
-def _who(said: list[str]) -> str:
-    best = next((about for about in said if "@" in about), said[0])
+def _who(titles: list[str]) -> str:
+    best = next((title for title in titles if "@" in title), titles[0])
     return best.replace("[priv]", "").strip()[:WHO_MAX]
 
 
@@ -127,7 +129,7 @@ def _ancestors(process: Process, found: Mapping[int, Process]) -> list[int]:
 
 
 def _dropbear_logins(found: Mapping[int, Process]) -> list[Login]:
-    """Dropbear says nothing of its connections: who has a process of his own was let in."""
+    """Dropbear titles no process: a connection with a process of its own is authenticated."""
     serving = {p.pid for p in found.values() if p.name == _DROPBEAR and _is_dropbear(found.get(p.parent))}
     with_shell = {p.parent for p in found.values() if p.name != _DROPBEAR and p.parent in serving}
     return [Login(pid, _DROPBEAR) for pid in with_shell]

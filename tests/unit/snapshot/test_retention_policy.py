@@ -88,7 +88,7 @@ def test_what_is_kept_whatever_the_policy_says() -> None:
         (Policy(last=-1), "keep last -1"),
         (Policy(weekly=COUNT_MAX + 1), "keep weekly"),
         (Policy(within_s=-5), "keep within"),
-        (Policy(tags=("a b",)), "is no tag"),
+        (Policy(tags=("a b",)), "is not a tag"),
     ],
 )
 def test_a_policy_that_is_a_mistake(policy: Policy, says: str) -> None:

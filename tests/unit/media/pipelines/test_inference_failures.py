@@ -81,7 +81,7 @@ def test_values_that_are_no_numbers_are_an_error(value: float) -> None:
     """One is enough: as pixels they would be black, or anything."""
     frames = torch.zeros(5, 3, 16, 32, dtype=torch.float16)
     frames[3, 2, 15, 31] = value
-    with pytest.raises(Corrupt, match="frame 3 holds values that are no numbers"):
+    with pytest.raises(Corrupt, match="frame 3 holds infinite or NaN values"):
         made(ScriptedPipe(frames))
 
 
