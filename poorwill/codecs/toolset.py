@@ -43,7 +43,7 @@ class Toolset:
         threads: int = 0,
         decide: Callable[[dict[str, int], int], tuple[str, str]] = decide,
     ) -> None:
-        """threads: how many code at a time; 0: one for each core. decide: GPU or CPU, and why, from rates and threads."""
+        """threads: how many code at a time; 0: one for each core. decide: GPU or CPU, and why, from their rates."""
         self._open, self._threads, self._by_rates = open_gpus, threads or len(os.sched_getaffinity(0)), decide
         self._lock = threading.RLock()
         self._gpus: Gpus | None = None

@@ -243,7 +243,7 @@ def test_interrupted(tmp_path: Path, local_store: LocalStore, signum: signal.Sig
     assert again.code == 0 and again.done["snapshot_id"] == begun["snapshot_id"]
 
 
-def test_output_that_nobody_takes(tmp_path: Path, local_store: LocalStore) -> None:
+def test_output_that_cannot_be_written(tmp_path: Path, local_store: LocalStore) -> None:
     """A closed stdout, a closed pipe, a full disk: no traceback, and the work is done."""
     workspace = make_large(tmp_path / "w", 1)
     given = ("snapshot", workspace, "--store", local_store.url, "--json")

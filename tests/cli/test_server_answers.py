@@ -104,7 +104,7 @@ def test_answers_that_are_final(answers: Answers, status: int, body: Any, kind: 
 
 
 def test_answers_that_may_change(answers: Answers) -> None:
-    """5xx and 429 are asked again, with longer and longer waits, and not for ever."""
+    """5xx and 429 are asked again, with longer and longer waits, a bounded number of times."""
     answers.planned = [(503, {}), (429, {}), (200, {"ok": 1})]
     waits: list[float] = []
     assert server_at(answers.url, waits).ask("POST", "/x", {}) == {"ok": 1} and waits == [0.5, 1.0]
@@ -178,15 +178,15 @@ def test_a_stack_that_names_another_host(tmp_path: Path) -> None:
         ("http:///api", "expected an address like"),
     ],
 )
-def test_addresses_that_are_none(url: str, says: str) -> None:
-    """Said before anything is sent, without what may be a password."""
+def test_invalid_server_addresses(url: str, says: str) -> None:
+    """They are refused before anything is sent; the message has no password."""
     with pytest.raises(UsageError, match=says) as raised:
         address.find({"PREFECT_API_URL": url})
     assert "password" not in raised.value.message.split("holds a user's name or password")[0]
 
 
 def test_no_server(tmp_path: Path) -> None:
-    """One line that says what to do: nobody told where it is (2), or nobody is there (7), as the stack's file says."""
+    """One line that says what to do: its address is not known (2), or it does not answer (7)."""
     env = {"PREFECT_API_URL": "", "POORWILL_STACK_DIR": str(tmp_path)}
     nowhere = poorwill("machines", env=env)
     assert nowhere.code == 2 and nowhere.err.count("\n") == 1 and "`poorwill up`" in nowhere.err

@@ -134,7 +134,7 @@ def test_mistakes_begin_nothing(rig: Rig, env: dict[str, str], arguments: list[s
     assert len(rig.client.read_flow_runs(limit=200)) == len(before)
 
 
-def test_what_is_not_there(env: dict[str, str]) -> None:
+def test_unknown_flows_and_runs(env: dict[str, str]) -> None:
     """A flow that is not deployed says how to deploy it, a run that never was is not found: 5."""
     ran = poorwill("replicate", "latest:m", "--count", "2", env=env)
     assert ran.code == 5 and "replicate/poorwill is not deployed" in ran.err and "poorwill up" in ran.err

@@ -34,7 +34,7 @@ def test_addresses(text: str, expected: SshEndpoint) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "me@", "box:", "box:0", "box:65536", "box:x", "-oProxyCommand=x", "me@:22"])
-def test_what_is_no_address(text: str) -> None:
+def test_invalid_ssh_addresses(text: str) -> None:
     with pytest.raises(UsageError):
         parse(text)
 

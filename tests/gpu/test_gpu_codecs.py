@@ -157,7 +157,7 @@ def test_one_batch_of_many_chunks() -> None:
     assert together == alone
 
 
-def test_damage_takes_no_neighbour_along() -> None:
+def test_a_damaged_chunk_fails_alone() -> None:
     """Threads that decode damaged chunks beside threads that decode sound ones: these get theirs, and the GPU stays."""
     raw = bytes(chunk("bf16", 1 << 20))
     stored = encoded(NvcompAns(gpus()), raw)

@@ -58,7 +58,7 @@ def there_and_back(gpus: Gpus) -> bool:
     return back == WEIGHTS
 
 
-def test_memory_that_is_taken_at_the_opening(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_free_memory_at_the_opening(caplog: pytest.LogCaptureFixture) -> None:
     """It is not used, with one warning; the chunk is coded by the CPU."""
     with little_memory(), caplog.at_level(logging.WARNING):
         gpus = Gpus(libraries(), [Gpu(libraries(), 0)])
@@ -73,7 +73,7 @@ def test_memory_that_is_taken_at_the_opening(caplog: pytest.LogCaptureFixture) -
     assert len([record for record in caplog.records if "what it does not" in record.getMessage()]) == 1
 
 
-def test_memory_that_is_taken_later() -> None:
+def test_no_free_memory_later() -> None:
     """Chunks that do not fit are coded otherwise, nothing fails, and the GPU codes again when there is room."""
     gpus = Gpus(libraries(), [Gpu(libraries(), 0, lanes=1, batch_bytes=128 << 20)])
     try:
@@ -109,7 +109,7 @@ def test_several_gpus() -> None:
         gpus.close()
 
 
-def test_a_gpu_that_is_lost_takes_none_along() -> None:
+def test_a_lost_gpu_does_not_stop_the_other() -> None:
     """With one of two closed, the other one codes on."""
     numbers = usable_devices(libraries())
     if len(numbers) < 2:

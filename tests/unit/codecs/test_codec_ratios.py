@@ -1,4 +1,4 @@
-"""What codecs and the chooser make of every kind of data: sizes, not speeds."""
+"""Sizes that codecs and the chooser reach on every kind of data; not speeds."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_small_chunks(policy: str, size: int) -> None:
 
 
 def test_an_empty_chunk() -> None:
-    """Has nothing to code."""
+    """There is nothing to code."""
     assert Chooser("auto").encode(memoryview(b""), memoryview(bytearray(0))) == (RAW, 0)
 
 

@@ -1,4 +1,4 @@
-"""Codec ids are for ever, and what cannot be decoded is named."""
+"""Codec ids never change, and a codec that cannot be decoded is named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOR_EVER = {"raw": 0, "zstd": 1, "planes": 2, "openzl": 3, "nvcomp-ans/6": 4}
 
 
 def test_ids_are_for_ever() -> None:
-    """No id was moved, dropped or given to something else."""
+    """No id was moved, dropped or given to another codec."""
     assert FOR_EVER == registry.ID_BY_NAME
 
 
@@ -34,7 +34,7 @@ def test_every_codec_is_known_by_its_id(kind: type[Raw | Zstd | Planes | OpenZL]
 
 
 def test_a_reserved_codec_names_what_it_needs() -> None:
-    """nvCOMP's id is known and says what a machine must have."""
+    """nvCOMP's id is known, and the error names what a machine must have."""
     with pytest.raises(Unsupported, match=r"nvcomp-ans/6.*nvcomp>=6,<7"):
         registry.make(4)
     assert registry.needs(4) == "nvcomp>=6,<7"
@@ -42,7 +42,7 @@ def test_a_reserved_codec_names_what_it_needs() -> None:
 
 @pytest.mark.parametrize("number", [5, 200, 255, -1])
 def test_an_unknown_codec(number: int) -> None:
-    """An id of a later version is refused with what to do."""
+    """An id of a later version is refused, and the error says what to do."""
     with pytest.raises(Unsupported, match=rf"codec id {number} .*newer poorwill"):
         registry.make(number)
     assert registry.name(number) == f"unknown-{number}"
@@ -56,7 +56,7 @@ def test_policies() -> None:
 
 
 def test_a_policy_keeps_to_its_codecs() -> None:
-    """`raw`, `zstd` and `planes` use nothing else than what they name."""
+    """`raw`, `zstd` and `planes` use only the codec of that name."""
     raw, out = memoryview(bytes(4096)), memoryview(bytearray(4096))
     chosen = {policy: Chooser(policy).encode(raw, out)[0] for policy in CODECS}
     assert (chosen["raw"], chosen["zstd"], chosen["planes"]) == (0, 1, 2)

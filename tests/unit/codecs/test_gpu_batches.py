@@ -1,4 +1,4 @@
-"""What waits for a GPU is taken in batches, and a GPU that fails takes nothing along."""
+"""Chunks wait for a GPU and are taken in batches; a GPU that fails loses none of them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_batches(waiting: list[Request], bytes_max: int) -> None:
 
 
 @given(st.lists(st.integers(1, 5000), max_size=20))
-def test_things_are_stacked_without_overlap(sizes: list[int]) -> None:
+def test_pieces_are_stacked_without_overlap(sizes: list[int]) -> None:
     """Aligned, one behind the other, with less than an alignment of waste each."""
     offsets, end = stacked(sizes)
     at = 0
@@ -69,8 +69,8 @@ def test_things_are_stacked_without_overlap(sizes: list[int]) -> None:
     assert at <= end < at + 256
 
 
-def test_a_closed_queue_answers_everybody() -> None:
-    """Who waits and who comes later get the reason; who takes gets nothing."""
+def test_a_closed_queue_fails_every_request() -> None:
+    """Waiting and later requests get the reason; `take` returns nothing."""
     queue, waits = BatchQueue(), request()
     queue.put(waits)
     queue.close(DeviceFailed("it fell from the bus"))
@@ -82,7 +82,7 @@ def test_a_closed_queue_answers_everybody() -> None:
 
 
 def test_a_gpu_that_hangs() -> None:
-    """Nobody goes on with buffers that it may still write to: the process has to be replaced."""
+    """Its buffers are not used again, as it may still write to them: the process has to be replaced."""
     with pytest.raises(EngineLost, match="has not answered"):
         request().wait(0.01)
 
@@ -104,7 +104,7 @@ def encode_many(gpus: Gpus, count: int = 12, threads: int = 6) -> list[int]:
 
 
 def test_chunks_gather_while_the_gpu_is_busy() -> None:
-    """One lane that is held up: what came meanwhile is one batch; nothing of it is copied out before it is coded."""
+    """While one lane is busy the others' chunks become one batch; nothing is copied out before it is coded."""
     held, entered = threading.Event(), threading.Event()
 
     def trouble(call: str) -> None:
@@ -149,7 +149,7 @@ def test_lanes_have_streams_of_their_own() -> None:
 
 
 def test_two_gpus_share_the_work() -> None:
-    """Both code; when one is lost the other goes on, and nobody notices but the log."""
+    """Both code; when one is lost the other goes on, with a line in the log."""
     cuda = FakeCuda(count=2)
     gpus = open_gpus(cuda.libraries())
     first, second = gpus._each
@@ -189,7 +189,7 @@ def test_a_device_that_miscodes_is_not_trusted(caplog: pytest.LogCaptureFixture)
     gpus.close()
 
 
-def test_out_of_memory_costs_the_chunk_its_gpu_and_no_more() -> None:
+def test_out_of_memory_moves_one_chunk_to_the_cpu() -> None:
     """For a while another program takes all memory: those chunks are coded by the CPU, later ones by the GPU again."""
     short = threading.Event()
 
@@ -209,8 +209,8 @@ def test_out_of_memory_costs_the_chunk_its_gpu_and_no_more() -> None:
     gpus.close()
 
 
-def test_memory_that_was_taken_is_given_back() -> None:
-    """Rooms are used again, whatever comes: they do not grow with what is coded; closed, nothing is left."""
+def test_device_memory_is_reused_and_freed() -> None:
+    """Buffers are reused, and do not grow with the amount that is coded; after `close` nothing is left."""
     cuda = FakeCuda()
     gpus = open_gpus(cuda.libraries())
     encode_many(gpus, 30)
@@ -221,7 +221,7 @@ def test_memory_that_was_taken_is_given_back() -> None:
     assert cuda.used_bytes == 0
 
 
-def test_a_device_without_room() -> None:
+def test_a_device_without_free_memory() -> None:
     """Too little memory from the start: the GPU is not used, and the CPU codes."""
     gpus = open_gpus(FakeCuda(memory_bytes=gpu.BATCH_BYTES_MIN).libraries())
     assert set(encode_many(gpus, 3)) == {2} and "too little" in gpus.warning
@@ -229,7 +229,7 @@ def test_a_device_without_room() -> None:
 
 
 def test_one_damaged_chunk_in_a_batch() -> None:
-    """It alone is corrupt; the others of its batch are decoded."""
+    """Only that chunk is corrupt; the others of its batch are decoded."""
     held, entered = threading.Event(), threading.Event()
     cuda = FakeCuda()
     one = Gpu(cuda.libraries(), 0, lanes=1)
@@ -303,8 +303,8 @@ def test_a_batch_of_many_types() -> None:
     gpus.close()
 
 
-def test_frames_that_nvcomp_does_not_make() -> None:
-    """Trouble with zstd costs portable chunks their GPU, and no other chunk: what needs the GPU is still read by it."""
+def test_nvcomp_without_zstd() -> None:
+    """Portable chunks are then coded by the CPU; chunks that need the GPU are still coded and decoded by it."""
     cuda = FakeCuda()
     gpus = open_gpus(cuda.libraries())
     ans, planes, out = NvcompAns(gpus), PlanesOnGpu(gpus), room()
@@ -320,7 +320,7 @@ def test_frames_that_nvcomp_does_not_make() -> None:
 
 
 def test_decoding_short_of_memory() -> None:
-    """Tried again by itself, with the whole memory; only then is it an error, which says that memory is short."""
+    """A chunk is tried again alone, with the whole memory; only then is it an error, which names the memory."""
     cuda = FakeCuda()
     gpus = open_gpus(cuda.libraries(), lanes=1)
     out = room()
@@ -339,8 +339,8 @@ def _short() -> None:
     raise OutOfMemoryError("Out of memory allocating 1,000 bytes")
 
 
-def test_pinned_buffers_stay() -> None:
-    """What is pinned lives as long as the process: its pages are the device's. What cannot be is used unpinned."""
+def test_pinned_buffers_stay_alive() -> None:
+    """A pinned buffer lives as long as the process; one that cannot be pinned is used unpinned."""
     cuda = FakeCuda()
     gpus = open_gpus(cuda.libraries())
     buffer = gpus.pin(room(4096))
@@ -358,8 +358,8 @@ def _refuse() -> None:
     raise CUDARuntimeError("cudaErrorMemoryAllocation")
 
 
-def test_what_cannot_code() -> None:
-    """No device, one that is too old, nvCOMP of another major version, no library at all: each is said."""
+def test_machines_that_cannot_code_on_a_gpu() -> None:
+    """No device, or one that is too old: each with its reason."""
     for cuda, words in (
         (FakeCuda(count=0), "finds 0 GPUs"),
         (FakeCuda(capability=(6, 1)), "finds 1 GPUs, and none of compute capability 7.0"),

@@ -66,8 +66,8 @@ def test_every_option_is_documented(real: Libraries) -> None:
     assert "offsets: list[int], sizes: list[int], cuda_stream" in str(real.nvcomp.as_arrays.__doc__)
 
 
-def test_what_a_lane_asks_of_nvcomp() -> None:
-    """Chunks within what nvCOMP's header allows, never a check that is skipped."""
+def test_the_options_of_nvcomp_codecs() -> None:
+    """Sizes within what nvCOMP's header allows, and no option that skips a check."""
     asked = list[dict[str, object]]()
 
     class Noted(Lane):
@@ -107,7 +107,7 @@ def test_another_major_version(monkeypatch: pytest.MonkeyPatch, real: Libraries)
         load()
 
 
-def test_nothing_of_it_is_imported_before_it_is_needed() -> None:
+def test_cupy_and_nvcomp_are_imported_when_needed() -> None:
     """CuPy takes a second to import, and most engines never need it."""
     code = (
         "import sys, poorwill.engine.operations; print(sorted(m for m in sys.modules if 'cupy' in m or 'nvcomp' in m))"

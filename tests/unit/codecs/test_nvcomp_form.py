@@ -1,4 +1,4 @@
-"""The stored form of nvcomp-ans/6: what is written is read, and nothing else is."""
+"""The stored form of nvcomp-ans/6: it round-trips, and anything else is corrupt."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ forms = layouts.flatmap(lambda layout: st.sampled_from([nvcomp_form.form_of(layo
 
 
 @given(forms, st.binary(min_size=4, max_size=400), st.data())
-def test_what_is_written_is_read(form: Form, raw: bytes, data: st.DataObject) -> None:
-    """Streams of any sizes: none overlap, each begins at a multiple of 16, the tail is there, and all of it is said."""
+def test_the_form_round_trips(form: Form, raw: bytes, data: st.DataObject) -> None:
+    """Streams of any sizes: none overlap, each begins at a multiple of 16, and the tail follows."""
     plane = form.body(len(raw)) // form.streams
     coded = st.integers(1, 300)
     sizes = [data.draw(coded) if form.is_coded(k) else plane for k in range(form.streams)]
@@ -52,8 +52,8 @@ def test_what_is_written_is_read(form: Form, raw: bytes, data: st.DataObject) ->
 
 
 @given(st.binary(max_size=120), st.integers(0, 5000))
-def test_anything_is_corrupt_or_within_its_bounds(stored: bytes, raw_bytes: int) -> None:
-    """No header makes a stream that lies outside of what is stored."""
+def test_any_header_is_corrupt_or_within_bounds(stored: bytes, raw_bytes: int) -> None:
+    """No header gives a stream outside of the stored bytes."""
     try:
         form, streams, tail = nvcomp_form.read(memoryview(stored), raw_bytes)
     except Corrupt:

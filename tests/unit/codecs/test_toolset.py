@@ -1,4 +1,4 @@
-"""Who codes: decided by what was measured, and said."""
+"""Whether the GPU or the CPU codes is decided by measured rates, and recorded."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def always_gpu(_: dict[str, int], __: int) -> tuple[str, str]:
         (5000, 1750, 0, 1, "cpu"),
     ],
 )
-def test_who_codes(hash_: int, cpu: int, gpu: int, threads: int, by: str) -> None:
+def test_gpu_or_cpu_by_their_rates(hash_: int, cpu: int, gpu: int, threads: int, by: str) -> None:
     """The GPU where the engine is then faster, or fast enough for any link; the figures are in the reason."""
     found, reason = decide({"hash": hash_, "cpu": cpu, "gpu": gpu}, threads)
     assert found == by and f"{threads} threads" in reason and "MB/s" in reason
 
 
 @given(rates, rates, rates, st.integers(1, 256))
-def test_a_faster_gpu_is_never_less_wanted(hash_: int, cpu: int, gpu: int, threads: int) -> None:
-    """Of any figures something is made; a GPU that is taken would be taken if it were faster, or the CPU slower."""
+def test_a_faster_gpu_is_chosen_at_least_as_often(hash_: int, cpu: int, gpu: int, threads: int) -> None:
+    """Any rates give a decision; a GPU that is chosen would also be chosen if it were faster, or the CPU slower."""
     by, _ = decide({"hash": hash_, "cpu": cpu, "gpu": gpu}, threads)
     if by == "gpu":
         assert decide({"hash": hash_, "cpu": cpu, "gpu": 2 * gpu}, threads)[0] == "gpu"
@@ -59,7 +59,7 @@ def test_a_faster_gpu_is_never_less_wanted(hash_: int, cpu: int, gpu: int, threa
         assert by == "gpu"
 
 
-def test_what_is_measured() -> None:
+def test_measured_rates() -> None:
     """Bytes that code like weights, on the CPU by one thread and on the GPU by many; one that fails has the rate 0."""
     assert estimate(weights()).layout == decision.WEIGHTS and len(weights()) == decision.SAMPLE_BYTES
     gpus = open_gpus(FakeCuda().libraries())
@@ -82,7 +82,7 @@ def test_what_is_measured() -> None:
     ],
 )
 def test_policies_with_a_gpu(policy: str, portable: bool, codec: int) -> None:
-    """auto and ans are the GPU's where it is taken; portable has only codecs that a CPU reads, whoever writes them."""
+    """auto and ans are coded by a chosen GPU; portable uses only codecs that a CPU decodes, whichever device codes."""
     cuda = FakeCuda()
     toolset = Toolset(gpus_of(cuda), decide=always_gpu)
     out = memoryview(bytearray(len(RAW)))
@@ -97,7 +97,7 @@ def test_policies_with_a_gpu(policy: str, portable: bool, codec: int) -> None:
     toolset.close()
 
 
-def test_the_decision_is_told() -> None:
+def test_the_decision_is_recorded() -> None:
     """Once, with the figures and the versions of the libraries; nothing before something was coded."""
     toolset = Toolset(gpus_of(FakeCuda(version="6.0.0.12")), threads=2, decide=always_gpu)
     assert toolset.coding("auto", portable=False) is None
@@ -112,7 +112,7 @@ def test_the_decision_is_told() -> None:
 
 
 def test_without_a_gpu() -> None:
-    """The CPU codes, and why is said; a codec of the GPU's is refused with the same reason. Asked only once."""
+    """The CPU codes, with the reason; a codec of the GPU is refused with the same one. GPUs are looked for once."""
     asked = list[int]()
 
     def none() -> Gpus:
@@ -128,7 +128,7 @@ def test_without_a_gpu() -> None:
 
 
 def test_a_gpu_that_does_not_code() -> None:
-    """Found, and failing at the first chunk: the CPU codes, and the reason is the GPU's own."""
+    """A GPU that fails at the first chunk: the CPU codes, and the reason is the GPU's error."""
     toolset = Toolset(gpus_of(FakeCuda(miscodes=True)))
     made = toolset.decision("auto", False)
     assert made.by == "cpu" and made.reason.startswith("Fake 0 does not code: ")

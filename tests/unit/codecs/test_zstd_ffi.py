@@ -1,4 +1,4 @@
-"""The private way into zstd is there, and without it everything works the same, only slower."""
+"""zstandard's private module is used; without it everything works the same, only slower."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_planes_over_either_coder_are_interchangeable() -> None:
         assert back == RAW
 
 
-def test_level() -> None:
-    """The level is used, by both doors alike."""
+def test_the_compression_level_is_used() -> None:
+    """By both coders alike."""
     text = chunk("text", 200_000)
     for module in CODERS.values():
         sizes = [len(framed(open_coder(huffman_only=False, level=level, module=module), text)) for level in (1, 12)]
@@ -97,7 +97,7 @@ class RefusingLibrary:
     ids=["without its functions", "refuses parameters"],
 )
 def test_another_zstd_falls_back(module: Any) -> None:
-    """A private module that is not what it was is not used."""
+    """A private module without the expected functions or parameters is not used."""
     coder = open_coder(huffman_only=True, module=module)
     assert type(coder).__name__ == "_PublicCoder"
     out = memoryview(bytearray(len(RAW)))
@@ -107,7 +107,7 @@ def test_another_zstd_falls_back(module: Any) -> None:
 
 @pytest.mark.parametrize("coder", CODERS)
 @pytest.mark.parametrize("length", [0, 1, len(RAW) - 1, len(RAW) + 1])
-def test_another_length(coder: str, length: int) -> None:
+def test_a_frame_of_another_length(coder: str, length: int) -> None:
     """A sound frame of another size than expected is corrupt."""
     frame = framed(open_coder(huffman_only=False))
     with pytest.raises(Corrupt):

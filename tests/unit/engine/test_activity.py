@@ -1,4 +1,4 @@
-"""The engine's look at what goes on on a machine: over made trees of /proc, and on machines behind a real sshd."""
+"""How the engine sees that a machine is used: in made trees of /proc, and on machines behind a real sshd."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def whos(found: dict[str, Any]) -> list[str]:
 
 
 def test_a_quiet_machine(tree: Tree) -> None:
-    """Everything is known, nothing is on, and the control side takes it for idle."""
+    """Every figure is known and low, and the control side counts the machine as idle."""
     found = tree.look()
     assert found == {
         "boot": "boot-1/777", "window_s": 2.0, "gpus": [], "logins": [], "terminals": [], "clients": [],
@@ -120,7 +120,7 @@ def test_a_quiet_machine(tree: Tree) -> None:
 
 
 def test_sessions_of_sshd(tree: Tree) -> None:
-    """Each authenticated connection counts once, whatever runs in it; the listener and strangers at the door do not."""
+    """Each authenticated connection counts once, whatever runs in it; the listener and unauthenticated ones do not."""
     tree.process(10, 1, "sshd", "sshd: /usr/sbin/sshd -D [listener] 1 of 10-100 startups")
     sshd(tree, 100, "sshd: root@pts/0")
     tree.process(110, 100, "bash", "-bash", pts=0)
@@ -133,7 +133,7 @@ def test_sessions_of_sshd(tree: Tree) -> None:
 
 
 def test_sessions_of_newer_servers(tree: Tree) -> None:
-    """OpenSSH since 9.8 has programs of their own for a connection and for who is not in yet; Dropbear says nothing."""
+    """OpenSSH since 9.8 has other programs for a session and for its authentication; Dropbear titles no process."""
     tree.process(10, 1, "sshd", "/usr/sbin/sshd -D")
     sshd(tree, 100, "sshd-session: root [priv]", "sshd-session: root@pts/0", name="sshd-session")
     sshd(tree, 200, "sshd-session: root [priv]", name="sshd-session")
@@ -149,7 +149,7 @@ def keeper(name: str, more: str = "") -> str:
     return f"/opt/python -I -m poorwill.remote.link.keeper {name}{more}"
 
 
-def test_our_own_way_in_is_no_login(tree: Tree) -> None:
+def test_our_own_connection_does_not_count_as_a_login(tree: Tree) -> None:
     """The connections through which the engine's own keeper is reached do not count; another engine's do."""
     tree.process(10, 1, "sshd", "/usr/sbin/sshd -D")
     tree.process(50, 1, "python3.11", keeper("abc", " --start"))
@@ -211,8 +211,8 @@ def test_rates(tree: Tree) -> None:
     assert tree.look()["cpu_s"] == 9.0
 
 
-def test_what_cannot_be_read_is_named(tree: Tree) -> None:
-    """And is null: the control side takes all of it for activity."""
+def test_unreadable_figures_are_null_and_named(tree: Tree) -> None:
+    """The control side counts each of them as use."""
     for name in ("proc/net/dev", "proc/1/stat", "proc/stat", "proc/net/tcp", "proc/net/tcp6"):
         tree.write(name, "nonsense\nnonsense\nnonsense\nnonsense")
     (tree.root / "proc/1/stat").unlink()
@@ -254,7 +254,7 @@ class Smi:
 
 
 def test_gpus(tree: Tree, tmp_path: Path) -> None:
-    """The larger of two looks; our own process is none; what the driver does not say is null."""
+    """The larger of two readings; our own process does not count; what the driver does not say is null."""
     smi = Smi(tmp_path / "bin")
     smi.gpus("GPU-a, 0, 500, 81559\nGPU-b, [N/A], [N/A], 81559\n", f"GPU-a, 4711\nGPU-a, {os.getpid()}\n")
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
@@ -273,8 +273,8 @@ def test_gpus(tree: Tree, tmp_path: Path) -> None:
     assert found["gpus"] is None and "version mismatch" in found["unreadable"][0]
 
 
-def test_the_request(tmp_path: Path) -> None:
-    """It goes through the protocol, and on this very host everything can be read."""
+def test_the_request_over_the_protocol(tmp_path: Path) -> None:
+    """On this very host every figure can be read."""
     session = EngineSession(ThreadHost())
     try:
         found = session.request("activity", deadline_s=60, window_s=0.05)

@@ -1,4 +1,4 @@
-"""Stored chunks kept on the machine: looked up before anything is fetched, never trusted, never in the way."""
+"""Stored chunks kept on the machine: looked up before anything is fetched, checked, and optional."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_second_restore_fetches_nothing(kept: Kept, tmp_path: Path) -> None:
     assert second.counters["cached_bytes"] == stored and second.counters["fetched_bytes"] < 1 << 20  # the manifest
 
 
-def test_what_is_damaged_heals(kept: Kept, tmp_path: Path) -> None:
+def test_damaged_chunks_are_fetched_again(kept: Kept, tmp_path: Path) -> None:
     """A flipped bit, a file cut short, an empty one: fetched again and put right, never an error. A symlink is not
     followed, and a directory under a chunk's name stays."""
     cache = tmp_path / "cache"
@@ -129,8 +129,8 @@ def test_a_cache_that_cannot_be_written(kept: Kept, tmp_path: Path) -> None:
     assert again.result["fetched_bytes"] == kept.taken.totals["stored_bytes"]
 
 
-def test_where_it_may_not_lie(kept: Kept, tmp_path: Path) -> None:
-    """In the workspace, around it, in it by way of a symlink, or relative to who knows what: nothing is restored."""
+def test_places_where_the_cache_is_refused(kept: Kept, tmp_path: Path) -> None:
+    """In the workspace, around it, in it by way of a symlink, or relative: nothing is restored."""
     back = tmp_path / "back"
     (tmp_path / "alias").symlink_to(back)
     for cache in (back, back / "cache", tmp_path, tmp_path / "alias" / "cache"):
@@ -183,7 +183,7 @@ def test_the_bound_holds_at_every_moment(tmp_path: Path) -> None:
 
 
 def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
-    """To be read is to be used."""
+    """Reading a chunk counts as using it."""
     cache = ChunkCache(str(tmp_path), 10_000)
     for number in range(10):
         cache.add(*chunk(number))
@@ -198,7 +198,7 @@ def _place(number: int) -> Path:
     return Path(name[0], name[1], name)
 
 
-def test_what_other_machines_add_is_counted(tmp_path: Path) -> None:
+def test_chunks_of_other_machines_count(tmp_path: Path) -> None:
     """Not at once, but before a machine has added a sixteenth of the bound itself."""
     ours, theirs = (ChunkCache(str(tmp_path), 40_000) for _ in range(2))
     ours.add(*chunk(0))
@@ -210,7 +210,7 @@ def test_what_other_machines_add_is_counted(tmp_path: Path) -> None:
     assert total(tmp_path) <= 40_000
 
 
-def test_what_a_killed_restore_left_unfinished(tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_restore(tmp_path: Path) -> None:
     """Is removed once it is old, and never taken for a chunk."""
     (tmp_path / "3" / "f").mkdir(parents=True)
     for name in ("new-old", "new-young"):
@@ -222,7 +222,7 @@ def test_what_a_killed_restore_left_unfinished(tmp_path: Path) -> None:
     assert sorted(path.name for path in files(tmp_path)) == sorted([chunk(1)[0].hex(), "new-young"])
 
 
-def test_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_disk_logs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """When the disk fails nothing more is added; what is there can still be read."""
     cache = ChunkCache(str(tmp_path), 10_000)
     cache.add(*chunk(1))

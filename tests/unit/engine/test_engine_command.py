@@ -1,4 +1,4 @@
-"""An operator's command on a machine, and what a machine says of its GPUs."""
+"""An operator's command on a machine, and the GPUs that nvidia-smi lists."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def session() -> Iterator[EngineSession]:
     opened.close()
 
 
-def test_its_end(session: EngineSession, tmp_path: Path) -> None:
+def test_output_status_and_environment_of_a_command(session: EngineSession, tmp_path: Path) -> None:
     """Output comes back, the status counts, and the environment holds nothing of the control side's."""
     said = session.command('pwd; echo "$GIVEN/$AWS_SECRET_ACCESS_KEY/$SOME_TOKEN/"', str(tmp_path), 20)
     assert said == f"{tmp_path}\ngiven///"
@@ -37,22 +37,22 @@ def test_its_end(session: EngineSession, tmp_path: Path) -> None:
         session.command("true", str(tmp_path / "none"), 20)
 
 
-def test_its_umask(session: EngineSession, tmp_path: Path) -> None:
+def test_the_umask_of_a_command(session: EngineSession, tmp_path: Path) -> None:
     """It is that with which the engine was started, whose own is 0."""
     umask = os.umask(0o027)
     os.umask(umask)
     assert int(session.command("umask", str(tmp_path), 20), 8) == umask
 
 
-def test_a_service_it_starts(session: EngineSession, tmp_path: Path) -> None:
-    """What goes on in the background, holding its output open, is not waited for."""
+def test_a_command_that_starts_a_service(session: EngineSession, tmp_path: Path) -> None:
+    """The service keeps the output open in the background, and is not waited for."""
     began = time.monotonic()
     session.command("sleep 60 & echo $! > pid", str(tmp_path), 50)
     assert time.monotonic() - began < 30
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
 
-def test_its_timeout(session: EngineSession, tmp_path: Path) -> None:
+def test_a_command_that_takes_too_long(session: EngineSession, tmp_path: Path) -> None:
     """It is killed, with its children, when its time is up."""
     with pytest.raises(DeadlineExceeded):
         session.command("sleep 60 & echo $! > pid; wait", str(tmp_path), 0.3)
@@ -62,8 +62,8 @@ def test_its_timeout(session: EngineSession, tmp_path: Path) -> None:
         assert time.monotonic() < ends, "the child of a command that was killed goes on"
 
 
-def test_its_output_is_bounded(session: EngineSession, tmp_path: Path) -> None:
-    """The end of a flood is kept."""
+def test_the_output_of_a_command_is_bounded(session: EngineSession, tmp_path: Path) -> None:
+    """The end of a long output is kept."""
     said = session.command("yes | head -c 1000000; echo end", str(tmp_path), 20)
     assert len(said) <= 16 << 10 and said.endswith("end")
 

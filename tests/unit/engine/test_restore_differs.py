@@ -369,7 +369,7 @@ def test_set_id_bits_later(local_store: LocalStore, tmp_path: Path) -> None:
     assert differences(workspace, back) == []
 
 
-def test_what_is_not_wanted_stays(world: World) -> None:
+def test_paths_outside_include_stay(world: World) -> None:
     """With --include the rest of the tree is as it was, also the other name of a file that is wanted."""
     world.whole()
     for name in ("linked", "large.bin", "small.txt"):
@@ -443,6 +443,6 @@ def test_an_empty_directory_is_not_looked_at(local_store: LocalStore, tmp_path: 
     assert differences(tmp_path / "w", tmp_path / "back") == []
 
 
-def test_since_boot() -> None:
+def test_a_restart_of_the_machine_clears_the_memory() -> None:
     """What was remembered before the machine went down is not relied on: its pages may never have been written."""
     assert since_boot(time.time_ns()) and not since_boot(10**9)

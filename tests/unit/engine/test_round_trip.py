@@ -111,7 +111,7 @@ def test_a_folder_where_a_file_belongs(local_store: LocalStore, tmp_path: Path) 
     assert (tmp_path / "back" / "3.txt" / "mine").read_text() == "mine"
 
 
-def test_only_what_is_included(local_store: LocalStore, tmp_path: Path) -> None:
+def test_only_included_paths_are_restored(local_store: LocalStore, tmp_path: Path) -> None:
     """Folders with all below them, names at any depth, the file a wanted hardlink needs; and nothing else is read."""
     workspace = aged(make_everything(tmp_path / "w"))
     taken = take(local_store, workspace)
@@ -127,7 +127,7 @@ def test_only_what_is_included(local_store: LocalStore, tmp_path: Path) -> None:
         restore(local_store, taken.id, tmp_path / "none", include=("no-such-name",))
 
 
-def test_what_is_excluded_is_not_there(local_store: LocalStore, tmp_path: Path) -> None:
+def test_excluded_paths_are_left_out(local_store: LocalStore, tmp_path: Path) -> None:
     """By name at any depth, by path from the top, and a folder with all below it."""
     workspace = aged(make_everything(tmp_path / "w"))
     taken = take(local_store, workspace, exclude=("*.safetensors", "/src/p1", "links/s*", "**/f3.py"))
@@ -155,7 +155,7 @@ def test_the_engines_own_state_is_never_in_a_snapshot(
     assert differences(workspace, tmp_path / "back", without=["home/state"]) == []
 
 
-def test_what_is_not_a_workspace(local_store: LocalStore, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_directory(local_store: LocalStore, tmp_path: Path) -> None:
     """A missing directory and a file are named; nothing is committed."""
     (tmp_path / "file").write_text("x")
     for path, reason in ((tmp_path / "none", "No such file"), (tmp_path / "file", "[Nn]ot a directory")):
@@ -164,8 +164,8 @@ def test_what_is_not_a_workspace(local_store: LocalStore, tmp_path: Path) -> Non
     assert list(local_store.list("snapshots/")) == []
 
 
-def test_ids_that_do_not_exist_or_are_none(local_store: LocalStore, tmp_path: Path) -> None:
-    """Said before anything is touched."""
+def test_unknown_and_invalid_snapshot_ids(local_store: LocalStore, tmp_path: Path) -> None:
+    """They are refused before anything is touched."""
     with pytest.raises(NotFound, match="20990101T000000Z-00000000"):
         restore(local_store, "20990101T000000Z-00000000", tmp_path / "back")
     with pytest.raises(UsageError, match="not a snapshot id"):

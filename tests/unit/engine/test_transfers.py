@@ -1,4 +1,4 @@
-"""Presigned transfers against a server that misbehaves: what is retried, what is not, and what is never said."""
+"""Presigned transfers against a misbehaving server: what is retried, what is not, and that no message has a secret."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_a_read_that_fails(
     assert caught.value.__cause__ is None
 
 
-def test_nobody_listens(server: Server) -> None:
+def test_a_refused_connection(server: Server) -> None:
     """A refused connection is transient, and its message has no URL."""
     url = "http://127.0.0.1:1/bucket/x?" + SECRET
     with pytest.raises(StoreUnavailable) as caught:
@@ -253,7 +253,7 @@ def test_a_part_that_arrives(server: Server, script: list[Misbehaviour]) -> None
     ],
 )
 def test_a_part_that_does_not_arrive(server: Server, misbehaviour: Misbehaviour, error: type[PoorwillError]) -> None:
-    """The error reaches whoever writes, buffers come back, no query is said."""
+    """The writer gets the error, buffers come back, and no message has a URL's query."""
     server.script = [misbehaviour] * 500
     buffers = BufferPool(10_000, 3)
     with ThreadPoolExecutor(3) as threads:

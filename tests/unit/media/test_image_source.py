@@ -138,7 +138,7 @@ def test_escapes_at_the_end_of_a_slice(length: int, shift: int) -> None:
     ],
     ids=lambda url: ascii(url[:40]),
 )
-def test_what_is_no_inline_image(url: str) -> None:
+def test_invalid_data_urls(url: str) -> None:
     """UsageError in one short line that does not repeat the data."""
     with pytest.raises(UsageError) as caught:
         fetch_image(url, NOWHERE)
@@ -156,7 +156,7 @@ def test_the_limit_of_inline_images(url: str) -> None:
 
 
 @pytest.mark.parametrize("payload", ["ä" * 4300, "!" * 2000], ids=["url", "base64"])
-def test_what_is_too_large_is_not_decoded(payload: str) -> None:
+def test_oversized_data_urls_are_not_decoded(payload: str) -> None:
     """The length of the URL, then that of its base64, is enough: it is refused though neither could be decoded."""
     with pytest.raises(Refused, match="more than 1000 bytes"):
         fetch_image(f"data:image/png;base64,{payload}", Sources(bytes_max=1000))
@@ -220,8 +220,8 @@ def test_keys_that_no_store_takes(store: LocalStore, key: str) -> None:
         fetch_image(f"s3://pics/in/{key}", Sources(buckets=(Bucket("pics", "in", store),)))
 
 
-def test_what_a_bucket_does_not_have(store: LocalStore) -> None:
-    """NotFound as stores say it; and what is too large is refused, not called corrupt."""
+def test_missing_and_oversized_objects(store: LocalStore) -> None:
+    """A missing object is NotFound; one that is too large is refused, not called corrupt."""
     sources = Sources(buckets=(Bucket("pics", "in", store),), bytes_max=len(PNG) - 1)
     store.put("a.png", PNG)
     with pytest.raises(NotFound, match=r"missing\.png"):
@@ -257,7 +257,7 @@ def test_a_store_is_not_asked_after_a_cancel(store: LocalStore) -> None:
     ],
 )
 def test_other_urls(url: str) -> None:
-    """UsageError that says what is possible."""
+    """A UsageError that names the possible schemes."""
     with pytest.raises(UsageError, match="https:, http:, data: or s3:") as caught:
         fetch_image(url, NOWHERE)
     assert len(str(caught.value)) < 200
@@ -267,7 +267,7 @@ def test_other_urls(url: str) -> None:
 @given(
     st.text(max_size=40).map(lambda text: f"data:image/png{text}") | st.text(max_size=40).map(lambda text: f"s3:{text}")
 )
-def test_whatever_is_written(url: str) -> None:
-    """One of our errors, never another."""
+def test_any_text_as_a_url(url: str) -> None:
+    """It raises an error of ours, never another."""
     with pytest.raises(PoorwillError):
         fetch_image(url, NOWHERE)

@@ -36,12 +36,12 @@ def nothing(package: str) -> bool:
     ],
 )
 def test_auto_goes_by_what_a_card_reports(card: str, vram_gib: float, offload: str, quantization: str) -> None:
-    """Which is less than its name says, more so with error correction."""
+    """A card reports less memory than its name says, even less with error correction."""
     found = plan(Memory(), int(vram_gib * GIB), everything)
     assert (found.offload, found.quantization, found.notes) == (offload, quantization, ())
 
 
-def test_what_is_asked_for_is_done() -> None:
+def test_settings_overrule_the_table() -> None:
     """Each field by itself; the other one stays with the table."""
     assert plan(Memory(offload="sequential", quantization="none"), 12 * GIB, everything).offload == "sequential"
     assert plan(Memory(offload="none"), 12 * GIB, everything).quantization == "4bit"
@@ -71,7 +71,7 @@ def test_a_missing_package_is_named(quantization: str, package: str) -> None:
 
 
 def test_the_cpu_needs_no_plan() -> None:
-    """Everything is in its memory; what was asked for all the same is said to have no effect."""
+    """All weights are in its memory; a note says that offload and quantization have no effect."""
     found = plan(Memory(), None, nothing)
     assert (found.offload, found.quantization, found.vae_tiling, found.notes) == ("none", "none", True, ())
     asked = plan(Memory(offload="group", quantization="4bit"), None, nothing)

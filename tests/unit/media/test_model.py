@@ -68,7 +68,7 @@ def test_json_gives_the_record_back() -> None:
         {"pipeline_class": LTX, "source": "/w", "defaults": 3},
     ],
 )
-def test_another_document_is_no_model(document: dict[str, object]) -> None:
+def test_invalid_model_documents(document: dict[str, object]) -> None:
     """A missing or unknown field is the caller's error, not a TypeError from inside."""
     with pytest.raises(UsageError, match="not a model"):
         Model.from_json(document)
@@ -86,7 +86,7 @@ def test_another_document_is_no_model(document: dict[str, object]) -> None:
         Model(LTX, "/w", memory=Memory("sequential", quantization="none", attention="_native_cudnn")),
     ],
 )
-def test_what_can_be_passes(model: Model) -> None:
+def test_valid_models(model: Model) -> None:
     """Every kind of source, and every field that may be adjusted."""
     model.check()
 
@@ -122,15 +122,15 @@ def test_what_can_be_passes(model: Model) -> None:
         (Model(LTX, "/w", defaults={"fps": float("nan")}), "fps=nan"),
     ],
 )
-def test_what_cannot_be_says_why(model: Model, said: str) -> None:
-    """Also for what comes close: a branch instead of a commit, a kernel that would be fetched as code."""
+def test_invalid_models_say_why(model: Model, said: str) -> None:
+    """Also for near misses: a branch instead of a commit, a kernel that would be fetched as code."""
     with pytest.raises(UsageError) as refused:
         model.check()
     assert said in refused.value.message
 
 
-def test_all_faults_are_said_at_once() -> None:
-    """So that nobody mends one to be told of the next."""
+def test_all_faults_in_one_error() -> None:
+    """So that a user can mend all of them at once."""
     with pytest.raises(UsageError) as refused:
         Model(LTX, "a/b", "main", dtype="int8", memory=Memory(offload="disk"), defaults={"colour": 3}).check()
     assert len(refused.value.facts["faults"]) == 4

@@ -69,7 +69,7 @@ def possible(draw: st.DrawFn) -> tuple[Profile, Asked]:
 
 @untimed
 @given(possible())
-def test_what_is_possible_is_not_changed(given_: tuple[Profile, Asked]) -> None:
+def test_valid_values_are_used_unchanged(given_: tuple[Profile, Asked]) -> None:
     """Each value that was given is the one used, and the result, asked for again, is itself."""
     profile, asked = given_
     resolved = made(asked, profile)
@@ -94,7 +94,7 @@ def _taken(resolved: Resolved, profile: Profile) -> dict[str, Any]:
     st.integers(-10, 300),
     st.floats(allow_nan=True),
 )
-def test_what_is_impossible_names_what_is_possible(
+def test_invalid_values_name_the_nearest_valid_ones(
     profile: Profile, frames: int, height: int, width: int, steps: int, guidance: float
 ) -> None:
     """Either all values are used as they are, or each wrong one is named with nearest values that are accepted."""
@@ -130,7 +130,7 @@ def _wrong(asked: Asked, profile: Profile) -> set[str]:
     return set()
 
 
-def test_everything_wrong_is_said_at_once() -> None:
+def test_all_problems_in_one_error() -> None:
     """Nine values, nine problems, in one error."""
     found = problems(
         Asked(
@@ -166,7 +166,7 @@ def test_a_picture_may_be_wide_or_high_but_not_both() -> None:
 
 
 @pytest.mark.parametrize("value", [True, 9.0, "9", [9], float("inf"), 10**400, -(10**5000)], ids=type)
-def test_a_whole_number_is_nothing_else(value: Any) -> None:
+def test_whole_numbers_only(value: Any) -> None:
     """What JSON or a form may hold instead is refused, and shown in a message of bounded length."""
     found = problems(Asked("a bird", num_frames=value, steps=value, seed=value))
     assert set(found) == {"num_frames", "steps", "seed"}
@@ -200,7 +200,7 @@ def test_a_field_that_the_pipeline_does_not_take_is_an_error() -> None:
     assert (sizeless.height, sizeless.width, sizeless.guidance) == (None, None, None)
 
 
-def test_a_seed_is_drawn_and_told() -> None:
+def test_a_seed_is_drawn() -> None:
     """Different ones, each of which any JSON reader keeps."""
     seeds = {made(Asked("a bird")).seed for _ in range(20)}
     assert len(seeds) == 20 and all(0 <= seed <= SEED_MAX for seed in seeds)

@@ -78,7 +78,7 @@ def test_a_sheet_in_reading_order() -> None:
     assert (expected[0], expected[-1]) == (40, 250)
 
 
-def test_cells_are_told_apart() -> None:
+def test_cells_are_separated_by_a_line() -> None:
     """Between cells runs a dark line, also between equal ones."""
     sheet = opened(contact_sheet(np.full((8, 72, 128, 3), 250, np.uint8)))
     for across in (128, 258, 388):
@@ -197,7 +197,7 @@ def test_any_memory_layout() -> None:
         (grey(2), {"bytes_max": SHEET_BYTES_LEAST - 1}, "bytes or more"),
     ],
 )
-def test_what_cannot_be(frames: Frames, options: dict[str, int], words: str) -> None:
+def test_invalid_frames_and_options(frames: Frames, options: dict[str, int], words: str) -> None:
     """UsageErrors, of the poster too where it is the frames."""
     with pytest.raises(UsageError, match=words):
         contact_sheet(frames, **options)

@@ -16,15 +16,15 @@ PROFILES = registered()
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.label)
 def test_the_defaults_are_possible(profile: Profile) -> None:
-    """Nobody is refused for what they did not say."""
+    """A request that sets nothing is never refused."""
     asked = Asked("a bird") if profile.takes_prompt else Asked()
     resolved = resolve(asked, profile, Model(profile.pipeline_class, "/w"))
     assert (resolved.num_frames, resolved.steps, resolved.fps) == (profile.num_frames, profile.steps, profile.fps)
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.label)
-def test_what_is_passed_is_what_the_profile_names(profile: Profile) -> None:
-    """`argument_names`, which is held against diffusers, is no list beside the real one."""
+def test_arguments_are_those_the_profile_names(profile: Profile) -> None:
+    """`argument_names`, which is compared with diffusers, lists exactly what is passed."""
     asked = Asked("a bird") if profile.takes_prompt else Asked()
     resolved = resolve(asked, profile, Model(profile.pipeline_class, "/w"))
     added = {"image", "generator", "output_type"}

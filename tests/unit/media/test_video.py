@@ -179,7 +179,7 @@ def test_times(tmp_path: Path, n: int, fps: float | Fraction, exact: Fraction) -
         (FPS_MAX, Fraction(FPS_MAX)),
     ],
 )
-def test_rates_are_what_was_meant(fps: float | Fraction, exact: Fraction) -> None:
+def test_exact_frame_rates(fps: float | Fraction, exact: Fraction) -> None:
     """The usual names of NTSC's rates mean those; whole and simple ones, and every Fraction, stay."""
     assert exact_fps(fps) == exact
 
@@ -189,7 +189,7 @@ def test_rates_are_what_was_meant(fps: float | Fraction, exact: Fraction) -> Non
     [0, -24, 0.0001, FPS_MAX + 0.01, float("nan"), float("inf"), Fraction(0), Fraction(10**7, 10**6 - 1)],
     ids=str,
 )
-def test_rates_that_cannot_be(tmp_path: Path, fps: float | Fraction) -> None:
+def test_invalid_frame_rates(tmp_path: Path, fps: float | Fraction) -> None:
     """A UsageError that names the bounds, and no file."""
     with pytest.raises(UsageError, match=r"0\.001 to 240"):
         encode(moving(1), fps, tmp_path / "v.mp4")
@@ -210,7 +210,7 @@ def test_rates_that_cannot_be(tmp_path: Path, fps: float | Fraction) -> None:
     ],
     ids=["odd width", "odd height", "none", "one picture", "two channels", "floats", "no rows", "too wide"],
 )
-def test_frames_that_cannot_be(tmp_path: Path, frames: Frames, words: str) -> None:
+def test_invalid_frames(tmp_path: Path, frames: Frames, words: str) -> None:
     """Refused before anything is written; nothing is cropped, scaled or converted in silence."""
     with pytest.raises(UsageError, match=words):
         encode(frames, 24, tmp_path / "v.mp4")
@@ -218,7 +218,7 @@ def test_frames_that_cannot_be(tmp_path: Path, frames: Frames, words: str) -> No
 
 
 @pytest.mark.parametrize("options", [{"crf": 0}, {"crf": CRF_MAX + 1}, {"preset": "fastest"}], ids=str)
-def test_options_that_cannot_be(tmp_path: Path, options: dict[str, int | str]) -> None:
+def test_invalid_options(tmp_path: Path, options: dict[str, int | str]) -> None:
     """Refused, crf 0 too: x264 takes it for lossless, in a profile that browsers do not play."""
     with pytest.raises(UsageError, match=r"crf goes|not a preset"):
         encode(moving(1), 24, tmp_path / "v.mp4", **options)  # type: ignore[arg-type]
@@ -238,7 +238,7 @@ def test_any_memory_layout(tmp_path: Path) -> None:
 
 
 def test_progress(tmp_path: Path) -> None:
-    """Each frame is told once, in order, and nobody sees the target before all are in it."""
+    """Each frame is reported once, in order, and the target appears when all are in it."""
     told: list[tuple[int, int]] = []
 
     def on_frame(done: int, total: int) -> None:
@@ -297,7 +297,7 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"v.mp4": old}
 
 
-def test_targets_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_targets(tmp_path: Path) -> None:
     """A missing folder, and a folder where the file should be: told in one line, with nothing left beside it."""
     (tmp_path / "folder").mkdir()
     for target, words in ((tmp_path / "missing" / "v.mp4", "No such file"), (tmp_path / "folder", "directory")):
@@ -346,7 +346,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_what_is_no_whole_video(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_videos_are_corrupt(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     """Corrupt, in one line that names the file, however much of it a player would show."""
     path = tmp_path / "v.mp4"
     encode(noise(8), 24, path)
@@ -372,7 +372,7 @@ def test_a_guessed_picture_is_corrupt(tmp_path: Path) -> None:
     assert concealed >= 4
 
 
-def test_a_sound_is_no_video(tmp_path: Path) -> None:
+def test_a_file_with_sound_alone(tmp_path: Path) -> None:
     """A file that FFmpeg reads well, with nothing to see in it."""
     with wave.open(str(tmp_path / "s.wav"), "wb") as sound:
         sound.setnchannels(1)
@@ -383,7 +383,7 @@ def test_a_sound_is_no_video(tmp_path: Path) -> None:
         probe(tmp_path / "s.wav")
 
 
-def test_what_cannot_be_probed(tmp_path: Path) -> None:
+def test_missing_files_and_folders(tmp_path: Path) -> None:
     """A missing file and a folder are not corrupt: they are not there to be read."""
     for path, words in ((tmp_path / "missing", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(WorkspaceError, match=words):

@@ -140,7 +140,7 @@ def test_published_weights_do_not_change(store: LocalStore, folder: Path) -> Non
 
 
 def test_files_that_change_meanwhile_are_not_published(local_store: LocalStore, folder: Path) -> None:
-    """Their hashes are no longer theirs: without a manifest, nobody sees them."""
+    """Their hashes are wrong by then: without a manifest no reader sees them."""
 
     def change(key: str, number: int) -> None:
         (folder / "vae/empty.txt").write_bytes(b"no longer")
@@ -153,9 +153,7 @@ def test_files_that_change_meanwhile_are_not_published(local_store: LocalStore, 
 
 
 @pytest.mark.parametrize("files", [{}, {".hidden": b"x"}, {"back\\slash": b"x"}, {"weights.json": b"{}"}])
-def test_what_no_reader_would_take_is_not_published(
-    local_store: LocalStore, tmp_path: Path, files: dict[str, bytes]
-) -> None:
+def test_folders_that_cannot_be_published(local_store: LocalStore, tmp_path: Path, files: dict[str, bytes]) -> None:
     """An empty folder, or a name that a manifest cannot have."""
     (tmp_path / "w").mkdir()
     with pytest.raises(UsageError):
@@ -176,7 +174,7 @@ CONFIG, LARGE = "transformer/config.json", "transformer/weights.safetensors"
         (Fault("get_range", 2, key_part=LARGE, truncate_to=100), r"got 100 bytes from \d+, expected \d+"),
     ],
 )
-def test_other_bytes_are_corrupt(store: LocalStore, tmp_path: Path, fault: Fault, said: str) -> None:
+def test_changed_bytes_are_corrupt(store: LocalStore, tmp_path: Path, fault: Fault, said: str) -> None:
     """No folder appears; the next call, of a store that is well again, fetches what was not whole."""
     wrong = FaultyStore(store, [fault])
     with pytest.raises(Corrupt, match=f"{fault.key_part}.* {said}"):
@@ -268,13 +266,13 @@ def test_a_manifest_has_a_bound(local_store: LocalStore, tmp_path: Path) -> None
 
 
 def test_a_file_that_is_not_there(store: LocalStore, tmp_path: Path) -> None:
-    """Somebody deleted it: NotFound, which is not retried."""
+    """A file that was deleted: NotFound, which is not retried."""
     store.delete(f"{PREFIX}/vae/weights.safetensors")
     with pytest.raises(NotFound, match="vae/weights"):
         local_folder(store, PREFIX, tmp_path / "cache")
 
 
-def test_a_disk_that_is_too_small_is_said_first(store: LocalStore, tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small(store: LocalStore, tmp_path: Path) -> None:
     """Before a byte is fetched; what is there already counts."""
     counted = FaultyStore(store)
     with pytest.raises(HostUnfit, match=str(TOTAL)):
@@ -286,7 +284,7 @@ def test_a_disk_that_is_too_small_is_said_first(store: LocalStore, tmp_path: Pat
     assert content(local_folder(store, PREFIX, tmp_path / "cache", free_bytes=lambda folder: 50_000)) == FILES
 
 
-def test_a_cache_that_cannot_be_written_is_said(store: LocalStore, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_an_error(store: LocalStore, tmp_path: Path) -> None:
     """As an error of this machine, with the path."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(HostUnfit, match="file/cache"):
@@ -316,7 +314,7 @@ def test_a_request_to_stop_is_heard_between_pieces(store: LocalStore, tmp_path: 
 
 
 def test_waiting_for_another_process_can_be_stopped(store: LocalStore, tmp_path: Path) -> None:
-    """Whoever holds the lock may take an hour."""
+    """The process that holds the lock may take an hour."""
     found, stop = local_folder(store, PREFIX, tmp_path / "cache"), Stop()
     (found / "model_index.json").unlink()
     with open(tmp_path / "cache" / f"{found.name}.lock", "ab") as lock:
@@ -386,7 +384,7 @@ def test_a_killed_download_is_continued(store: LocalStore, tmp_path: Path, dies_
     assert content(found) == FILES and folders(cache) == [found.name]
 
 
-def test_what_nobody_continues_is_swept(store: LocalStore, tmp_path: Path) -> None:
+def test_abandoned_downloads_are_removed(store: LocalStore, tmp_path: Path) -> None:
     """After a week, unless somebody holds its lock; a younger one may still be continued."""
     cache = tmp_path / "cache"
     old, held, young = (cache / f"{digit * 64}.partial-1" for digit in "abc")

@@ -1,4 +1,4 @@
-"""What is written about diffusers elsewhere, held against the installed one."""
+"""What the project assumes of diffusers, compared with the installed version."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_every_class_exists_and_takes_what_is_passed(profile: Profile) -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.label)
-def test_what_a_profile_denies_the_class_lacks(profile: Profile) -> None:
+def test_the_class_lacks_what_its_profile_denies(profile: Profile) -> None:
     """Nothing that a class takes is kept from its users."""
     parameters = inspect.signature(getattr(diffusers, profile.pipeline_class).__call__).parameters
     assert profile.takes_prompt == ("prompt" in parameters)

@@ -1,4 +1,4 @@
-"""What goes wrong in a pipeline: memory, the GPU, frames that nobody asked for. With a pipeline made for it."""
+"""Failures of a pipeline: memory, the GPU, frames of another shape. With a pipeline made for it."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def test_values_become_pixels() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 16, 32), (5, 3, 32, 16), (5, 3, 16, 16), (5, 4, 16, 32)])
-def test_something_else_is_never_delivered(shape: tuple[int, ...]) -> None:
+def test_frames_of_another_shape_are_an_error(shape: tuple[int, ...]) -> None:
     """Another number, size or number of channels than asked for."""
     with pytest.raises(Corrupt, match="asked for were 5 of 16x32"):
         made(ScriptedPipe(torch.zeros(shape)))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_no_numbers_are_an_error(value: float) -> None:
+def test_infinite_values_are_an_error(value: float) -> None:
     """One is enough: as pixels they would be black, or anything."""
     frames = torch.zeros(5, 3, 16, 32, dtype=torch.float16)
     frames[3, 2, 15, 31] = value
@@ -136,7 +136,7 @@ def test_other_errors_pass(error: Exception) -> None:
 
 
 def test_an_error_keeps_no_tensor_alive() -> None:
-    """Whoever logs the error later must not hold gigabytes of the GPU with it."""
+    """An error that is logged later must not keep gigabytes of the GPU."""
     left: list[weakref.ref[torch.Tensor]] = []
 
     def fail() -> None:

@@ -89,7 +89,7 @@ def test_the_size_that_weights_need(loaded: Callable[[str], LoadedPipeline]) -> 
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    """It is no repository of the hub either: nobody is asked."""
+    """It is not looked for on the hub either."""
     with pytest.raises(UsageError, match="no such folder"):
         load(Model(LTX, str(tmp_path / "missing")), no_store)
 
@@ -158,8 +158,8 @@ def hub_error(kind: type[Exception], status: int) -> Exception:
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
-def test_reasons_are_told_apart(error: Exception, expected: type[PoorwillError]) -> None:
-    """What may pass by itself from what a person has to mend."""
+def test_the_type_of_error_by_its_cause(error: Exception, expected: type[PoorwillError]) -> None:
+    """Causes that may pass by themselves are transient; the others need a person."""
 
     def failing(prefix: str) -> Path:
         raise error
@@ -193,7 +193,7 @@ def test_a_reason_is_found_below_another_error() -> None:
     ],
     ids=lambda value: getattr(value, "pipeline_class", None),
 )
-def test_a_profile_that_cannot_be_is_said_before_weights_are_touched(profile: profiles.Profile, said: str) -> None:
+def test_profiles_that_do_not_fit_the_installed_packages(profile: profiles.Profile, said: str) -> None:
     """By name: a newer diffusers, a package, an argument."""
     profiles.register(profile)
     with pytest.raises(UsageError, match=said):

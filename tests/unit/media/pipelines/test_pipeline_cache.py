@@ -55,7 +55,7 @@ def test_the_other_one_is_gone_before_the_next_is_loaded(tiny: Tiny, caplog: pyt
     assert seen == [None, None, None] and not caplog.records
 
 
-def test_who_keeps_a_pipeline_is_told(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pipeline_that_is_still_referred_to_is_logged(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
     """Its memory cannot be given back, which would look like a leak."""
     cache = PipelineCache()
     kept = cache.get(record(tiny, "ltx"), load_it)
@@ -65,7 +65,7 @@ def test_who_keeps_a_pipeline_is_told(tiny: Tiny, caplog: pytest.LogCaptureFixtu
     cache.clear()
 
 
-def test_what_cannot_be_loaded_is_not_there(tiny: Tiny) -> None:
+def test_nothing_is_loaded_after_an_error(tiny: Tiny) -> None:
     """The error passes, and the next call loads."""
     cache = PipelineCache()
     cache.get(record(tiny, "ltx"), load_it)

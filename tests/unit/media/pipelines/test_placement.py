@@ -121,7 +121,7 @@ def test_weights_in_fp8_compute_in_the_models_type(tiny: Callable[[str], Path], 
     assert {weight.dtype for weight in pipeline.pipe.transformer.parameters()} == kinds
 
 
-def test_a_model_that_cannot_be_compiled_says_so() -> None:
+def test_a_model_that_cannot_be_compiled() -> None:
     """diffusers names its attribute; people need the field."""
     pipe = SimpleNamespace(vae=None, transformer=diffusers.AutoencoderKL(), to=lambda device: None)
     with pytest.raises(UsageError, match="compile: diffusers cannot compile AutoencoderKL"):
