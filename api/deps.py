@@ -13,7 +13,7 @@ from api.gateway import Gateway
 from api.http.auth import Caller
 
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255
-bearer = HTTPBearer(auto_error=False, description="A token that the operator gave out.")
+bearer = HTTPBearer(auto_error=False, description="A token from the operator.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 
 
@@ -34,7 +34,7 @@ async def caller(connection: HTTPConnection, gateway: SharedGateway, credentials
 
 
 async def _idempotency_key(
-    who: Annotated[Caller, Depends(caller)],
+    admitted: Annotated[Caller, Depends(caller)],
     key: Annotated[
         str | None,
         Header(
@@ -42,12 +42,12 @@ async def _idempotency_key(
             min_length=1,
             max_length=IDEMPOTENCY_KEY_CHARACTERS_MAX,
             description="The same key with the same body is the same run, however often it is sent; "
-            "with another body it is refused (409). Keys of different callers have nothing to do with each other.",
+            "with another body it is refused (409). Each caller has keys of its own.",
         ),
     ] = None,
 ) -> str | None:
     """The key that was sent, made the caller's own."""
-    return f"{who.name}:{hashlib.sha256(key.encode()).hexdigest()}" if key is not None else None
+    return f"{admitted.name}:{hashlib.sha256(key.encode()).hexdigest()}" if key is not None else None
 
 
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]

@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Gateway:
-    """`app.state.gateway` while the application runs. Nothing is asked of anybody before the first request that needs
-    it: neither the Prefect server nor the store need be there yet."""
+    """`app.state.gateway` while the application runs. The Prefect server and the store are asked by the first request
+    that needs them: neither has to be there before."""
 
     settings: Settings
     guard: Guard

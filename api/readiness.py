@@ -40,22 +40,22 @@ class Ready(BaseModel):
 
 
 class Readiness:
-    """`look()` runs all checks at once, each within `ready_timeout_s`. Its answer is kept for `KEPT_S` seconds, and
-    only one look is under way at a time."""
+    """`check()` runs all checks at once, each within `ready_timeout_s`. Its answer is kept for `KEPT_S` seconds, and
+    only one round of them is under way at a time."""
 
     def __init__(self, settings: Settings, prefect: Prefect, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings, self._prefect, self._clock = settings, prefect, clock
         self._threads = Threads(THREADS, settings.ready_timeout_s)
-        self._ready: Remembered[Ready] = Remembered(self._look, KEPT_S, clock)
+        self._ready: Remembered[Ready] = Remembered(self._check_all, KEPT_S, clock)
 
     def close(self) -> None:
         self._threads.close()
 
-    async def look(self) -> Ready:
+    async def check(self) -> Ready:
         """An answer that is at most `KEPT_S` old."""
         return await self._ready.get()
 
-    async def _look(self) -> Ready:
+    async def _check_all(self) -> Ready:
         checks = {"prefect": self._server, "store": self._store, "media": self._media, "worker": self._worker}
         found = await asyncio.gather(*(self._checked(check) for check in checks.values()))
         ready = all(check.ok for check in found)

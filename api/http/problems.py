@@ -1,9 +1,9 @@
-"""Answers to requests that cannot be done: RFC 9457 problems, whose `type` says who can do something about it.
+"""Answers to requests that cannot be done: RFC 9457 problems. Their `type` says what helps:
 
 https://poorwill.dev/problems/<kind>
-the caller       invalid-request  unauthorized  not-found  conflict  too-large  too-many-requests  refused
-nobody, wait     unavailable  queue-full  timeout          the same request may succeed after Retry-After
-the operator     internal
+another request    invalid-request  unauthorized  not-found  conflict  too-large  too-many-requests  refused
+the same, later    unavailable  queue-full  timeout          after Retry-After
+the operator       internal
 """
 
 from __future__ import annotations

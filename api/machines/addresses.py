@@ -1,4 +1,4 @@
-"""The fields by which clients name a machine, checked before anything is asked of anybody."""
+"""The fields by which clients name a machine, checked before anything else is done."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class PriceList:
 
 
 def price_per_hour(machine: MachineBlock, known: Prices) -> float | None:
-    """What a machine costs now: 0 if nobody bills for it, None if that is not known."""
+    """What a machine costs now: 0 if it costs nothing, None if the price is not known."""
     if not machine.instance or machine.kind in _FREE:
         return 0.0
     return known.get((machine.machine, machine.instance))

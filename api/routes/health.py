@@ -20,15 +20,15 @@ class Alive(BaseModel):
 
 @router.get("/health")
 async def health() -> Alive:
-    """The process is alive; nothing else is asked. Without a token."""
+    """The process is alive; nothing else is checked. Needs no token."""
     return Alive(status="alive")
 
 
 @router.get("/ready", responses=documented(503, everywhere=()))
 async def ready(gateway: SharedGateway) -> Ready:
     """Prefect's server and database, the snapshots' and the videos' store, and a worker all answer; 503 names what
-    does not. Without a token."""
-    found = await gateway.readiness.look()
+    does not. Needs no token."""
+    found = await gateway.readiness.check()
     missing = [f"{name}: {check.detail}" for name, check in found.checks.items() if not check.ok]
     if missing:
         problem = unavailable("; ".join(missing))

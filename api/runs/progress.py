@@ -28,7 +28,7 @@ class Seen:
 
 
 class ProgressReader:
-    """Reads are shared by all who ask within a moment."""
+    """Calls at about the same time share one read."""
 
     def __init__(self, prefect: Prefect) -> None:
         self._prefect = prefect

@@ -13,8 +13,8 @@ from api.http.problems import kind_of
 from poorwill.runs import MESSAGE_CHARS_MAX, Failure, Status, status_of
 
 REQUEST_LABEL = "poorwill.request"
-"""The label of a run that holds the digest of its request: it tells a repeated request from another one with the same
-Idempotency-Key."""
+"""The label of a run with the digest of its request: a repeated request has the same digest, another request with the
+same Idempotency-Key has not."""
 _STEP_OF = {"CANCELLING": "cancel", "PAUSED": "paused"}
 
 
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def step(self) -> str | None:
-        """The step that the state alone tells."""
+        """The step, if the state alone determines it."""
         return _STEP_OF.get(self.state_type)
 
     @classmethod

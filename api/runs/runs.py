@@ -1,6 +1,6 @@
 """Runs of Poorwill's flows, created, shown, awaited and cancelled over Prefect's API.
 
-Nothing is kept that Prefect does not have: what is cached is bounded, and seconds old at most.
+All state is Prefect's: the caches here are bounded, and seconds old at most.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the Prefect server is that runs the flows, and what it is shown to let us in."""
+"""The address of the Prefect server that runs the flows, and the password for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOWHERE = (
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`source` says who told it: a variable, or a file."""
+    """`source` is the variable or the file that names it."""
 
     api_url: str
     ui_url: str
@@ -38,7 +38,7 @@ class Address:
 def find(environment: Mapping[str, str]) -> Address:
     """PREFECT_API_URL with PREFECT_API_AUTH_STRING, else the local stack's. UsageError, Refused.
 
-    A password goes over plain http to another host only if the user named that host: a file may be somebody's slip.
+    A password goes over plain http to another host only if the user named that host: in a file it may be a mistake.
     """
     url, auth = environment.get("PREFECT_API_URL", "").strip(), environment.get("PREFECT_API_AUTH_STRING", "")
     if url:
@@ -105,7 +105,7 @@ def _ui_of(api_url: str) -> str:
 
 
 def _private(url: str) -> bool:
-    """Whether nobody on the way can read what is sent: it is encrypted, or stays on this host."""
+    """Whether no one on the network can read what is sent: it is encrypted, or stays on this host."""
     parsed = urllib.parse.urlsplit(url)
     host = parsed.hostname or ""
     try:

@@ -1,4 +1,4 @@
-"""Following a flow run: what it does, how far it is, and its end."""
+"""Following a flow run: its steps, its progress, and its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poorwill.runs import Progress, Status
 
 POLL_S = 1.0
 AWAY_S_MAX = 600.0
-"""How long the server may be away: it is restarted or upgraded in less, and the run goes on without it."""
+"""How long the server may be away: a restart or an upgrade takes less, and the run goes on meanwhile."""
 WAITING_S = 5.0
 """After so long in the queue, look whether any worker takes runs from there."""
 
@@ -28,7 +28,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The runs of one task, like the 32 of pack_part."""
+    """The task runs of one task, like the 32 of pack_part."""
 
     name: str
     done: int
@@ -38,7 +38,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A run at one moment, with the runs that it started."""
+    """A run at one moment, with the runs that it started. `note`: why it may be waiting."""
 
     run: Run
     measures: list[Measure] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Look:
 
     @property
     def step(self) -> Step | None:
-        """The step that runs now, else the last that ran; of several the one that began last."""
+        """The step that runs now, else the last that ran; of several, the one that began last."""
         return next((step for step in self.steps if step.running), self.steps[0] if self.steps else None)
 
 
@@ -62,7 +62,7 @@ class Show(Protocol):
 
 
 class Following:
-    """`end()` returns the run once it is over. It lasts as long as the run, which the flow's own limits bound."""
+    """Follows one run to its end, however long it lasts: the flow's own limits bound that."""
 
     def __init__(
         self,
@@ -77,7 +77,8 @@ class Following:
         self._queued_since_s: float | None = None
 
     def end(self, show: Show) -> Run:
-        """ServerUnavailable if the server stays away; the run goes on all the same. What else `Runs` raises."""
+        """The run once it is over. ServerUnavailable if the server stays away, and whatever else `Runs` raises; the
+        run goes on all the same."""
         answered_s = self._clock()
         while True:
             try:
@@ -131,7 +132,7 @@ class Following:
 
 
 def steps(tasks: list[dict[str, Any]]) -> list[Step]:
-    """Task runs by task, the task that began last first. By key: the runs of a mapped task have names of their own."""
+    """Task runs by task, the task that began last first. By key, since the runs of a mapped task have own names."""
     found: dict[str, list[str]] = {}
     for row in tasks:
         name = str(row.get("task_key") or "").rpartition("-")[0] or str(row.get("name") or "")

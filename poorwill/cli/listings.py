@@ -1,4 +1,4 @@
-"""The commands that list what a Prefect server knows: machines, and runs."""
+"""The commands that list the machines and runs of a Prefect server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def machines(arguments: argparse.Namespace, output: Output, host: Host) -> int:
 
 
 def runs(arguments: argparse.Namespace, output: Output, host: Host) -> int:
-    """Those that are queued or going on, and the last of all."""
+    """The queued and running ones, and the last of all."""
     if not 1 <= arguments.limit <= PAGE:
         raise UsageError(f"--limit {arguments.limit}: expected 1 to {PAGE}")
     asked = connected()
@@ -43,7 +43,7 @@ def runs(arguments: argparse.Namespace, output: Output, host: Host) -> int:
 
 
 def _machine(document: dict[str, Any]) -> dict[str, Any]:
-    """What is shown of a machine's block; `idle...` are the fields of its idle policy."""
+    """A machine's block in a row; `idle` is its idle policy."""
     data = document.get("data")
     data = data if isinstance(data, dict) else {}
     idle = {name: value for name, value in data.items() if name.startswith("idle") and value not in (None, "")}
@@ -80,7 +80,7 @@ def _run_for_people(row: dict[str, Any]) -> dict[str, str]:
     began = datetime.fromtimestamp(row["began_s"]).strftime("%m-%d %H:%M:%S") if row["began_s"] else "-"
     progress = f"{row['progress'] * 100:.0f}%" if row["progress"] is not None else ""
     took = durations.rough(row["took_s"]) if row["took_s"] is not None else "-"
-    name = row["name"] if row["began_s"] else row["flow"]  # until it begins its name is one that Prefect made up
+    name = row["name"] if row["began_s"] else row["flow"]  # until it begins, its name is one that Prefect made up
     return {
         "run": row["run_id"], "name": name, "status": row["status"], "progress": progress, "began": began,
         "took": took, "message": row["message"][:100],

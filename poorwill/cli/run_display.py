@@ -20,7 +20,7 @@ CHILDREN_SHOWN_MAX = 16
 
 
 class Bars:
-    """Bars on stderr, gone when the run is over."""
+    """Bars on stderr, which disappear when the run is over."""
 
     def __init__(self) -> None:
         self._spinner = Spinner("dots")
@@ -51,7 +51,7 @@ class Bars:
 
 def sentence(look: Look) -> str:
     """The run in a line: its name, its state, the step and how many of its parts are done."""
-    # Before it begins its name is one that Prefect made up.
+    # Until it begins, its name is one that Prefect made up.
     name = one_line(look.run.name) if look.run.began_s is not None else "run"
     words = [name, str(look.run.status) if look.run.state_type != "CANCELLING" else "is being cancelled"]
     step = look.step
@@ -75,7 +75,7 @@ def _add(rows: Table, name: str, measure: Measure | None) -> None:
 
 
 def facts(look: Look) -> dict[str, Any]:
-    """What is told to programs: `measures` in percent, `steps` with how many of each are done."""
+    """The same for programs: `measures` in percent, `steps` with how many of each are done."""
     step, shown = look.step, [measure.progress for measure in look.measures]
     found: dict[str, Any] = {
         "step": step.name if step is not None else None,

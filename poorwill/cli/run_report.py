@@ -1,4 +1,4 @@
-"""What a run left behind: its artifacts, for people and for programs. What a flow returns is not stored anywhere."""
+"""The artifacts of a run, for people and for programs. What a flow returns is not stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Artifact = dict[str, Any]
 
 
 def newest(artifacts: Sequence[Artifact]) -> dict[str, Artifact]:
-    """By key; of a run that began again the later one. They come newest first, and are given back oldest first."""
+    """By key, oldest first. `artifacts` come newest first: of a run that began again, the later one counts."""
     found: dict[str, Artifact] = {}
     for artifact in artifacts:
         found.setdefault(str(artifact.get("key")), artifact)
@@ -26,7 +26,7 @@ def newest(artifacts: Sequence[Artifact]) -> dict[str, Artifact]:
 
 
 def facts(artifacts: dict[str, Artifact]) -> dict[str, Any]:
-    """The figures that the flow put down for programs; empty if it put down none."""
+    """The figures that the flow left for programs; may be empty."""
     rows = _rows(artifacts.get(FACTS, {}))
     return rows[0] if rows else {}
 
@@ -37,7 +37,7 @@ def tables(artifacts: dict[str, Artifact]) -> dict[str, list[dict[str, Any]]]:
 
 
 def links(artifacts: dict[str, Artifact]) -> dict[str, str]:
-    """URLs by the link's key. A link artifact is markdown that is a link and nothing else."""
+    """URLs by the link's key. A link artifact is markdown with a link and nothing else."""
     found = {key: _LINK.fullmatch(str(a.get("data")).strip()) for key, a in artifacts.items()}
     return {key: link[2] for key, link in found.items() if link is not None}
 
@@ -112,7 +112,7 @@ def _shown(value: Any) -> str:
 
 
 def _plain(line: str) -> str:
-    """Without pictures, and without what keeps a prompt from being markup."""
+    """Without pictures, and without the escapes that keep a prompt from being markup."""
     line = _LINK.sub(r"\1", _IMAGE.sub("", line)).replace("&lt;", "<")
     return one_line(re.sub(r"\\([|\[!])", r"\1", line)).strip()
 

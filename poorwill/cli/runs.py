@@ -1,4 +1,4 @@
-"""Flow runs on a Prefect server: create one, look at it, ask it to stop."""
+"""Flow runs on a Prefect server: create, read, list and cancel them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SOON = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A flow run as it was when it was looked at. Times are POSIX seconds."""
+    """A flow run at the time it was read. Times are POSIX seconds."""
 
     id: str
     name: str
@@ -80,13 +80,13 @@ class Deployment:
 
 
 class Runs:
-    """The runs of Poorwill's flows on one server. What `Server.ask` raises, everything here can raise."""
+    """The runs of Poorwill's flows on one server. Every method raises what `Server.ask` raises."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
 
     def deployment(self, flow: str) -> Deployment:
-        """NotFound says how to deploy it."""
+        """NotFound, which says how to deploy it."""
         try:
             found = self.server.ask("GET", f"/deployments/name/{flow}/{DEPLOYMENT}")
         except NotFound:
@@ -110,7 +110,7 @@ class Runs:
         return Run.of(self.server.ask("GET", f"/flow_runs/{run}"))
 
     def cancel(self, run: str) -> Run:
-        """Ask it to stop; a run that is over stays what it is. Returns it as it was found or has become."""
+        """Ask a run to stop. Idempotent; a run that is over stays as it is. Returns the run afterwards."""
         found = self.read(run)
         if found.status.is_over or found.state_type == "CANCELLING":
             return found

@@ -1,4 +1,4 @@
-"""Asking a Prefect server through its REST API, without Prefect: one question, one JSON answer."""
+"""Requests to a Prefect server's REST API, without Prefect: each has one JSON answer."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ REASON_CHARACTERS_MAX = 500
 class Server:
     """One Prefect server.
 
-    `ask` tries again when there is no answer: everything that is asked here is either read, or the same when done
-    twice (a run is created with an idempotency key, a cancellation asks for a state).
+    `ask` tries again when there is no answer: all requests made here either read, or have the same effect when sent
+    twice (a run is created with an idempotency key, a cancellation sets a state).
     """
 
     def __init__(self, address: Address, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -46,7 +46,7 @@ class Server:
         return retry(lambda: self._ask_once(method, path, body), BACKOFF.pauses(), sleep=self._sleep)
 
     def all(self, path: str, **body: Any) -> list[dict[str, Any]]:
-        """The objects that a `/filter` answers with."""
+        """The objects in the answer of a `/filter`."""
         found = self.ask("POST", f"{path}/filter", body)
         return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
 
@@ -60,7 +60,7 @@ class Server:
             try:
                 content = answer.read(ANSWER_BYTES_MAX + 1)
             except BaseException:
-                answer.close()  # half an answer is left in the connection
+                answer.close()  # the rest of the answer is still in the connection
                 raise
         except SSLError as error:
             raise ServerRefused(f"the TLS certificate of {self._name()} is not accepted: {error}") from None
@@ -110,7 +110,7 @@ class Server:
 
 
 def _why(error: Exception) -> str:
-    """Few words on a connection that failed; urllib3's own hold objects' addresses."""
+    """Why a connection failed, in few words; urllib3's messages contain addresses of objects."""
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     if isinstance(cause, OSError) and cause.strerror:
         return str(cause.strerror).lower()
@@ -118,7 +118,7 @@ def _why(error: Exception) -> str:
 
 
 def _reason(answer: Any) -> str:
-    """What FastAPI or Prefect's own handlers give as the reason, in one line."""
+    """The reason that FastAPI's or Prefect's handlers give, in one line."""
     if not isinstance(answer, dict):
         return ""
     detail = answer.get("detail") or answer.get("exception_detail") or answer.get("exception_message") or ""

@@ -23,17 +23,19 @@ from poorwill.snapshot import ids
 LEFT_OUT = 3
 ANSWER_TIMEOUT_S = 60.0
 CANCEL_TIMEOUT_S = 120.0
-_TAKEN = ("message", "totals", "quiet")  # of Output.done: no artifact's name may stand for them
+_TAKEN = ("message", "totals", "quiet")  # parameters of Output.done, which no artifact's name may replace
 
 
 def start(arguments: argparse.Namespace, output: Output, host: Host) -> int:
-    """Run a flow, and follow it. What is wrong with the call is said before there is a run."""
+    """Run a flow, and follow it. Mistakes in the call are reported before a run exists."""
     flow = str(arguments.command)
     parameters = flow_arguments.given(flow, arguments)
     runs = connected()
     deployment = runs.deployment(flow)
     if flow == "hibernate":
-        parameters.setdefault("snapshot_id", ids.new_snapshot_id())  # known at once, also if this program is killed
+        parameters.setdefault(
+            "snapshot_id", ids.new_snapshot_id()
+        )  # printed before the run begins, in case this program is killed
     deployment.check(parameters)
     output.hint = "it is not known whether a run was created: poorwill runs"
     try:
@@ -47,7 +49,7 @@ def start(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     if arguments.detach:
         output.done(run.id, {}, run_id=run.id, flow=flow, status=run.status, page=page, **known)
         return 0
-    _tell(arguments, f"{flow} is run {run.id}: {page}")
+    _notice(arguments, f"{flow} is run {run.id}: {page}")
     return _followed(runs, run, flow, arguments, output)
 
 
@@ -83,13 +85,13 @@ def connected() -> Runs:
     return Runs(Server(address.find(os.environ)))
 
 
-def _tell(arguments: argparse.Namespace, line: str) -> None:
+def _notice(arguments: argparse.Namespace, line: str) -> None:
     if not arguments.json:
         print(f"poorwill: {line}", file=sys.stderr)
 
 
 def _followed(runs: Runs, run: Run, flow: str, arguments: argparse.Namespace, output: Output) -> int:
-    """To the run's end. Whoever leaves before leaves the run going, and is told how to come back to it."""
+    """Follow the run to its end. An interrupt leaves it running, with a hint how to follow it again."""
     going_on = (
         f"run {run.id} goes on. Follow it: poorwill runs follow {run.id}. Cancel it: poorwill runs cancel {run.id}"
     )
@@ -114,7 +116,7 @@ def _watched(following: Following, json_lines: bool, output: Output) -> Run:
 
 
 def _cancel_wanted(interrupt: KeyboardInterrupt, run: Run, json_lines: bool) -> bool:
-    """Ask once, if it was Ctrl-C and somebody is there to answer. No answer is no."""
+    """Ask once, after Ctrl-C in a terminal. No answer means no."""
     if type(interrupt) is not KeyboardInterrupt or json_lines or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     print(
@@ -135,22 +137,22 @@ def _ended(runs: Runs, run: Run, flow: str, output: Output) -> int:
     figures, links = run_report.facts(left), run_report.links(left)
     output.lines(run_report.text(left))
     own = {"run_id": run.id, "flow": flow, "status": run.status, "page": runs.server.address.run_page(run.id)}
-    told = {**figures, **links, **own, "tables": run_report.tables(left)}
+    fields = {**figures, **links, **own, "tables": run_report.tables(left)}
     totals = {name: value for name, value in figures.items() if type(value) is int}
     output.done(
         f"{run.name} is done", totals, quiet=bool(left),
-        **{name: value for name, value in told.items() if name not in _TAKEN},
+        **{name: value for name, value in fields.items() if name not in _TAKEN},
     )  # fmt: skip
     return LEFT_OUT if figures.get("left_out_count") else 0
 
 
 class _Events:
-    """A followed run for programs: a line whenever something changed."""
+    """A followed run for programs: one line for each change."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._state = ""
-        self._told: dict[str, Any] = {}
+        self._progress: dict[str, Any] = {}
         self._away = False
 
     def look(self, look: Look) -> None:
@@ -159,10 +161,10 @@ class _Events:
         if state != self._state:
             self._state = state
             self._output.event("state", status=look.run.status, state=look.run.state, note=look.note)
-        told = facts(look)
-        if told != self._told and (told["step"] or told["measures"]):
-            self._told = told
-            self._output.event("progress", **told)
+        progress = facts(look)
+        if progress != self._progress and (progress["step"] or progress["measures"]):
+            self._progress = progress
+            self._output.event("progress", **progress)
 
     def away(self, error: PoorwillError) -> None:
         if not self._away:

@@ -1,4 +1,4 @@
-"""What the endpoints of generation answer, on a real Prefect server; what a worker would do is done by the tests."""
+"""The endpoints of generation on a real Prefect server. The tests do what a worker would do."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def status(api: httpx.Client, run_id: UUID) -> dict[str, Any]:
 
 
 def shown(api: httpx.Client, run_id: UUID, **wanted: Any) -> dict[str, Any]:
-    """The status, once it says that: what was read is good for a moment."""
+    """The status once it has these fields: the gateway keeps what it read for a moment."""
 
     def look() -> dict[str, Any] | None:
         found = status(api, run_id)
@@ -60,9 +60,9 @@ def shown(api: httpx.Client, run_id: UUID, **wanted: Any) -> dict[str, Any]:
     return until(look, f"{wanted} of {run_id}")
 
 
-def test_what_is_asked_for_reaches_the_flow(api: httpx.Client, stage: Stage) -> None:
-    """All parameters, the operator's media and usual model, the tag of a run that has a webhook; what was left out is
-    left to the model."""
+def test_parameters_reach_the_flow(api: httpx.Client, stage: Stage) -> None:
+    """All parameters, the operator's media and usual model, the tag of a run that has a webhook; fields that were left
+    out are left to the model."""
     asked = {**ASKED, "negative_prompt": "text", "seed": 7, "num_frames": 9, "height": 64, "width": 96, "steps": 3,
              "guidance": 2.5, "fps": 8, "timeout_s": 60, "webhook_url": "https://example.com/done?for=me"}  # fmt: skip
     answer = api.post("/run", json=asked)
@@ -116,7 +116,7 @@ def test_the_course_of_a_run(api: httpx.Client, stage: Stage) -> None:
     ids=["user's", "transient", "ours", "unknown", "crashed"],
 )  # fmt: skip
 def test_why_a_run_failed(api: httpx.Client, stage: Stage, state: Any, error: dict[str, str]) -> None:
-    """The error's name, whose turn it is, and one line without secrets."""
+    """The error's name, its kind, and one line without secrets."""
     made = run(api)
     stage.runs(made)
     stage.set(made, state)
@@ -124,7 +124,7 @@ def test_why_a_run_failed(api: httpx.Client, stage: Stage, state: Any, error: di
 
 
 def test_places_in_the_queue(api: httpx.Client, stage: Stage) -> None:
-    """Each run has its own; when the first begins, the others move up. What waits for another try is queued too."""
+    """Each run has its own; when the first begins, the others move up. A run that is tried again is queued, too."""
     made = [run(api, seed=number) for number in range(4)]
     assert [status(api, one)["position"] for one in made] == [1, 2, 3, 4]
     stage.runs(made[0])
@@ -134,8 +134,8 @@ def test_places_in_the_queue(api: httpx.Client, stage: Stage) -> None:
     assert shown(api, made[0], status="queued")["position"] >= 1
 
 
-def test_what_is_queued_and_running(api: httpx.Client, stage: Stage) -> None:
-    """Page by page in their order, nothing that is over, and other flows when asked for."""
+def test_queued_and_running_runs(api: httpx.Client, stage: Stage) -> None:
+    """Page by page in their order, without runs that are over; other flows on request."""
     made = [run(api, seed=number) for number in range(5)]
     stage.runs(made[0], 50.0)
     stage.done(made[1])
@@ -159,9 +159,10 @@ def test_what_is_queued_and_running(api: httpx.Client, stage: Stage) -> None:
 
 
 def test_cancelling(api: httpx.Client, stage: Stage) -> None:
-    """A queued run never begins; a running one is told to stop; again is the same; what is over stays what it is."""
+    """A queued run never begins; a running one is asked to stop; twice is the same as once; a run that is over stays
+    as it is."""
     queued, running, done = (run(api, seed=number) for number in range(3))
-    assert status(api, queued)["status"] == "queued"  # and that is not remembered for longer than it is true
+    assert status(api, queued)["status"] == "queued"  # this must not be shown after the run was cancelled
     for _ in range(2):
         answer = api.delete(f"/processes/{queued}")
         assert answer.status_code == 200 and answer.json()["status"] == "cancelled"
@@ -222,16 +223,16 @@ def test_a_full_queue(stage: Stage) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_not_valid(api: httpx.Client, stage: Stage, change: dict[str, Any], field: str) -> None:
-    """422 that names the field, and says nothing back of what was sent; no run is made."""
+def test_invalid_requests(api: httpx.Client, stage: Stage, change: dict[str, Any], field: str) -> None:
+    """422 that names the field and repeats nothing of what was sent; no run is created."""
     answer = api.post("/run", json=ASKED | change)
     assert (answer.status_code, kind_of(answer)) == (422, "invalid-request")
     assert [error["field"] for error in answer.json()["errors"]] == [field]
     assert "drop" not in answer.text and "passwd" not in answer.text and stage.queued() == 0
 
 
-def test_what_the_flow_does_not_take(api: httpx.Client, stage: Stage) -> None:
-    """The server's own check of a deployment's parameters is the caller's fault as well."""
+def test_parameters_that_the_flow_does_not_take(api: httpx.Client, stage: Stage) -> None:
+    """Parameters that Prefect's own check refuses are an invalid request, too."""
     before = stage.client.read_deployment(stage.deployment).parameter_openapi_schema
     narrower = {**before, "properties": {**before["properties"], "prompt": {"type": "string", "maxLength": 3}}}
     stage.client.request("PATCH", f"/deployments/{stage.deployment}", json={"parameter_openapi_schema": narrower})  # type: ignore[arg-type]
@@ -242,8 +243,8 @@ def test_what_the_flow_does_not_take(api: httpx.Client, stage: Stage) -> None:
         stage.client.request("PATCH", f"/deployments/{stage.deployment}", json={"parameter_openapi_schema": before})  # type: ignore[arg-type]
 
 
-def test_runs_that_are_not_there(api: httpx.Client) -> None:
-    """404 for an unknown id, 422 for what is none."""
+def test_unknown_runs(api: httpx.Client) -> None:
+    """404 for an unknown id, 422 for anything that is not an id."""
     for path in (f"/status?id={NOBODY}", f"/runs/{NOBODY}", f"/runs/{NOBODY}/events"):
         answer = api.get(path)
         assert (answer.status_code, kind_of(answer)) == (404, "not-found")
@@ -255,7 +256,7 @@ def test_runs_that_are_not_there(api: httpx.Client) -> None:
 
 
 def test_many_gateways_are_one(stage: Stage) -> None:
-    """What one process has made, another shows and cancels, and knows its key: nothing is kept in a process."""
+    """A run that one process created is shown and cancelled by another, which knows its key: no process keeps state."""
     stage.empty()
     with served(stage.settings()) as one, calling(one) as first:
         made = run(first, "kept")
@@ -265,7 +266,7 @@ def test_many_gateways_are_one(stage: Stage) -> None:
 
 
 def test_a_flow_that_is_not_deployed(api: httpx.Client, stage: Stage) -> None:
-    """Of a list, not-found; of what should be there to generate with, the operator's omission and not the caller's."""
+    """not-found where the caller names it; unavailable for `generate`, which the operator has to deploy."""
     assert kind_of(api.get("/processes", params={"flow": "no-such-flow"})) == "not-found"
     stage.client.delete_deployment(stage.deployment)
     try:

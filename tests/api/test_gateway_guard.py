@@ -1,4 +1,4 @@
-"""Who is let in, how often, with how much; and what every answer carries."""
+"""Tokens, limits and settings of the gateway, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOWHERE = "http://127.0.0.1:9/api"
 
 @pytest.fixture(autouse=True)
 def no_server() -> Iterator[None]:
-    """Nothing listens there: what these tests ask for never gets so far."""
+    """Nothing listens there: these tests need no Prefect server."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: NOWHERE}):
@@ -60,7 +60,7 @@ def bearer(token: str) -> dict[str, str]:
 
 @contextmanager
 def logged(name: str) -> Iterator[list[logging.LogRecord]]:
-    """What a logger says, as the gateway's own handler sees it."""
+    """The records of a logger, as the gateway's own handler gets them."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[method-assign]
@@ -76,7 +76,7 @@ def logged(name: str) -> Iterator[list[logging.LogRecord]]:
         logger.setLevel(before)
 
 
-def test_nobody_without_a_token() -> None:
+def test_a_token_is_needed() -> None:
     """401 for every path but the two of health, whatever is wrong with the token; with it, the request goes on."""
 
     async def called(client: httpx.AsyncClient) -> None:
@@ -100,7 +100,7 @@ def test_nobody_without_a_token() -> None:
 
 
 def test_tokens_change_without_a_restart(tmp_path: Path) -> None:
-    """Of a file: added, replaced, removed; a file that is broken or gone changes nothing, and is complained of."""
+    """Those of a file are added, replaced and removed; a broken or missing file changes nothing, and is logged."""
     file = tmp_path / "tokens"
 
     def write(text: str) -> None:
@@ -159,7 +159,7 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
 
 
 def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As documented; an empty variable is as good as none; a representation shows no token."""
+    """As documented; an empty variable counts as unset; a representation shows no token."""
     set_environment(monkeypatch, TOKENS=f"a:{ONE}, b:{TWO}", QUEUE_MAX="5", TOKENS_FILE="", STORE="",
                     CORS_ORIGINS="https://a.example https://b.example")  # fmt: skip
     given = Settings.read()
@@ -168,7 +168,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_body_that_is_too_large() -> None:
-    """413, also where nobody says how large it will be: it is read to the limit, and no further."""
+    """413, also if its length is not announced: it is read up to the limit."""
     sent = 0
 
     async def endless() -> Any:
@@ -189,7 +189,7 @@ def test_a_body_that_is_too_large() -> None:
 
 
 def test_a_caller_that_asks_too_often() -> None:
-    """Its burst, then 429 with the time to wait; other callers do not notice."""
+    """Its burst, then 429 with the time to wait; other callers are not affected."""
 
     async def called(client: httpx.AsyncClient) -> None:
         async def times(token: str) -> list[httpx.Response]:
@@ -217,8 +217,8 @@ def test_buckets_fill_and_are_bounded() -> None:
     assert len(buckets._buckets) == 2 and buckets.take("a") == 0
 
 
-def test_what_every_answer_carries() -> None:
-    """Headers for safety, and an id that is also in the log: the caller's own, if it is harmless. The log holds neither
+def test_headers_of_every_answer() -> None:
+    """Security headers, and an id that is also in the log: the caller's own, if it is harmless. The log holds neither
     queries nor tokens."""
 
     async def called(client: httpx.AsyncClient) -> None:
@@ -241,7 +241,7 @@ def test_what_every_answer_carries() -> None:
 
 
 def test_browsers_of_other_origins() -> None:
-    """Only those that the operator names."""
+    """Only the origins that the operator names are allowed."""
 
     async def called(client: httpx.AsyncClient) -> None:
         def asked(origin: str) -> Any:

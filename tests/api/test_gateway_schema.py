@@ -1,4 +1,4 @@
-"""schemathesis over the whole OpenAPI: whatever is sent, the answer is one that is documented, and never a 500."""
+"""schemathesis over the whole OpenAPI: every answer to any request is documented, and never a 500."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Following a run over server-sent events and WebSockets, and what becomes of it all while Prefect's server is away."""
+"""Following a run over server-sent events and WebSockets, also while Prefect's server is away."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(api: httpx.Client) -> UUID:
 
 
 def views(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """What server-sent events hold."""
+    """The data of server-sent events."""
     for line in lines:
         if line.startswith("data: "):
             yield json.loads(line.removeprefix("data: "))
@@ -63,15 +63,15 @@ def socket_url(address: str, run_id: object) -> str:
 
 
 def test_events_of_a_run(api: httpx.Client, stage: Stage) -> None:
-    """Each state as it comes, a sign of life in between, and the end with the run; whoever connects again after that
-    is told so, and nothing is told twice."""
+    """Each state as it comes, heartbeats in between, and the end with the run; a client that connects again after
+    that gets 204."""
     made = run(api)
     with api.stream("GET", f"/runs/{made}/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         lines = stream.iter_lines()
         told = views(lines)
         assert next(told)["position"] == 1
-        assert until(lambda: next(lines).startswith(":"), "a sign of life")
+        assert until(lambda: next(lines).startswith(":"), "a heartbeat")
         stage.runs(made, 50.0, "denoised 2/4 steps; 9 s to go")
         assert next(one for one in told if one.get("step") == "denoise 2/4")["eta_s"] == 9
         stage.set(made, Failed(message="UsageError: no"))
@@ -95,7 +95,7 @@ def test_a_socket(api: httpx.Client, address: str, stage: Stage) -> None:
             assert socket.close_code == 1000
 
 
-def test_who_is_not_let_in(api: httpx.Client, address: str) -> None:
+def test_refused_sockets(api: httpx.Client, address: str) -> None:
     """A problem instead of a socket: no token, one in the query, an unknown run, and more streams than are allowed."""
 
     def refused(run_id: object, headers: dict[str, str], query: str = "") -> tuple[int, str]:
@@ -123,8 +123,8 @@ def test_who_is_not_let_in(api: httpx.Client, address: str) -> None:
     until(lambda: api.get(f"/runs/{made}/events").status_code == 200, "a place among the streams")
 
 
-def test_a_listener_that_talks(api: httpx.Client, address: str) -> None:
-    """Some words are ignored; whoever goes on is put out."""
+def test_a_listener_that_sends_messages(api: httpx.Client, address: str) -> None:
+    """Some messages are ignored; after too many the socket is closed."""
     with connect(socket_url(address, run(api)), additional_headers=AUTHORIZED, proxy=None) as socket:
         socket.recv(20)
         for _ in range(200):
@@ -132,7 +132,7 @@ def test_a_listener_that_talks(api: httpx.Client, address: str) -> None:
                 socket.send("hello")
             except Exception:
                 break
-        until(lambda: socket.close_code == 1008 or _drained(socket), "the end of its patience")
+        until(lambda: socket.close_code == 1008 or _drained(socket), "the socket to be closed")
 
 
 def _drained(socket: Any) -> bool:
@@ -146,7 +146,7 @@ def _drained(socket: Any) -> bool:
 
 
 def test_readiness(api: httpx.Client, stage: Stage) -> None:
-    """Each thing that is needed by itself: here a worker is missing, until one says that it is there."""
+    """Each check by itself: here a worker is missing, until one sends a heartbeat."""
     answer = api.get("/ready")
     assert (answer.status_code, kind_of(answer)) == (503, "unavailable")
     checks = answer.json()["checks"]
@@ -161,8 +161,8 @@ def test_readiness(api: httpx.Client, stage: Stage) -> None:
 
 
 def test_while_the_server_is_away(api: httpx.Client, stage: Stage, prefect_server: PrefectServer) -> None:
-    """Killed in the midst: what was read a moment ago may still be told, all else is 503 in bounded time; streams stay
-    open, and go on when it is back, with every run that there was."""
+    """Killed meanwhile: what was read a moment ago may still be shown, all else is 503 in bounded time; streams stay
+    open, and go on when it is back, with every run."""
     made, kept = run(api), run(api)
     with api.stream("GET", f"/runs/{made}/events") as stream:
         told = views(stream.iter_lines())
@@ -189,7 +189,7 @@ def view(status: Status) -> RunView:
 
 
 def test_a_slow_listener_gets_the_newest() -> None:
-    """Nothing is kept for it but that."""
+    """Only the newest view is kept for it."""
 
     async def scenario() -> None:
         follower = Follower()
@@ -206,7 +206,7 @@ def test_a_slow_listener_gets_the_newest() -> None:
 
 
 def test_one_watcher_for_a_run() -> None:
-    """However many follow it; it goes with the last of them, and with a run that is over."""
+    """However many follow the run; it ends with the last of them, and with the run."""
 
     class Seen:
         def __init__(self) -> None:
@@ -232,8 +232,7 @@ def test_one_watcher_for_a_run() -> None:
 
 
 def test_reads_are_shared() -> None:
-    """A thousand that ask at once cost a few reads; what is known is not asked for again until it is too old, and what
-    was changed is."""
+    """A thousand callers at once cost a few reads; an answer is read again once it is too old or was forgotten."""
 
     async def scenario() -> None:
         now_s, reads = 0.0, list[list[int]]()
@@ -261,8 +260,8 @@ def test_reads_are_shared() -> None:
 
 
 def test_reads_that_fail_and_callers_that_leave() -> None:
-    """All who wait hear of it, the next one reads again; one that gives up does not hurt the others; and what was
-    changed while it was read is not kept."""
+    """All callers that wait get the error, the next one reads again; one that gives up does not affect the others;
+    and an answer that was forgotten while it was read is not kept."""
 
     async def scenario() -> None:
         begun, go, failing = asyncio.Event(), asyncio.Event(), True
@@ -293,7 +292,7 @@ def test_reads_that_fail_and_callers_that_leave() -> None:
 
 
 def test_writes_are_sent_one_by_one_when_they_collide() -> None:
-    """The gate halves with each that is turned away, opens slowly, and lets in whoever came first."""
+    """The limit halves with each refused write, grows slowly, and writes pass in the order in which they came."""
 
     async def scenario() -> None:
         gate, order = WriteGate(at_once_max=8), list[int]()

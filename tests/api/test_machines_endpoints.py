@@ -1,4 +1,4 @@
-"""What the endpoints of machines and snapshots answer, on a real Prefect server and store; no worker takes the runs."""
+"""The endpoints of machines and snapshots on a real Prefect server and store. No worker takes the runs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def parameters_of(run_id: str) -> dict[str, Any]:
 
 
 def detail(answer: httpx.Response, status: int, kind: str) -> str:
-    """What a problem of that kind says."""
+    """The detail of a problem of that kind."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["type"] == f"https://poorwill.dev/problems/{kind}"
@@ -62,7 +62,7 @@ def detail(answer: httpx.Response, status: int, kind: str) -> str:
 
 
 def test_a_new_machine(gateway: MachinesGateway) -> None:
-    """A machine that nobody knew gets a block of its own, with the usual provider's key; the run is told where it is
+    """An unknown machine gets a block of its own, with the default provider's key; the run is told where it is
     followed, and the snapshot's id is known at once."""
 
     async def calls(client: httpx.AsyncClient) -> None:
@@ -141,8 +141,8 @@ def test_a_machine_that_moved(gateway: MachinesGateway, ssh_keys: KeyPair) -> No
     gateway.run(calls)
 
 
-def test_whose_machine_it_is(gateway: MachinesGateway) -> None:
-    """An id that may be two machines is nobody's, also with its provider's block; the blocks' own names are."""
+def test_an_ambiguous_id(gateway: MachinesGateway) -> None:
+    """An id of two machines is a conflict, also with its provider's block; the blocks' own names are not."""
     own = blocks.OwnMachines.load(gateway.own_name)
     for number in (1, 2):
         blocks.Machine(provider=own, instance=f"{gateway.name}:twin", ssh_host="192.0.2.9").save(
@@ -161,9 +161,9 @@ def test_whose_machine_it_is(gateway: MachinesGateway) -> None:
     gateway.run(calls)
 
 
-def test_who_can_be_destroyed(gateway: MachinesGateway, tmp_path: Path) -> None:
-    """destroy_after needs a provider that can: else nothing is made and nothing begun. One that can is named by its
-    block, and asked whether it has such a machine."""
+def test_machines_that_can_be_destroyed(gateway: MachinesGateway, tmp_path: Path) -> None:
+    """destroy_after needs a provider that can destroy: else no block and no run are created. A provider that is named
+    by its block is asked whether it has such a machine."""
     provider = f"{gateway.name}-dirs"
     blocks.LocalProvider(root=str(tmp_path / "machines")).save(provider)
     instance = LocalProvider(tmp_path / "machines").create("by-hand", Wish()).id
@@ -230,8 +230,8 @@ def test_waking(gateway: MachinesGateway, tmp_path: Path) -> None:
     gateway.run(by_address, provider=provider)
 
 
-def test_what_is_not_valid(gateway: MachinesGateway) -> None:
-    """What is wrong is told by its field, before anything is made."""
+def test_invalid_requests(gateway: MachinesGateway) -> None:
+    """The wrong field is named, and nothing is created."""
 
     async def calls(client: httpx.AsyncClient) -> None:
         path = f"/api/instances/{gateway.name}.1"
@@ -247,7 +247,7 @@ def test_what_is_not_valid(gateway: MachinesGateway) -> None:
 
 
 def test_the_list_of_snapshots(deployed: None, tmp_path: Path, ssh_keys: KeyPair) -> None:
-    """Newest first, in pages that neither repeat nor leave out, with sizes; a damaged one is named and hides none."""
+    """Newest first, in pages without gaps or repetition, with sizes; a damaged one is shown as such among them."""
     gateway, workspace = MachinesGateway(tmp_path, ssh_keys), tmp_path / "workspace"
     workspace.mkdir()
     taken = []
@@ -288,7 +288,7 @@ def test_the_list_of_snapshots(deployed: None, tmp_path: Path, ssh_keys: KeyPair
 
 def test_metrics(gateway: MachinesGateway, tmp_path: Path) -> None:
     """Gauges of every source, the gateway's own requests by route, and a source that cannot be asked leaves the
-    others. A token is needed, unless the operator says otherwise."""
+    others. A token is needed, unless the operator has switched that off."""
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     (workspace / "file").write_bytes(noise(1000))
@@ -320,7 +320,7 @@ def test_metrics(gateway: MachinesGateway, tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_not_there(gateway: MachinesGateway) -> None:
-    """What needs the store says so, in one line; machines are shown without their prices."""
+    """Requests that need the store get a problem of one line; machines are shown without their prices."""
 
     async def calls(client: httpx.AsyncClient) -> None:
         assert "there-is-none" in detail(await client.get("/api/gpu-snapshots"), 404, "not-found")

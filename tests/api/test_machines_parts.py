@@ -1,4 +1,4 @@
-"""The parts of the gateway that know machines, without a server: ids, addresses, the cache of gauges, threads."""
+"""Parts of the gateway without a server: ids, addresses, the cache of gauges, threads."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_hosts(host: str) -> None:
         )),
     ],
 )  # fmt: skip
-def test_what_is_no_address(asked: dict[str, Any]) -> None:
-    """Nothing reaches a block that could be taken for an option, a command, or another place than was checked."""
+def test_wrong_addresses(asked: dict[str, Any]) -> None:
+    """Nothing is accepted that a program could take for an option, a command, or an address that was not checked."""
     with pytest.raises(ValidationError):
         MachineAddress(**asked)
 
 
-def test_a_host_key_that_is_stated() -> None:
+def test_a_given_host_key() -> None:
     """It is kept without its comment."""
     line = KeyPair.generate().public
     assert MachineAddress(ssh_host="host", host_key=f"{line} root@box").host_key == line
@@ -79,7 +79,7 @@ def test_stage_seconds() -> None:
 
 
 class Counter:
-    """Counts how often it was asked, and fails when told to."""
+    """Counts how often it was asked, and fails on request."""
 
     def __init__(self) -> None:
         self.asked, self.fails, self.gate = itertools.count(1), False, asyncio.Event()
@@ -127,8 +127,8 @@ def test_the_cache_of_gauges() -> None:
     asyncio.run(scenario())
 
 
-def test_threads_that_do_not_come_back() -> None:
-    """Who waits is told so, and the loop goes on."""
+def test_calls_that_do_not_end() -> None:
+    """Callers get an error in time, and the event loop goes on."""
     held = threading.Event()
 
     async def scenario() -> None:

@@ -98,7 +98,7 @@ async def _life(client: httpx.AsyncClient, first: SshMachine, second: SshMachine
 async def _done(
     client: httpx.AsyncClient, path: str, asked: dict[str, object] | None, method: str = "POST"
 ) -> dict[str, Any]:
-    """What is answered when the run is over, which was awaited."""
+    """The answer once the run is over."""
     answer = await client.request(method, f"{path}?wait={PATIENCE_S}", json=asked)
     assert (answer.status_code, answer.json().get("status")) == (200, "done"), answer.text
     return dict(answer.json())

@@ -135,7 +135,7 @@ def test_mistakes_begin_nothing(rig: Rig, env: dict[str, str], arguments: list[s
 
 
 def test_unknown_flows_and_runs(env: dict[str, str]) -> None:
-    """A flow that is not deployed says how to deploy it, a run that never was is not found: 5."""
+    """Exit code 5: for a flow that is not deployed, with how to deploy it, and for an unknown run."""
     ran = poorwill("replicate", "latest:m", "--count", "2", env=env)
     assert ran.code == 5 and "replicate/poorwill is not deployed" in ran.err and "poorwill up" in ran.err
     unknown = poorwill("runs", "follow", "00000000-0000-4000-8000-000000000000", env=env)

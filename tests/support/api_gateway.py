@@ -1,4 +1,4 @@
-"""The gateway as a server on loopback, over the tests' Prefect server, and runs whose course a test decides."""
+"""The gateway as a server on loopback, over the tests' Prefect server, and runs whose states a test sets."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def served(settings: Settings) -> Iterator[str]:
 
 
 class Stage:
-    """`generate` deployed to a pool that no worker looks at, and a media block: runs do what a test tells them to."""
+    """`generate` deployed to a pool without a worker, and a media block: the test sets the states of runs."""
 
     def __init__(self, client: SyncPrefectClient, folder: Path) -> None:
         self.client, self.pool, self.media = client, f"api-{next(_numbers)}", f"api-media-{next(_numbers)}"
@@ -90,7 +90,7 @@ class Stage:
         return int(self.client.request("POST", "/flow_runs/count", json={"flow_runs": chosen}).json())  # type: ignore[arg-type]
 
     def empty(self) -> None:
-        """End all runs that wait, as failed."""
+        """Let all runs that wait fail."""
         chosen = {"deployment_id": {"any_": [str(self.deployment)]}, "state": {"type": {"any_": ["SCHEDULED"]}}}
         body = {"flow_runs": chosen, "limit": 200}
         while found := self.client.request("POST", "/flow_runs/filter", json=body).json():  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ class Stage:
         self.client.set_flow_run_state(run, state, force=True)
 
     def runs(self, run: UUID, percent: float | None = None, said: str = "denoised") -> None:
-        """Now it runs, and shows that much of denoising, if any."""
+        """Let it run, with so much of denoising done, if any."""
         self.set(run, Running())
         if percent is not None:
             self.shows(run, "denoised", percent, said)

@@ -28,7 +28,7 @@ Call = Callable[[httpx.AsyncClient], Awaitable[None]]
 class MachinesGateway:
     """Blocks `<name>-store` (a directory, or a bucket of `s3`) and `<name>-own`, whose key is `keys`.
 
-    `run` gives a test a client of a new gateway. `address` is of a machine that no other test has, and is not there.
+    `run` gives a test a client of a new gateway. `address` is of a machine that does not exist.
     """
 
     def __init__(self, folder: Path, keys: KeyPair, pool: str = "gpu", s3: S3Server | None = None) -> None:

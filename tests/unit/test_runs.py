@@ -69,7 +69,7 @@ def test_the_api_and_the_program_agree(name: str) -> None:
 
 
 def test_every_type_of_state_is_named() -> None:
-    """Nothing that Prefect has is left out, here and in the table."""
+    """Every state of Prefect is in the cases above and in the table."""
     assert {state.type for state, _ in NAMED.values()} == set(StateType)
     assert set(STATUS_OF) == {kind.value for kind in StateType} and set(STATUS_OF.values()) == set(Status)
     assert set(QUEUED_TYPES) == {"SCHEDULED", "PENDING"}
@@ -107,7 +107,7 @@ def test_failures_of_states(state: State[object], error: tuple[str, str]) -> Non
 
 @given(st.sampled_from([PoorwillError, *PoorwillError.__subclasses__(), EngineFailed]), st.text(min_size=1))
 def test_a_failure_comes_back(kind: type[PoorwillError], text: str) -> None:
-    """What a flow writes of an error is what is told of it."""
+    """From the message that a flow writes."""
     error = kind(text)
     written = Failure(kind.__name__, error.message)
     assert Failure.parse(written.format()) == written
@@ -116,7 +116,7 @@ def test_a_failure_comes_back(kind: type[PoorwillError], text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "Failed", "no name: x", "lower: x", "Übel: x", "A: x", "UsageError: "])
 def test_texts_that_name_no_error(text: str) -> None:
-    """They are told as they are."""
+    """None of them is taken for an error's type."""
     assert Failure.parse(text) is None
 
 
@@ -148,7 +148,7 @@ def test_how_progress_reads() -> None:
 
 @given(st.text())
 def test_any_other_description(text: str) -> None:
-    """Of an artifact that somebody else made: its percentage alone is taken, within 0 and 100."""
+    """Text of other origin gives None, or a progress that is written and read again as the same."""
     found = Progress.parse(text)
     assert found is None or Progress.parse(found.format()) == found
 
@@ -157,7 +157,7 @@ def test_any_other_description(text: str) -> None:
 @pytest.mark.parametrize(
     ("data", "percent"), [(12.34, 12.3), (-1, 0.0), (1e9, 100.0), ("50", 0.0), (float("nan"), 0.0)]
 )
-def test_an_artifact_that_says_nothing_more(text: str, data: object, percent: float) -> None:
-    """Nor does a damaged one end whoever looks."""
+def test_artifacts_of_other_origin(text: str, data: object, percent: float) -> None:
+    """Their percentage is taken, within 0 and 100; damaged ones raise nothing."""
     found = Progress.of_artifact({"key": "k", "data": data, "description": text})
     assert (found.step, found.percent, found.eta_s) == ("k", percent, None)
