@@ -36,7 +36,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most so many runs of one deployment at once; what becomes of one more: it waits, or is cancelled."""
+    """At most `runs` runs of one deployment at once; one more waits, or is cancelled."""
 
     runs: int
     collision: Literal["ENQUEUE", "CANCEL_NEW"]
@@ -75,7 +75,7 @@ class Deployment:
         return {"gpus": self.gpus} if self.gpus else {"gpus": 0, "run_timeout_s": CONTROL_TIMEOUT_S}
 
 
-# One at a time, and a second one would only do the same work: it is cancelled.
+# A second one at the same time would only do the same work.
 ALONE = Limit(1, "CANCEL_NEW")
 
 CATALOGUE: tuple[Deployment, ...] = (
@@ -107,9 +107,9 @@ CATALOGUE: tuple[Deployment, ...] = (
     ),
     Deployment(
         "retention",
-        "Remove the snapshots that the policy does not keep. Until dry_run is switched off it only says which.",
+        "Remove the snapshots that the policy does not keep. Until dry_run is switched off it only reports them.",
         ("upkeep",),
-        # The flow refuses to guess; this is somewhere to begin.
+        # The flow has no defaults for these; an operator changes them in the UI.
         parameters={
             "store": STORE,
             "keep_last": 3,
@@ -131,7 +131,7 @@ CATALOGUE: tuple[Deployment, ...] = (
     ),
     Deployment(
         "reap",
-        "Report machines that bill and that nobody was told of; with destroy, end them.",
+        "Report the machines that bill, and the orphans among them; with destroy, end the orphans.",
         ("upkeep",),
         limit=Limit(4, "ENQUEUE"),  # one a provider
         schedules=(
@@ -141,14 +141,18 @@ CATALOGUE: tuple[Deployment, ...] = (
     ),
     Deployment(
         "autosleep",
-        "Put machines to sleep that nobody uses. Until dry_run is switched off it only says which.",
+        "Put unused machines to sleep. Until dry_run is switched off it only reports them.",
         ("upkeep",),
         parameters={"store": STORE, "dry_run": True},
         limit=ALONE,
         schedules=(Schedule("autosleep", interval_s=300),),
     ),
     Deployment("delete", "Remove one snapshot; what others use is kept.", ("upkeep",), parameters={"store": STORE}),
-    Deployment("deliver", "Tell a webhook how a run ended, signed, again and again until it is taken.", ("messages",)),
+    Deployment(
+        "deliver",
+        "Send a signed message about the end of a run to a webhook, and try again until it is accepted.",
+        ("messages",),
+    ),
     Deployment(
         "wake_on_demand",
         "Wake a named machine when runs of generate wait and no GPU is awake; an automation starts it.",

@@ -2,8 +2,8 @@
 
     python -m deployments.automations [folder]
 
-Safe to run again: what is as described is left alone. Automations are known by their names; others, and whether an
-operator has switched one on or off, are never touched.
+Idempotent: an automation that is as described is left alone. Automations are found by their names; others, and an
+operator's switching one on or off, are never touched.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ LINE_EVERY_S = 2.0
 
 
 class Figures(ProgressColumn):
-    """What is shown beside a step's bar: bytes with their ratio, speed and time, or a number of entries."""
+    """Beside a step's bar: bytes with their ratio, speed and time, or a number of entries."""
 
     def render(self, task: Task) -> Text:
         return Text(figures(task))
@@ -35,7 +35,7 @@ def figures(task: Task) -> str:
     done, total, coded, seconds = task.completed, task.total or 0, task.fields["coded_bytes"], task.fields["seconds"]
     words = [f"{human(done)} of {human(total)}"]
     if coded:
-        # What is read runs ahead of what is coded by the buffers between them.
+        # Reading runs ahead of coding by the buffers between them.
         words.append(f"ratio {'' if task.finished else '~'}{done / coded:.2f}")
     if done and seconds:
         words.append(f"{done / seconds / 1e9:.2f} GB/s")
@@ -91,7 +91,7 @@ class ProgressView:
                 self._print_newest()
 
     def _update(self, live: Live) -> None:
-        """Counters only grow: an engine that was started again counts from 0, and the bar waits for it."""
+        """An engine that was started again counts from 0; the bar waits until it is where the first one was."""
         steps, now_s = _steps(live), time.monotonic()
         for name, done, total, coded in steps:
             if name not in self._tasks:
@@ -135,6 +135,6 @@ def _steps(live: Live) -> list[tuple[str, int, int, int]]:
         if checked := counters.get("checked_bytes", 0):
             found.append(("verify", checked, sum(part.size for part in live.snapshot.done.values()), 0))
     if live.restore is not None:
-        # What is fetched runs ahead of what is written: their quotient would say nothing yet.
+        # Fetching runs ahead of writing, so that a ratio of the two would mislead.
         found.append(("restore", counters.get("written_bytes", 0), live.restore.raw_bytes, 0))
     return found

@@ -13,12 +13,12 @@ from blake3 import blake3
 READ_BYTES = 4 << 20
 
 Listing = dict[bytes, "Entry"]
-"""Path relative to the root (the root itself is b"") to what is there."""
+"""By the path relative to the root; the root itself is b""."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Everything about one name that somebody could miss; access and change times are nobody's.
+    """Everything about one name that a copy has to keep: all but the access and change times.
 
     size, content, data: of regular files. content: BLAKE3 as hex. data: the (begin, end) ranges the file
     system stores, so holes are what lies between. same_as: for a file with several names, the first of them.

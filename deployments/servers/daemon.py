@@ -1,8 +1,8 @@
-"""A server process that outlives the shell that started it, and is known again by its pid file.
+"""A server process that outlives the shell that started it, and is found again by its pid file.
 
-The pid file holds the process's start time beside its number: a number that the system has given to another process
-meanwhile is not taken for ours, and never killed. It is written by the process itself before it becomes the server,
-so that there is none without a file.
+The pid file holds the process's start time beside its number: when the system has given that number to another
+process, that one is not taken for the server, and never killed. The process writes the file itself before it becomes
+the server, so that no server is without its file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """`address` is where it answers, `settings` a digest of what it was started with."""
+    """`address` is where it answers, `settings` a digest of its command and variables."""
 
     pid: int
     address: str
@@ -150,7 +150,7 @@ class Daemon:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process began, as its system says it; None for one that is not there, or has left only its exit status."""
+    """When a process began, as its system says it; None for one that has ended, or does not exist."""
     if sys.platform != "linux":
         return _start_time_by_ps(pid)
     try:

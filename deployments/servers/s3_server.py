@@ -34,14 +34,14 @@ def rclone_path() -> Path:
 
 
 def serve_command(root: Path, address: str) -> list[str]:
-    """What serves `root` at `address`, a host and port. PoorwillError if there is no rclone."""
+    """The command that serves `root` at `address`, a host and port. PoorwillError if there is no rclone."""
     command = [str(rclone_path()), "serve", "s3", "--addr", address, "--log-level", "NOTICE"]
-    # Nobody here takes an ETag for an MD5, and computing one reads the whole object.
+    # An ETag that is an MD5 is not needed here, and computing one reads the whole object.
     return [*command, "--etag-hash=", "--no-checksum", str(root)]
 
 
 def serve_environment(access_key: str, secret_key: str) -> dict[str, str]:
-    """What it has to be told: here and not on its command line, which every user of the machine can see."""
+    """Its keys: not on its command line, which every user of the machine can see."""
     return {"RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"', "RCLONE_CONFIG": os.devnull}
 
 

@@ -19,7 +19,7 @@ START_TIMEOUT_S = 180.0
 
 
 def worker_command(name: str, *, pool: str = POOL, kind: str = "gpu") -> list[str]:
-    """What starts a worker of the pool."""
+    """The command that starts a worker of the pool."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", kind]
     return [*command, "--name", name]
 

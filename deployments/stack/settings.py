@@ -16,7 +16,7 @@ from poorwill.errors import UsageError
 PARTS = ("s3", "prefect", "worker", "api")
 """In the order in which they are started, which is not that in which they are ended."""
 USER = "admin"
-"""With POORWILL_PASSWORD: whom the Prefect server lets in."""
+"""The name that goes with POORWILL_PASSWORD."""
 Port = Annotated[int, Field(ge=1, le=65_535)]
 _PREFIX = "POORWILL_"
 
@@ -48,7 +48,7 @@ class StackSettings(BaseSettings):
     api_port: Port = 8000
     s3_port: Port = 9000
     worker_port: Port = 8082
-    drain_timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 300
+    drain_timeout_s: Annotated[int, Field(ge=0, le=86_400)] = 300
     password: str = Field(default="", repr=False)
     server_auth: str = Field(default="", repr=False, validation_alias="PREFECT_SERVER_API_AUTH_STRING")
     store: str = ""
@@ -82,7 +82,7 @@ class StackSettings(BaseSettings):
 
     @property
     def auth(self) -> str:
-        """`user:password` of the Prefect server, empty where it lets everybody in."""
+        """`user:password` of the Prefect server, empty if it asks for none."""
         return self.server_auth or (f"{USER}:{self.password}" if self.password else "")
 
     @property

@@ -1,4 +1,4 @@
-"""Automations as the files describe them, on a real Prefect server, with a real receiver of what they tell."""
+"""Automations as the files describe them, on a real Prefect server, with a real receiver of their messages."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ BLOCKS = ("slack-webhook", "custom-webhook", "poorwill-webhook")
 
 @flow
 def hibernate() -> None:
-    """Is only ever created, and said to have ended."""
+    """Its runs are created, and set to a final state; none is ever executed."""
 
 
 @pytest.fixture
 def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
-    """Of a server that has a pool without a worker, and neither automations nor blocks that they would use."""
+    """A client of a server that has a pool without a worker, no automation, and none of the blocks that they use."""
     create_pool(POOL)
     with get_client(sync_client=True) as opened:
         _clear(opened)
@@ -64,7 +64,7 @@ def receiver() -> Iterator[MessageReceiver]:
 
 
 def everything(receiver: MessageReceiver) -> dict[str, str]:
-    """Variables that ask for all there is. Apprise posts JSON where Slack would have its own."""
+    """Variables that switch on every notification. Apprise posts JSON in the place of Slack's format."""
     return {
         "POORWILL_NOTIFY_APPRISE_URL": f"json://{receiver.address}/apprise",
         "POORWILL_NOTIFY_WEBHOOK_URL": receiver.url("/ops"),
@@ -75,7 +75,7 @@ def everything(receiver: MessageReceiver) -> dict[str, str]:
 
 
 def ended(client: SyncPrefectClient, deployment: UUID, state: State[Any], **parameters: Any) -> FlowRun:
-    """A run of that deployment which no worker took, and whose end the server was told."""
+    """A run of that deployment that no worker took, set to a final state."""
     run = client.create_flow_run_from_deployment(deployment, parameters=parameters)
     client.set_flow_run_state(run.id, state, force=True)
     return run
@@ -84,7 +84,7 @@ def ended(client: SyncPrefectClient, deployment: UUID, state: State[Any], **para
 def deliveries(
     client: SyncPrefectClient, deployment: UUID, before: Collection[FlowRun], count: int = 1
 ) -> list[FlowRun]:
-    """The runs of it that were not there before, once there are so many."""
+    """The runs of the deployment that were not there before, once there are `count`."""
     of_it = FlowRunFilter.model_validate({"deployment_id": {"any_": [str(deployment)]}})
     known = {run.id for run in before}
 
@@ -99,8 +99,8 @@ def by_name(changes: list[Change]) -> dict[str, str]:
     return {change.name.removeprefix("Poorwill: "): change.what for change in changes}
 
 
-def test_nobody_to_tell(client: SyncPrefectClient) -> None:
-    """Without a variable nothing is made, and what is skipped says for want of what."""
+def test_without_variables_every_automation_is_skipped(client: SyncPrefectClient) -> None:
+    """Nothing is made, and each skipped automation names what is missing."""
     changes = apply(FOLDER, {})
     assert {change.what for change in changes} == {"skipped"} and not client.read_automations()
     why = {change.name: change.why for change in changes}
@@ -109,7 +109,7 @@ def test_nobody_to_tell(client: SyncPrefectClient) -> None:
 
 
 def test_running_it_again_changes_nothing(client: SyncPrefectClient, receiver: MessageReceiver) -> None:
-    """What is there stays, what differs is brought back; an operator's switch and other automations are left alone."""
+    """Equal ones stay, changed ones are restored; an operator's switch and other automations are left alone."""
     deploy(deliver, pool=POOL)
     environment = everything(receiver)
     first = apply(FOLDER, environment)
@@ -129,9 +129,9 @@ def test_running_it_again_changes_nothing(client: SyncPrefectClient, receiver: M
     assert mine.description == ours.description and mine.enabled
 
 
-def test_what_operators_are_told(client: SyncPrefectClient, receiver: MessageReceiver) -> None:
-    """A run that failed, one that succeeded of a flow that was asked about, and each event of ours: by the server's own
-    notification, and as a run of `deliver` that will sign the same. What failed to be delivered starts no circle."""
+def test_operators_are_notified(client: SyncPrefectClient, receiver: MessageReceiver) -> None:
+    """Of failed runs, of successful ones of the chosen flows, and of each event of Poorwill: by the server's own
+    notification, and by a run of `deliver` that signs the same message. A failure to deliver does not start another."""
     delivering, hibernating = deploy(deliver, pool=POOL), deploy(hibernate, pool=POOL)
     before = deliveries(client, delivering, (), 0)
     apply(FOLDER, everything(receiver))
@@ -173,7 +173,7 @@ def test_what_operators_are_told(client: SyncPrefectClient, receiver: MessageRec
 
 
 def unready(client: SyncPrefectClient) -> None:
-    """What the server says two minutes after the last sign of a pool's last worker."""
+    """The event that the server emits two minutes after the last sign of a pool's last worker."""
     pool = client.read_work_pool(POOL)
     resource = {
         "prefect.resource.id": f"prefect.work-pool.{pool.id}",
@@ -184,7 +184,7 @@ def unready(client: SyncPrefectClient) -> None:
 
 
 def test_each_end_of_generate_is_delivered(client: SyncPrefectClient) -> None:
-    """However the run was created, and also if no worker ever had it: one run of `deliver` each, with the run's id."""
+    """One run of `deliver` for each, with its id, however the run was created and also if no worker ever took it."""
     delivering, generating = deploy(deliver, pool=POOL), deploy(generate, pool=POOL)
     before = deliveries(client, delivering, (), 0)
     apply(FOLDER, {"POORWILL_WEBHOOK_SECRET": SECRET})
@@ -206,7 +206,7 @@ def test_each_end_of_generate_is_delivered(client: SyncPrefectClient) -> None:
         ({"POORWILL_NOTIFY_TEAMS_URL": "https://example.com/"}, "POORWILL_NOTIFY_TEAMS_URL"),
     ],
 )
-def test_variables_that_describe_no_block(environment: dict[str, str], why: str) -> None:
+def test_incomplete_variables_are_refused(environment: dict[str, str], why: str) -> None:
     """One line that names the variable and not its value."""
     with pytest.raises(UsageError, match=why) as caught:
         described(environment)
@@ -214,7 +214,7 @@ def test_variables_that_describe_no_block(environment: dict[str, str], why: str)
 
 
 def test_a_file_with_the_users_secret(tmp_path: Path) -> None:
-    """What `make up` made once is used with the addresses that are allowed, and left alone without any."""
+    """The secret that `make up` made describes a block together with allowed addresses, and none without."""
     file = tmp_path / "secret"
     file.write_text(f"{SECRET}\n")
     only = {"POORWILL_WEBHOOK_SECRET_FILE": str(file)}
@@ -232,14 +232,14 @@ def test_a_file_with_the_users_secret(tmp_path: Path) -> None:
         ("automations: [{name: x, trigger: {expect: [a]}, actions: [{type: fly}]}]", "automation 'x', actions.0"),
     ],
 )
-def test_files_that_are_none(tmp_path: Path, text: str, why: str) -> None:
+def test_a_malformed_file_is_refused(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(UsageError, match=why):
         read(tmp_path / "a.yaml", {}.get)
 
 
 def test_placeholders(tmp_path: Path) -> None:
-    """A value is a text, whatever it holds; in a list it may be several; what lacks one is left out, and says so."""
+    """A value stays one text, whatever it holds; in a list it may be several; an action that lacks one is left out."""
     (tmp_path / "a.yaml").write_text(
         "automations:\n"
         "  - name: one\n"

@@ -34,7 +34,7 @@ def run(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(TIMEOUT_S + 10)
 def test_there_and_back(tmp_path: Path) -> None:
-    """Exit code 0, every stage in the table, a video, and nothing else left: no process, no scratch directory."""
+    """Exit code 0, every stage in the table, a video, and nothing else is left: no process, no scratch directory."""
     done = run(tmp_path)
     assert done.returncode == 0, done.stdout
     assert "is gone: the provider has no machines" in done.stdout
@@ -50,7 +50,7 @@ def test_there_and_back(tmp_path: Path) -> None:
 
 
 def test_a_difference_is_a_failure(tmp_path: Path) -> None:
-    """Exit code 1, and what differs is named, when the woken workspace is not the one that was put to sleep."""
+    """Exit code 1, and the difference is named, when the woken workspace is not the one that was put to sleep."""
     (tmp_path / "file").write_bytes(b"before")
     before, said = list_tree(tmp_path), io.StringIO()
     assert compared(Console(file=said), before, list_tree(tmp_path)) == 0
@@ -60,7 +60,7 @@ def test_a_difference_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
-    """A mistake of the user gives a line that says what to do, and no traceback."""
+    """The user gets one line that says what to do, and no traceback."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -73,7 +73,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupting_leaves_nothing(how: signal.Signals, tmp_path: Path) -> None:
-    """A signal while the servers start: exit code 130, no server and no file of the workspace stays."""
+    """A signal while the servers start: exit code 130, and no server and no file of the workspace remains."""
     command = [*DEMO, "--megabytes", "20", "--directory", str(tmp_path)]
     demo = subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

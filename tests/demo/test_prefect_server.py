@@ -1,4 +1,4 @@
-"""The Prefect server that the demo and the flow tests stand on."""
+"""The Prefect server of the demo and the flow tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_it_comes_back_after_a_crash(prefect_server: PrefectServer) -> None:
 
 
 def test_stopping_it_ends_a_start_in_another_thread(tmp_path: Path) -> None:
-    """Whoever gives up while it starts leaves no process, and the starter hears of it."""
+    """No process is left, and the thread that starts it gets an error."""
     server, said = PrefectServer(tmp_path), list[str]()
 
     def start() -> None:
@@ -52,7 +52,7 @@ def test_stopping_it_ends_a_start_in_another_thread(tmp_path: Path) -> None:
 
 
 def test_a_start_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    """The wait for it is bounded, and what was waited for is gone afterwards."""
+    """The wait is bounded, and the process is gone afterwards."""
     server = PrefectServer(tmp_path, start_timeout_s=0.3)
     with pytest.raises(DeadlineExceeded, match=r"did not answer on 127\.0\.0\.1:\d+ in 0\.3 s"):
         server.start()

@@ -42,7 +42,7 @@ UNSET = ("PREFECT_", "POORWILL_", "AWS_", "VAST_")
 
 
 class Stack:
-    """One in a folder of its own, on free ports, driven by its command line."""
+    """A stack in a folder of its own, on free ports, used through its command line."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,7 +79,7 @@ class Stack:
         assert last["event"] == "done" and len(said) == len(last["parts"]) + 1
         return {part["name"]: part for part in last["parts"]}
 
-    def told(self) -> dict[str, str]:
+    def addresses(self) -> dict[str, str]:
         found: dict[str, str] = json.loads((self.folder / "stack.json").read_text())
         return found
 
@@ -92,7 +92,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 
 def declared(client: SyncPrefectClient) -> dict[str, Any]:
-    """All that is deployed, without what differs from server to server."""
+    """All deployments, without the fields that differ from server to server."""
     changing = {"id", "created", "updated", "deployment_id", "anchor_date", "flow_id", "work_queue_id", "status"}
     changing |= {"concurrency_limit_id", "last_polled"}
 
@@ -112,7 +112,7 @@ def declared(client: SyncPrefectClient) -> dict[str, Any]:
 
 
 def planned(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
-    """The runs that wait for their time."""
+    """Its scheduled runs."""
     return client.read_flow_runs(
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
         flow_run_filter=FlowRunFilter(
@@ -141,14 +141,15 @@ def deployed_by_prefect(client: SyncPrefectClient, file: Path) -> dict[str, Any]
 def test_up_again_repair_down(stack: Stack) -> None:
     """One command starts and deploys everything. Again, it changes nothing, and what was switched on in the UI stays
     on, and has runs planned; `prefect deploy --all` with prefect.yaml would give the same deployments. After SIGKILL of
-    server and worker it starts those two alone. `down` leaves no process, and what it knew."""
+    server and worker it starts those two alone. `down` leaves no process, and keeps the data."""
     stack.up()
     first = stack.parts()
     assert list(first) == PARTS and {part["health"] for part in first.values()} == {"healthy"}
     secrets = ["stack.json", "api-tokens", "prefect-auth", "s3-keys.json"]
     assert {stat.S_IMODE((stack.folder / name).stat().st_mode) for name in secrets} == {0o600}
-    told = stack.told()
-    server = {PREFECT_API_URL: told["api_url"], PREFECT_API_AUTH_STRING: Path(told["auth_string_file"]).read_text()}
+    addresses = stack.addresses()
+    auth = Path(addresses["auth_string_file"]).read_text()
+    server = {PREFECT_API_URL: addresses["api_url"], PREFECT_API_AUTH_STRING: auth}
     with temporary_settings(server), get_client(sync_client=True) as client:
         before = declared(client)
         assert set(before) == {deployment.flow_name for deployment in catalogue.CATALOGUE}
@@ -175,7 +176,7 @@ def test_up_again_repair_down(stack: Stack) -> None:
 
 
 def test_a_port_in_use_is_one_line(stack: Stack) -> None:
-    """It names the port, who needs it and which variable moves it; nothing was started."""
+    """It names the port, the part that needs it and the variable that changes it; nothing was started."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(stack.environment["POORWILL_API_PORT"])))
         taken.listen()
@@ -186,13 +187,13 @@ def test_a_port_in_use_is_one_line(stack: Stack) -> None:
 
 
 def test_the_network_needs_a_password(stack: Stack) -> None:
-    """A Prefect server runs what it is told: it is not bound to the network without one."""
+    """A Prefect server runs whatever it is asked to: it is not bound to the network without one."""
     done = stack.run("up", POORWILL_BIND="0.0.0.0", POORWILL_PASSWORD="")
     assert done.returncode == 2 and "set POORWILL_PASSWORD too" in done.stdout
 
 
-def test_what_is_no_stack_is_not_purged(stack: Stack) -> None:
-    """The folder comes from the environment, and `logs` and `machines` are names that others use too."""
+def test_a_folder_of_something_else_is_not_purged(stack: Stack) -> None:
+    """The folder comes from the environment, and `logs` and `machines` are names that other programs use too."""
     (stack.folder / "logs").mkdir(parents=True)
     done = stack.run("down", "--purge", "--yes")
     assert done.returncode == 6 and "is not the folder of a stack" in done.stdout
@@ -200,7 +201,7 @@ def test_what_is_no_stack_is_not_purged(stack: Stack) -> None:
 
 
 def test_a_reused_pid_is_not_ours(tmp_path: Path) -> None:
-    """A process that has the number of ours, and began at another time, is neither reported nor ended."""
+    """A process with the same number that began at another time is neither reported nor ended."""
     sleeper = Daemon(tmp_path, "sleeper", ["/bin/sleep", "60"], {"A": "1"}, "127.0.0.1:1")
     sleeper.start()
     found = sleeper.running()
@@ -208,11 +209,11 @@ def test_a_reused_pid_is_not_ours(tmp_path: Path) -> None:
         assert found is not None and found.address == "127.0.0.1:1"
         assert not sleeper.is_outdated() and Daemon(tmp_path, "sleeper", ["/bin/sleep", "60"], {"A": "2"}).is_outdated()
         file = tmp_path / "run" / "sleeper.json"
-        told = json.loads(file.read_text())
-        file.write_text(json.dumps({**told, "began": f"{told['began']}1"}))
+        recorded = json.loads(file.read_text())
+        file.write_text(json.dumps({**recorded, "began": f"{recorded['began']}1"}))
         assert sleeper.running() is None and not sleeper.signal(signal.SIGKILL)
         assert start_time(found.pid) is not None
-        file.write_text(json.dumps(told))
+        file.write_text(json.dumps(recorded))
     finally:
         sleeper.kill()
     assert sleeper.running() is None and start_time(found.pid) is None

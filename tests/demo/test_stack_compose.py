@@ -1,4 +1,4 @@
-"""The container files and the guide, without an engine: everything they name exists in this version."""
+"""The container files and the guide, without a container engine: everything they name exists in this version."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from prefect_redis.client import RedisMessagingSettings
 from api.settings import Settings as ApiSettings
 from deployments import catalogue, prefect_yaml
 from deployments.stack.settings import StackSettings
+from worker.settings import Settings as WorkerSettings
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKER = REPOSITORY / "deployments" / "docker"
@@ -46,7 +47,7 @@ def known() -> set[str]:
     python = [path.read_text() for folder in SOURCES for path in (REPOSITORY / folder).rglob("*.py")]
     files = [path.read_text() for path in (REPOSITORY / "deployments" / "automations").glob("*.yaml")]
     found = {name for text in (*python, *files) for name in re.findall(r"\bPOORWILL_[A-Z0-9_]*[A-Z0-9]\b", text)}
-    for settings in (ApiSettings, StackSettings):
+    for settings in (ApiSettings, StackSettings, WorkerSettings):
         prefix = settings.model_config["env_prefix"]
         fields = settings.model_fields.items()
         found |= {str(field.validation_alias or f"{prefix}{name.upper()}") for name, field in fields}
@@ -82,7 +83,7 @@ def test_the_catalogue_is_complete() -> None:
 
 
 def test_every_command_exists(compose: dict[str, Any]) -> None:
-    """Commands of our images are ones that Prefect's program parses, or modules that are there."""
+    """Commands of our images are commands of Prefect's program, or modules that exist."""
     ours = {name: service for name, service in compose["services"].items() if "build" in service}
     assert {"migrate", "prefect-api", "prefect-services", "register", "worker", "gateway", "gpu-worker"} == set(ours)
     for service in ours.values():
@@ -94,8 +95,8 @@ def test_every_command_exists(compose: dict[str, Any]) -> None:
             assert importlib.util.find_spec(arguments[1]) is not None
 
 
-def test_images_are_built_from_what_is_there(compose: dict[str, Any]) -> None:
-    """Targets are stages of the Dockerfile, and what it copies is in the repository and not ignored."""
+def test_images_are_built_from_files_of_the_repository(compose: dict[str, Any]) -> None:
+    """Targets are stages of the Dockerfile; the files it copies are in the repository and not ignored."""
     lines = (DOCKER / "Dockerfile").read_text().splitlines()
     stages = {line.split()[-1] for line in lines if line.startswith("FROM ")}
     copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
@@ -109,17 +110,17 @@ def test_images_are_built_from_what_is_there(compose: dict[str, Any]) -> None:
 
 def test_every_variable_exists(compose: dict[str, Any], known: set[str]) -> None:
     """Those of the containers, of the example of an env file, of the Dockerfile, and of the operator's guide."""
-    told = {name for service in compose["services"].values() for name in service.get("environment", {})}
-    told = {name for name in told if name.startswith(("POORWILL_", "PREFECT_"))}
+    named = {name for service in compose["services"].values() for name in service.get("environment", {})}
+    named = {name for name in named if name.startswith(("POORWILL_", "PREFECT_"))}
     texts = [path.read_text() for path in (DOCKER / "poorwill.env.example", DOCKER / "Dockerfile", GUIDE)]
-    told |= {name for text in texts for name in VARIABLE.findall(text)}
-    assert [name for name in sorted(told) if not is_known(name, known)] == []
+    named |= {name for text in texts for name in VARIABLE.findall(text)}
+    assert [name for name in sorted(named) if not is_known(name, known)] == []
     asked = set(re.findall(r"\$\{([A-Z0-9_]+):\?", (DOCKER / "compose.yaml").read_text()))
     given = set(re.findall(r"^([A-Z0-9_]+)=", texts[0], re.MULTILINE))
     assert asked <= given
 
 
-def test_the_guide_knows_every_setting(known: set[str]) -> None:
+def test_the_guide_lists_every_setting(known: set[str]) -> None:
     """Each variable that an operator can set is in the guide's table."""
     guide = GUIDE.read_text()
     internal = {"POORWILL_MODEL_STAND_IN", "POORWILL_ENV_FILE", "POORWILL_STATE"}
@@ -134,7 +135,7 @@ def test_the_guide_knows_every_setting(known: set[str]) -> None:
 
 
 def test_nothing_is_published_to_the_network(compose: dict[str, Any]) -> None:
-    """Ports are bound to loopback, and no password stands in the file."""
+    """Ports are bound to loopback, and no password is written in the file."""
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert ports and all(port.startswith("127.0.0.1:") for port in ports)
     secret = re.findall(

@@ -32,7 +32,7 @@ def documented() -> dict[str, Any]:
 
 
 class Account:
-    """A user of moto's, which evaluates policies of users once it is told to; it cannot evaluate presigned URLs."""
+    """A user of moto's, which can evaluate the policies of users, but not those of presigned URLs."""
 
     def __init__(self, endpoint: str) -> None:
         access = {"region_name": "us-east-1", "aws_access_key_id": "root", "aws_secret_access_key": "root"}
@@ -85,8 +85,8 @@ USES: dict[str, Callable[[S3Store], object]] = {
 
 
 def test_the_policy_of_the_guide(account: Account) -> None:
-    """Everything that a store does is allowed by it, nothing outside of its prefix is, and whichever action is taken
-    out, something is refused."""
+    """It allows everything that a store does, and nothing outside of its prefix; without any one of its actions a store
+    is refused something."""
     policy = documented()
     allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
     assert allowed == USES.keys()

@@ -1,4 +1,4 @@
-"""The comparison that the demo and the tests trust: it must see everything that a restore can get wrong."""
+"""The comparison that the demo and the tests rely on: it must see everything that a restore can get wrong."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_attribute_and_an_owner_are_named(workspace: Path, copy: Path) -> Non
 
 
 def test_the_workspace_holds_one_of_everything(workspace: Path) -> None:
-    """The demo is only worth something if its workspace has what careless copies lose."""
+    """The demo proves something only if its workspace has everything that careless copies lose."""
     listing = list_tree(workspace)
     kinds = {stat.S_IFMT(entry.mode) for entry in listing.values()}
     assert kinds == {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO}

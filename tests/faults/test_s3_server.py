@@ -1,4 +1,4 @@
-"""The S3 server that the demo and the tests stand on: it starts, restarts, and never outlives its owner."""
+"""The S3 server of the demo and the tests: it starts, restarts, and never outlives its owner."""
 
 from __future__ import annotations
 
