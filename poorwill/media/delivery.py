@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from poorwill.errors import Corrupt, NotFound
+from poorwill.snapshot import versions
 from poorwill.store.base import Store
 
 RECORD_BYTES_MAX = 256 << 10
 _NAMES = {"video": ("video.mp4", "video/mp4"), "poster": ("poster.jpg", "image/jpeg"),
           "contact_sheet": ("contact-sheet.jpg", "image/jpeg")}  # fmt: skip
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def key_of(run: str, what: str) -> str:
 
 
 def delivered(store: Store, run: str) -> dict[str, Any] | None:
-    """The record of a run's video, None before it is delivered. Corrupt for a record that cannot be read."""
+    """The record of a run's video, None before it is delivered. Corrupt; Unsupported for a later version."""
     key = key_of(run, "record")
     try:
         record = json.loads(store.get(key, bytes_max=RECORD_BYTES_MAX))
@@ -47,8 +47,9 @@ def delivered(store: Store, run: str) -> dict[str, Any] | None:
         raise Corrupt(
             f"{store.describe()}: {key} is not JSON: delete it to generate the video again", key=key
         ) from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise Corrupt(f"{store.describe()}: {key} has no format {FORMAT}: delete it to generate again", key=key)
+    if not isinstance(record, dict):
+        raise Corrupt(f"{store.describe()}: {key} is not a JSON object: delete it to generate the video again", key=key)
+    versions.check(record.get("format"), "video", f"{store.describe()}: {key}")
     return record
 
 
@@ -64,7 +65,7 @@ def deliver(store: Store, run: str, files: Files, facts: dict[str, Any]) -> dict
         sizes[what], found = path.stat().st_size, store.head(key).size
         if found != sizes[what]:
             raise Corrupt(f"{store.describe()}: {key} holds {found} bytes, expected {sizes[what]}", key=key)
-    record = {"format": FORMAT, "run": run, "bytes": sizes, **facts}
+    record = {"format": versions.BY_KIND["video"].written, "run": run, "bytes": sizes, **facts}
     store.put(key_of(run, "record"), json.dumps(record, indent=1).encode())
     return record
 
