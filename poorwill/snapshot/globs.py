@@ -12,6 +12,9 @@ from collections.abc import Iterable
 
 from poorwill.errors import UsageError
 
+_WILDCARDS = {b"**/": b"(?:.*/)?", b"**": b".*", b"*": b"[^/]*", b"?": b"[^/]"}
+_TOKEN = re.compile(rb"\*\*/|\*\*|\*|\?|\[(.[^\]]*)\]|.", re.DOTALL)
+
 
 class Globs:
     """Several patterns as one test on paths below the workspace."""
@@ -33,7 +36,7 @@ def _source(pattern: str) -> bytes:
     if not text or pattern.startswith("../") or "/../" in pattern:
         raise UsageError(f"pattern '{pattern}' is empty or leaves the workspace")
     anchored = b"/" in text
-    body = _translated(text.lstrip(b"/"))
+    body = _TOKEN.sub(_translated, text.lstrip(b"/"))
     source = b"(?:" + (body if anchored else b"(?:.*/)?" + body) + b")"
     try:
         re.compile(source)
@@ -42,30 +45,12 @@ def _source(pattern: str) -> bytes:
     return source
 
 
-def _translated(text: bytes) -> bytes:
-    out, at = [], 0
-    while at < len(text):
-        if text[at : at + 3] == b"**/":
-            out.append(b"(?:.*/)?")
-            at += 3
-        elif text[at : at + 2] == b"**":
-            out.append(b".*")
-            at += 2
-        elif text[at : at + 1] == b"*":
-            out.append(b"[^/]*")
-            at += 1
-        elif text[at : at + 1] == b"?":
-            out.append(b"[^/]")
-            at += 1
-        elif text[at : at + 1] == b"[" and text.find(b"]", at + 2) > 0:
-            stop = text.find(b"]", at + 2)
-            inner = text[at + 1 : stop]
-            negated = inner[:1] == b"!"
-            # All but '-' loses what it means to `re`; no class matches '/'.
-            escaped = re.sub(rb"[^\w-]", lambda found: b"\\" + found[0], inner[negated:])
-            out.append(b"(?!/)[" + b"^" * negated + escaped + b"]")
-            at = stop + 1
-        else:
-            out.append(re.escape(text[at : at + 1]))
-            at += 1
-    return b"".join(out)
+def _translated(token: re.Match[bytes]) -> bytes:
+    if token[0] in _WILDCARDS:
+        return _WILDCARDS[token[0]]
+    if token[1] is None:
+        return re.escape(token[0])
+    negated = token[1].startswith(b"!")
+    # All but '-' loses what it means to `re`; no class matches '/'.
+    members = re.sub(rb"[^\w-]", lambda found: b"\\" + found[0], token[1][negated:])
+    return b"(?!/)[" + b"^" * negated + members + b"]"

@@ -91,13 +91,13 @@ def loaded(lane: Lane, requests: list[Request]) -> list[_Item]:
 
 def _encode_group(lane: Lane, group: list[_Item], kind: str) -> None:
     split = group[0].form.split
-    area = lane.buffer("planes" if split else "raw", _end(group, split))
     places: list[tuple[int, int]] = []
     for item in group:
         if split:
             places += [(item.place[k], item.planes[k].size) for k in range(item.form.width) if item.form.is_coded(k)]
         else:
             places.append((item.at, item.raw.size))
+    area = lane.buffer("planes" if split else "raw", max(at + size for at, size in places))
     coded = lane.compress(ans(lane, kind), area, kind, places)
     first = 0
     for item in group:
@@ -107,12 +107,6 @@ def _encode_group(lane: Lane, group: list[_Item], kind: str) -> None:
     # Copies run meanwhile: what they write counts only if this raises nothing.
     check(lane, ans(lane, kind), coded, [area[at : at + size] for at, size in places])
     lane.synchronize()
-
-
-def _end(group: list[_Item], split: bool) -> int:
-    """A whole number of elements: every item begins at a multiple of 256 and has whole ones."""
-    last = group[-1]
-    return int(last.place[-1] + last.planes[-1].size if split else last.at + last.raw.size)
 
 
 def check(lane: Lane, codec: Any, coded: Coded, sources: list[Array]) -> None:

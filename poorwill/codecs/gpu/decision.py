@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import blake3
 import numpy as np
@@ -18,6 +18,9 @@ import numpy as np
 from poorwill.codecs.base import Codec
 from poorwill.codecs.planes import Layout, Planes
 from poorwill.snapshot import limits
+
+if TYPE_CHECKING:
+    from poorwill.codecs.gpu.gpus import Gpus
 
 SAMPLE_BYTES = limits.CHUNK_BYTES
 SAMPLING_S = 0.4
@@ -40,14 +43,6 @@ class Decision:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-class Pins(Protocol):
-    """What pins host memory for a GPU."""
-
-    def pin(self, buffer: memoryview) -> memoryview: ...
-
-    def unpin(self, buffer: memoryview) -> None: ...
-
-
 def weights(size: int = SAMPLE_BYTES) -> memoryview:
     """Bytes like those of trained layers in bf16, always the same."""
     values = (np.random.default_rng(1).standard_normal(1 << 18) * 0.02).astype("<f4").view("<u4") >> 16
@@ -67,10 +62,10 @@ def decide(rates_mb_s: dict[str, int], threads: int) -> tuple[str, str]:
     return "cpu", figures
 
 
-def measure(codec: Codec, pins: Pins) -> dict[str, int]:
+def measure(codec: Codec, gpus: Gpus) -> dict[str, int]:
     """Rates of hashing and CPU coding by one thread, and of `codec`, which a GPU runs, by many. 0: it does not code."""
-    cpu, raw = Planes(), pins.pin(_writable(weights()))
-    outs = [pins.pin(_writable(bytes(SAMPLE_BYTES))) for _ in range(STREAMS)]
+    cpu, raw = Planes(), gpus.pin(_writable(weights()))
+    outs = [gpus.pin(_writable(bytes(SAMPLE_BYTES))) for _ in range(STREAMS)]
     rates = {
         "hash": _rate(lambda: SAMPLE_BYTES if blake3.blake3(raw).digest() else 0),
         "cpu": _rate(lambda: SAMPLE_BYTES if cpu.encode(raw, outs[0]) else 0),
@@ -78,7 +73,7 @@ def measure(codec: Codec, pins: Pins) -> dict[str, int]:
     }
     # Not in a `finally`: after a GPU that hangs they have to stay pinned.
     for buffer in (raw, *outs):
-        pins.unpin(buffer)
+        gpus.unpin(buffer)
     return rates
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 from poorwill.engine.machine import nvidia_smi
 from poorwill.errors import HostUnfit
@@ -44,23 +45,14 @@ def gpu_loads(root: Path, path: str | None = None) -> dict[str, GpuLoad]:
 
 
 def busiest(before: dict[str, GpuLoad], after: dict[str, GpuLoad]) -> list[GpuLoad]:
-    """Of two looks at the same GPUs the larger of each figure: utilisation is that of a fraction of a second."""
-    found = []
-    for uuid, load in {**before, **after}.items():
-        other = before.get(uuid, load)
-        found.append(
-            GpuLoad(
-                _larger(load.utilisation_percent, other.utilisation_percent),
-                _larger(load.memory_used_mib, other.memory_used_mib),
-                load.memory_total_mib,
-                max(load.processes, other.processes),
-            )
-        )
-    return found
+    """Of two readings of the same GPUs the larger of each figure: utilisation is that of a fraction of a second."""
+    return [_larger(before.get(uuid, load), load) for uuid, load in {**before, **after}.items()]
 
 
-def _larger(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else max(one, other)
+def _larger(one: GpuLoad, other: GpuLoad) -> GpuLoad:
+    pairs = zip(astuple(one), astuple(other), strict=True)
+    figures: list[Any] = [None if None in pair else max(pair) for pair in pairs]
+    return GpuLoad(*figures)
 
 
 def _number(cell: str) -> float | None:
