@@ -20,10 +20,10 @@ import pytest
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, HostUnfit
 from poorwill.remote.link import frames
-from poorwill.remote.link.connection import NoKeeper, greet
-from poorwill.remote.link.frames import Hello, No
+from poorwill.remote.link.connection import greet
+from poorwill.remote.link.frames import Hello, No, NoEngine
 from poorwill.remote.link.link import Link
-from poorwill.remote.link.run_directory import NotKept, RunDirectory, peer_process
+from poorwill.remote.link.run_directory import RunDirectory, peer_process
 from tests.support.streams import ProcessStream
 
 SOON_S = 20.0
@@ -72,8 +72,8 @@ class Machine:
         greet(stream, Hello(frames.VERSION, epoch, 0), SOON_S, "box")
         return stream
 
-    def refusal(self, name: str, **options: Any) -> NoKeeper:
-        with pytest.raises(NoKeeper) as caught:
+    def refusal(self, name: str, **options: Any) -> NoEngine:
+        with pytest.raises(NoEngine) as caught:
             self.attach(name, **options)
         return caught.value
 
@@ -101,7 +101,7 @@ def machine(state_dir: Path) -> Iterator[Machine]:
     for stream in machine.streams:
         stream.close()
     for name in [name for name in machine.left() if name.endswith(".sock")]:
-        with suppress(NotKept, psutil.NoSuchProcess):
+        with suppress(NoEngine, psutil.NoSuchProcess):
             machine.daemon(name.removesuffix(".sock")).terminate()
     soon(lambda: not machine.left())
 
@@ -279,7 +279,7 @@ def test_an_older_keeper_that_hangs(machine: Machine) -> None:
     daemon = machine.daemon("mute")
     directory = RunDirectory(str(machine.run), answer_s=0.05, sweep_s=0.1)
     daemon.suspend()
-    with pytest.raises(NotKept, match=f"process {daemon.pid}, does not answer"):
+    with pytest.raises(NoEngine, match=f"process {daemon.pid}, does not answer"):
         directory.sweep(keep="")
     daemon.kill()
 
@@ -305,7 +305,7 @@ def test_the_run_directory(machine: Machine) -> None:
     assert link.events.readline() == b"hello\n"
     link.close()
     for name in ("../escape", "x" * 65, ""):
-        with pytest.raises(HostUnfit, match="is no name of an engine"):
+        with pytest.raises(HostUnfit, match="cannot name an engine"):
             machine.link(name)
     machine.state_dir = machine.state_dir / "file"
     machine.state_dir.write_text("")

@@ -1,4 +1,4 @@
-"""One connection of a Link: how it begins, with the keeper's marker and both HELLOs, and what is known of it."""
+"""One connection of a Link: how it begins, with the keeper's marker and both HELLOs, and its state."""
 
 from __future__ import annotations
 
@@ -6,40 +6,28 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from poorwill.errors import Corrupt, EngineLost, HostUnfit, PoorwillError, Unsupported
+from poorwill.errors import Corrupt, EngineLost, HostUnfit, Unsupported
 from poorwill.remote.base import Stream
 from poorwill.remote.link import frames
-from poorwill.remote.link.frames import Decoder, Frame, Hello, Kind, No
+from poorwill.remote.link.frames import Decoder, Frame, Hello, Kind
 
 _READ_BYTES = 64 << 10
 _SHOWN_BYTES = 200
 
 
-class NoKeeper(Exception):
-    """A keeper answered that it has no engine for us."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.code, self.reason = code, reason
-
-    def error(self, describe: str) -> PoorwillError:
-        kind = HostUnfit if self.code == No.UNFIT else EngineLost
-        return kind(f"{describe}: {self.reason}")
-
-
 class Connection:
-    """A stream after its HELLOs; `received` is what the keeper had of our bytes. The Link's lock guards the rest."""
+    """A stream after its HELLOs; the keeper has `received` so many of our bytes. The Link's lock guards the rest."""
 
     def __init__(self, stream: Stream, received: int, decoder: Decoder, early: list[Frame], now_s: float) -> None:
         self.stream, self.received = stream, received
         self._decoder, self._early = decoder, early
         self.heard_s = self.ping_s = now_s
-        self.close_told = False
+        self.close_sent = False
         self.broken: str | None = None
-        """Why it is of no use any more."""
+        """Why it is not used any more."""
 
     def read(self, timeout_s: float) -> list[Frame] | None:
-        """The next frames; None at the end. TimeoutError, OSError, or Corrupt for what is no frame."""
+        """The next frames; None at the end. TimeoutError, OSError, or Corrupt if the bytes are not frames."""
         if self._early:
             early, self._early = self._early, []
             return early
@@ -52,8 +40,8 @@ def greet(
 ) -> Connection:
     """Skip what the machine prints first, and exchange HELLOs.
 
-    NoKeeper if there is no engine, EngineLost if the connection ends or nobody answers, HostUnfit if the machine's
-    shell prints too much, Unsupported for another version, Corrupt for what is no answer.
+    NoEngine if the keeper says so, EngineLost if the connection ends or nothing is answered, HostUnfit if the machine's
+    shell prints too much, Unsupported for another version, Corrupt if the answer cannot be understood.
     """
     ends_s = clock() + timeout_s
 
@@ -65,7 +53,7 @@ def greet(
 
     rest = _after_marker(read, describe)
     with suppress(OSError):
-        # A keeper that says NO hangs up; its answer is there all the same.
+        # A keeper that says NO hangs up; its answer can be read all the same.
         stream.write(hello.encode(), max(0.0, ends_s - clock()))
     decoder = Decoder()
     found = decoder.feed(rest)
@@ -96,7 +84,7 @@ def _after_marker(read: Callable[[], bytes], describe: str) -> bytes:
 
 def _hello(frame: Frame, asked: Hello, describe: str) -> Hello:
     if frame.kind is Kind.NO:
-        raise NoKeeper(*frame.no())
+        raise frame.no()
     if frame.kind is not Kind.HELLO:
         raise Corrupt(f"keeper protocol: {describe} answered with {frame.kind.name} instead of HELLO")
     answer = frame.hello()

@@ -4,13 +4,13 @@ A frame is its kind (one byte), the length of its body (four, big-endian), and t
 
     HELLO  version u8, epoch u32, received u64   the first frame of either side: go on from that offset
     DATA   offset u64, bytes                     of the stream from its sender
-    ACK    offset u64                            everything before it was taken, and need not be kept
+    ACK    offset u64                            everything before it was read, and need not be kept
     END    offset u64                            the sender's stream ends there
     PING, PONG
     CLOSE  grace in ms u32                       client: end the engine, by force after that time
     ENDED  status i32, UTF-8                     keeper: the engine's exit status and what it last said
-    NO     code u8, UTF-8                        keeper: nobody to talk to, and why
-    SWEEP, BUSY                                  a keeper that starts asks an older one to end; that one has a client
+    NO     code u8, UTF-8                        keeper: it has no engine for this client, and why
+    SWEEP, BUSY                                  a keeper that starts asks an older one to end; it has a client
 """
 
 from __future__ import annotations
@@ -50,12 +50,20 @@ class Kind(IntEnum):
 
 
 class No(IntEnum):
-    """Why a keeper has no engine for us."""
+    """Why a keeper has no engine for its client."""
 
     GONE = 1
     EXISTS = 2
     UNFIT = 3
     OCCUPIED = 4
+
+
+class NoEngine(Exception):
+    """A keeper has no engine for its client. It passes from the keeper to the Link as a frame NO."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
 
 
 _LENGTHS = {
@@ -96,8 +104,8 @@ class Frame:
     def ended(self) -> tuple[int, str]:
         return int(_STATUS.unpack_from(self.body)[0]), self.body[_STATUS.size :].decode("utf-8", "replace")
 
-    def no(self) -> tuple[int, str]:
-        return self.body[0], self.body[1:].decode("utf-8", "replace")
+    def no(self) -> NoEngine:
+        return NoEngine(self.body[0], self.body[1:].decode("utf-8", "replace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +141,7 @@ def ended(status: int, words: str) -> bytes:
     return encode(Kind.ENDED, _STATUS.pack(status) + words.encode("utf-8", "replace")[-WORDS_BYTES_MAX:])
 
 
-def no(code: No, reason: str) -> bytes:
+def no(code: int, reason: str) -> bytes:
     return encode(Kind.NO, bytes([code]) + reason.encode("utf-8", "replace")[:REASON_BYTES_MAX])
 
 
@@ -144,7 +152,7 @@ class Decoder:
         self._kept = bytearray()
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Corrupt for what is none; the stream is of no use after that."""
+        """The frames that `data` completes. Corrupt if they are malformed; the stream cannot be read after that."""
         kept = self._kept
         kept += data
         frames, at = [], 0

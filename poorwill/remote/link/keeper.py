@@ -16,13 +16,13 @@ import threading
 from contextlib import suppress
 
 from poorwill.remote.link import frames
-from poorwill.remote.link.frames import No
+from poorwill.remote.link.frames import No, NoEngine
 from poorwill.remote.link.keeper_daemon import PATIENCE_S, KeeperDaemon
 from poorwill.remote.link.kept_engine import KeptEngine
-from poorwill.remote.link.run_directory import NotKept, RunDirectory
+from poorwill.remote.link.run_directory import RunDirectory
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-NOT_KEPT = 3
+NO_ENGINE = 3
 _COPY_BYTES = 64 << 10
 _FLUSH_S = 1.0
 
@@ -31,15 +31,15 @@ def main() -> None:
     asked, command = _arguments()
     try:
         if NAME.fullmatch(asked.name) is None:
-            raise NotKept(No.UNFIT, f"{asked.name[:80]!r} is no name of an engine")
+            raise NoEngine(No.UNFIT, f"{asked.name[:80]!r} cannot name an engine: use letters, digits, '_' and '-'")
         directory = RunDirectory.of_environment()
         if asked.start:
             daemon = _start(directory, asked.name, command or _engine(), asked.patience_s)
         else:
             daemon = directory.attach(asked.name)
-    except NotKept as refusal:
-        _write(frames.MARKER + frames.no(refusal.code, refusal.reason))
-        sys.exit(NOT_KEPT)
+    except NoEngine as answer:
+        _write(frames.MARKER + frames.no(answer.code, answer.reason))
+        sys.exit(NO_ENGINE)
     _write(frames.MARKER)
     _pump(daemon)
     # The other direction's thread may be in a read that never ends.
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
-    """Ours, and the command after `--`."""
+    """The keeper's own, and the command after `--`."""
     given = sys.argv[1:]
     at = given.index("--") if "--" in given else len(given)
     parser = argparse.ArgumentParser(prog="poorwill.remote.link.keeper")
@@ -63,7 +63,7 @@ def _engine() -> list[str]:
 
 
 def _start(directory: RunDirectory, name: str, command: list[str], patience_s: float) -> socket.socket:
-    """Leave a daemon with a new engine; returns the connection to it. NotKept if that cannot be."""
+    """Leave a daemon with a new engine; returns the connection to it. NoEngine."""
     with directory.starting():
         claim = directory.claim(name)
         try:
@@ -86,7 +86,7 @@ def _start(directory: RunDirectory, name: str, command: list[str], patience_s: f
 
 
 def _detached() -> bool:
-    """Fork a process that belongs to nobody and has no terminal, stdin or stdout; true in that process."""
+    """Fork a daemon, without terminal, stdin and stdout. True in the daemon."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -102,7 +102,7 @@ def _detached() -> bool:
 
 
 def _pump(daemon: socket.socket) -> None:
-    """Pass bytes both ways until the daemon hangs up, also when nobody takes what we write, or stdin ends."""
+    """Pass bytes both ways until the daemon hangs up, also while stdout is not read, or after stdin has ended."""
     out = threading.Thread(target=_to_stdout, args=(daemon,), name="to-stdout", daemon=True)
     out.start()
     threading.Thread(target=_to_daemon, args=(daemon,), name="to-daemon", daemon=True).start()

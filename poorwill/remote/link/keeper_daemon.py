@@ -1,6 +1,6 @@
 """The daemon of a keeper: holds the engine's pipes while its client's connections come and go.
 
-One thread, one poll loop, nothing in it blocks. Its client is the last one that said HELLO.
+One thread and one poll loop, in which nothing blocks. The client is the last one that said HELLO.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from poorwill.remote.link.replay import Conversation
 from poorwill.remote.link.run_directory import Claim
 
 PATIENCE_S = 180.0
-"""How long the engine is kept while nobody is attached: longer than a Link tries to come back."""
+"""How long the engine is kept without a client: longer than a Link tries to come back."""
 GRACE_S = 5.0
 """How long an engine may take to end by itself when its input has ended."""
 FAREWELL_S = 2.0
@@ -35,9 +35,10 @@ Interest = tuple[int, int, Callable[[int], None]]
 
 
 class KeeperDaemon:
-    """Keeps `engine` until it is told to end it, or has heard of nobody for `patience_s`; then removes its `claim`.
+    """Keeps `engine` until a client ends it, or no client was heard for `patience_s`; then removes its `claim`.
 
-    `first` is the connection of who started it. After the engine has ended by itself it waits as long to tell so.
+    `first` is the connection of the keeper that started it. After the engine has ended by itself the daemon waits as
+    long for a client to report that to.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class KeeperDaemon:
         self._guests = [KeeperPeer(first, self._heard_s)]
         self._leaving = False
         self._kill_s = self._farewell_s = math.inf
-        # Again, after the fork: SO_PEERCRED tells a sweeper which process listens.
+        # Again, after the fork: by SO_PEERCRED a sweeper finds out which process listens.
         listener.listen(GUESTS_MAX)
         listener.setblocking(False)
         self._signals = _signals()
@@ -78,7 +79,7 @@ class KeeperDaemon:
         return self._client is None or self._client.gone or self._clock() >= self._farewell_s
 
     def _advance(self) -> None:
-        """What time and the state of the engine ask for."""
+        """Do what is due by the time and the state of the engine."""
         now_s, engine, inbox = self._clock(), self._engine, self._conversation.inbox
         engine.reap()
         if self._is_draining() and now_s >= engine.drained_s():
@@ -94,7 +95,7 @@ class KeeperDaemon:
             engine.end_input()
         self._guests = [g for g in self._guests if not g.closed and (g.sweeper or now_s < g.until_s)]
         if self._leaving and engine.status is not None and self._farewell_s == math.inf:
-            # Before anybody is told: who hears that the engine has ended finds nothing left of it.
+            # Before the client is told: whoever hears that the engine has ended finds nothing left of it.
             self._claim.release()
             self._farewell_s = now_s + FAREWELL_S
 
@@ -117,7 +118,7 @@ class KeeperDaemon:
             react[fd](mask)
 
     def _times_s(self) -> list[float]:
-        """When there is something to do although nothing arrives. None of them stays in the past."""
+        """When something is due even if nothing arrives. Each is dealt with, so none stays in the past."""
         times_s = [self._clock() + _IDLE_S, self._kill_s, self._farewell_s]
         if not self._leaving:
             times_s.append(self._heard_s + self._patience_s)
@@ -188,7 +189,7 @@ class KeeperDaemon:
         return self._engine.over and self._conversation.settled and client.farewell_due
 
     def _hear(self, peer: KeeperPeer) -> None:
-        """Read from a client or a guest. What is not of the protocol ends its connection."""
+        """Read from a client or a guest. A breach of the protocol ends its connection."""
         try:
             for frame in [] if peer.closed else peer.receive():
                 if peer is self._client:
@@ -221,7 +222,7 @@ class KeeperDaemon:
             self._leave(GRACE_S)
 
     def _begin(self, guest: KeeperPeer, hello: Hello) -> None:
-        """It is the client from now on; the one before, which may be half-open, is not."""
+        """Make a guest the client, in place of the one before, which may be half-open."""
         if hello.version != frames.VERSION:
             guest.send(frames.no(No.UNFIT, f"this keeper speaks version {frames.VERSION}, not {hello.version}"))
             raise Corrupt("keeper protocol: another version")
@@ -235,13 +236,13 @@ class KeeperDaemon:
         guest.send(Hello(frames.VERSION, hello.epoch, self._conversation.inbox.received).encode())
 
     def _is_attached(self, sweeper: KeeperPeer) -> bool:
-        """Whether there is a client that was heard of, or somebody who may be about to become one."""
+        """Whether there is a client that was heard lately, or a guest that may be about to become one."""
         coming = any(not guest.sweeper and not guest.closed for guest in self._guests if guest is not sweeper)
         return coming or (self._client is not None and self._clock() < self._heard_s + QUIET_S)
 
 
 def _signals() -> int:
-    """A descriptor that becomes readable when the engine ends, or we shall."""
+    """A descriptor that becomes readable when the engine ends, or when this process is asked to."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)

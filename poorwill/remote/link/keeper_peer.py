@@ -8,12 +8,12 @@ from poorwill.remote.link import frames
 from poorwill.remote.link.frames import Decoder, Frame
 
 QUIET_S = 30.0
-"""A client that has not even pinged for so long is none, when another keeper asks; a guest has to say who it is."""
+"""A client that has not even pinged for so long does not count when another keeper asks; a guest is dropped then."""
 _RECEIVE_BYTES = 256 << 10
 
 
 class KeeperPeer:
-    """A guest until it says HELLO, which makes it the client; a sweeper waits for the end of the keeper."""
+    """A guest until it says HELLO, which makes it the client; or a sweeper, which waits for the keeper to end."""
 
     def __init__(self, peer: socket.socket, now_s: float) -> None:
         peer.setblocking(False)
@@ -26,7 +26,7 @@ class KeeperPeer:
         self._farewell = False
 
     def farewell(self, status: int, words: str) -> bytes:
-        """The frame that tells of the engine's end, once."""
+        """The frame that reports the engine's end, once."""
         self._farewell = True
         return frames.ended(status, words)
 
@@ -36,7 +36,7 @@ class KeeperPeer:
 
     @property
     def gone(self) -> bool:
-        """Whether it has heard all there is."""
+        """Whether nothing more is to be sent to it."""
         return self.closed or (self._farewell and not self.unsent)
 
     def send(self, data: bytes) -> None:
@@ -50,7 +50,7 @@ class KeeperPeer:
             self.close()
 
     def receive(self) -> list[Frame]:
-        """What has arrived. Corrupt if that is no frame. At the end, `closed`."""
+        """The frames that have arrived. Corrupt. Sets `closed` at the end of the connection."""
         try:
             data = self._peer.recv(_RECEIVE_BYTES)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""The engine process of a keeper: pipes that never block, the end of its stderr, and its end with ours."""
+"""The engine process of a keeper: pipes that never block, the end of its stderr; it ends with the keeper."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 class KeptEngine:
-    """Starts `command` in a process group of its own. It gets `keep_fd`, and SIGKILL when this process ends.
+    """Starts `command` in a process group of its own. It inherits `keep_fd`, and gets SIGKILL when this process ends.
 
-    To be made, and used, by the main thread alone: the kernel takes the end of that thread for the parent's.
-    A command that cannot be started is an engine that has ended with status 127.
+    To be made, and used, by the main thread alone: for the kernel the end of that thread is the end of the parent.
+    A command that cannot be started counts as an engine that has ended with status 127.
     """
 
     def __init__(self, command: list[str], keep_fd: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,7 +66,7 @@ class KeptEngine:
         return self.status is not None and self.stdout < 0
 
     def write(self, data: bytes | bytearray) -> int:
-        """How much of `data` it took now. What it does not want to read any more is dropped."""
+        """How much of `data` it takes now. Drops all of it if the engine does not read any more."""
         if self.stdin < 0:
             return len(data)
         try:
@@ -81,18 +81,18 @@ class KeptEngine:
         self.stdin = _closed(self.stdin)
 
     def read(self, bytes_max: int) -> bytes:
-        """What it has written; b"" if that is nothing at the moment, or at the end."""
+        """Its output so far; b"" if there is none at the moment, or at the end."""
         data = _read(self.stdout, min(bytes_max, READ_BYTES))
         if data == b"" or (data is None and self.status is not None and self._clock() >= self.drained_s()):
             self.stdout = _closed(self.stdout)
         return data or b""
 
     def drained_s(self) -> float:
-        """Until when output may come after its end."""
+        """Until when its output is awaited after it has ended."""
         return self._ended_s + DRAIN_S
 
     def listen(self) -> None:
-        """Take what it has written to stderr."""
+        """Read its stderr."""
         data = _read(self.stderr, READ_BYTES)
         if data == b"":
             self.stderr = _closed(self.stderr)
@@ -105,7 +105,7 @@ class KeptEngine:
         return b"\n".join(lines[-LAST_WORDS_LINES:]).decode("utf-8", "replace")
 
     def reap(self) -> None:
-        """See whether it has ended."""
+        """Find out whether it has ended."""
         if self._process is None or self.status is not None:
             return
         self.status = self._process.poll()
@@ -115,7 +115,7 @@ class KeptEngine:
             self.listen()
 
     def kill(self) -> None:
-        """It and its children. Idempotent."""
+        """Kill it and its children. Idempotent."""
         if self._process is not None and self.status is None:
             os.killpg(self._process.pid, signal.SIGKILL)
 

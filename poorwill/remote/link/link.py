@@ -10,12 +10,21 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import IO
 
-from poorwill.errors import Corrupt, EngineLost, PermanentError, PoorwillError, TransientError, masked, one_line
+from poorwill.errors import (
+    Corrupt,
+    EngineLost,
+    HostUnfit,
+    PermanentError,
+    PoorwillError,
+    TransientError,
+    masked,
+    one_line,
+)
 from poorwill.remote import channel_files, endings
 from poorwill.remote.base import Stream
 from poorwill.remote.link import frames
-from poorwill.remote.link.connection import Connection, NoKeeper, greet
-from poorwill.remote.link.frames import Frame, Hello, Kind, No
+from poorwill.remote.link.connection import Connection, greet
+from poorwill.remote.link.frames import Frame, Hello, Kind, No, NoEngine
 from poorwill.remote.link.replay import WINDOW_BYTES, Conversation
 from poorwill.retry import Backoff
 
@@ -39,7 +48,7 @@ STEADY_S = 10.0
 _WAIT_S = 60.0
 
 Dial = Callable[[bool], Stream]
-# EOFError and ours: what a stream should not raise, and a library below it may.
+# A stream raises OSError; a library below it may raise EOFError, or one of our transient errors.
 _CUTS = (OSError, EOFError, TransientError)
 
 
@@ -47,13 +56,13 @@ class Link:
     """A Channel to the engine that a keeper runs on a machine.
 
     `dial(first)` opens a connection to that keeper: with `--start` when `first`, and always by the same name, which no
-    other Link uses. Either is called again while it is not known whether the engine was started. It has timeouts of
-    its own: an attempt that is under way when patience ends is waited for.
+    other Link uses. It is called with either as long as it is not known whether the engine was started. It has timeouts
+    of its own: an attempt that is under way when patience ends is waited for.
 
-    A connection that breaks, ends, or brings nothing for `dead_after_s` is replaced for `patience_s`; both streams go
-    on where they were. When that fails, or the keeper says that the engine is gone, `events` ends and `last_words` says
-    why; a PermanentError (another host key, a frame that is none) is raised by reading and writing instead.
-    EngineLost when the engine does not start, and any PermanentError of `dial`.
+    A connection that breaks, ends, or brings nothing for `dead_after_s` is replaced, for at most `patience_s`; both
+    streams go on where they were. If that fails, or the keeper says that the engine is gone, `events` ends and
+    `last_words` says why. After a PermanentError (another host key, a malformed frame) reading and writing raise it.
+    The constructor raises EngineLost if the engine does not start, and any PermanentError of `dial`.
     """
 
     requests: IO[bytes]
@@ -94,18 +103,18 @@ class Link:
 
     @property
     def resent_bytes(self) -> int:
-        """How many bytes of requests were sent more than once."""
+        """How many bytes of requests were sent again."""
         return self._conversation.outbox.resent_bytes
 
     def last_words(self) -> str:
-        """The end of the engine's stderr, where that is known; the last line says why the channel ended."""
+        """The end of the engine's stderr, if it is known; the last line says why the channel ended."""
         with self._changed:
             return self._words
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """End the engine, on the machine by force after most of `timeout_s`. Idempotent.
+        """End the engine; its keeper kills it after most of `timeout_s`. Idempotent.
 
-        Where it cannot be reached in that time, its keeper ends it when its own patience is over.
+        If the machine cannot be reached in that time, the keeper ends the engine when its own patience is over.
         """
         with self._changed:
             if self._close_by_s is None:
@@ -155,7 +164,7 @@ class Link:
             self._changed.notify_all()
 
     def _start(self) -> Connection:
-        """The first connection. An attempt that broke may have started the engine, so the next one looks for it."""
+        """The first connection. An attempt that broke may have started the engine: then the next one looks for it."""
         first, ends_s = True, self._clock() + START_S
         pauses = Backoff(2 * self._backoff_s, attempts_max=START_ATTEMPTS, jitter=False).pauses(
             START_S, clock=self._clock
@@ -163,18 +172,19 @@ class Link:
         for _ in range(START_TURNS):
             try:
                 return self._connect(first, min(GREETING_S, max(0.0, ends_s - self._clock())))
-            except NoKeeper as answer:
+            except NoEngine as answer:
                 if answer.code == No.GONE and not first:
                     first = True
                 elif answer.code == No.EXISTS and first and pauses.attempts > 1:
                     first = False
                 else:
-                    raise answer.error(self._describe) from None
+                    kind = HostUnfit if answer.code == No.UNFIT else EngineLost
+                    raise kind(f"{self._describe}: {answer.reason}") from None
             except _CUTS as error:
                 if (pause_s := pauses.next_s()) is None:
                     lost = error if isinstance(error, PoorwillError) else None
                     raise lost or EngineLost(f"{self._describe}: {endings.why(error)}") from None
-                # Where dialing itself failed nothing was started.
+                # If dialing itself failed, nothing was started.
                 first = first and self._epoch == 0
                 time.sleep(pause_s)
         raise EngineLost(f"{self._describe}: its keeper cannot say whether it runs an engine")
@@ -196,7 +206,7 @@ class Link:
         return connection
 
     def _run(self, connection: Connection) -> None:
-        """Receive, and mend what is cut, until the end."""
+        """Receive, over one connection after the other, until the end."""
         following: Connection | None = connection
         try:
             while following is not None:
@@ -216,11 +226,11 @@ class Link:
             self._give_up(connection, "the channel has ended")
 
     def _receive(self, connection: Connection) -> str:
-        """Take what comes until the connection is of no use; returns why."""
+        """Take frames until the connection has to be replaced; returns why."""
         until_s = math.inf
         while True:
             if self._ended:
-                # It only has to hear CLOSE yet.
+                # The keeper only has to hear CLOSE yet.
                 until_s = min(until_s, self._clock() + FAREWELL_S)
             try:
                 found = connection.read(min(connection.heard_s + self._dead_after_s, until_s) - self._clock())
@@ -243,7 +253,7 @@ class Link:
             raise Corrupt(f"keeper protocol: a frame {frame.kind.name} from {self._describe}")
 
     def _send(self, connection: Connection) -> None:
-        """The writer of one connection: ends with it."""
+        """The thread that writes to one connection; it ends with the connection."""
         try:
             while piece := self._next_piece(connection):
                 connection.stream.write(piece, self._dead_after_s)
@@ -254,12 +264,12 @@ class Link:
             self._give_up(connection, endings.why(error))
 
     def _next_piece(self, connection: Connection) -> bytes:
-        """Waits for it; b"" when nothing more is to be written there."""
+        """Wait for something to write; b"" when nothing more is to be written to this connection."""
         with self._changed:
             while connection.broken is None:
                 now_s = self._clock()
-                if not connection.close_told and (self._ended or self._close_by_s is not None):
-                    connection.close_told = True
+                if not connection.close_sent and (self._ended or self._close_by_s is not None):
+                    connection.close_sent = True
                     return frames.close(self._grace_s)
                 if self._ended:
                     break
@@ -274,7 +284,7 @@ class Link:
         return b""
 
     def _give_up(self, connection: Connection, why: str) -> None:
-        """Its writer takes nothing more from the conversation, and its reader wakes."""
+        """Close a connection: its writer takes nothing more from the conversation, and its reader wakes."""
         with self._changed:
             if connection.broken is None:
                 connection.broken = why
@@ -293,7 +303,7 @@ class Link:
                 break
             try:
                 connection = self._connect(False, min(left_s, GREETING_AGAIN_S))
-            except NoKeeper as answer:
+            except NoEngine as answer:
                 self._end(f"its keeper does not have it any more: {answer.reason}")
                 return None
             except _CUTS as error:
@@ -310,7 +320,7 @@ class Link:
         return chain([0.0], iter(pauses.next_s, None))
 
     def _left_s(self, cut_s: float) -> float:
-        """How long a connection that was cut then may still be dialed."""
+        """For how long a connection that was cut at `cut_s` may still be dialed again."""
         with self._changed:
             ends_s = cut_s + self._patience_s
             if self._close_by_s is not None:
@@ -318,7 +328,7 @@ class Link:
             return 0.0 if self._ended else ends_s - self._clock()
 
     def _end(self, words: str, error: PermanentError | None = None) -> None:
-        """The first end counts."""
+        """End the channel, unless it has ended: the first reason counts."""
         with self._changed:
             if self._ended:
                 return

@@ -15,7 +15,7 @@ from contextlib import suppress
 from poorwill.errors import Corrupt
 from poorwill.file_lock import FileLock, lock_directory, lock_file
 from poorwill.remote.link import frames
-from poorwill.remote.link.frames import Decoder, Kind, No
+from poorwill.remote.link.frames import Decoder, Kind, No, NoEngine
 from poorwill.retry import polls
 
 STATE_DIR_VARIABLE = "POORWILL_STATE_DIR"
@@ -29,14 +29,6 @@ _ADDRESS_BYTES_MAX = 100
 _PEER = struct.Struct("3i")
 
 
-class NotKept(Exception):
-    """There is no engine to talk to; for the client."""
-
-    def __init__(self, code: No, reason: str) -> None:
-        super().__init__(reason)
-        self.code, self.reason = code, reason
-
-
 class Claim:
     """The right to keep the engine of one name; `fd` is its lock."""
 
@@ -45,14 +37,14 @@ class Claim:
         self._released = False
 
     def release(self) -> None:
-        """Remove what lies in the directory. Idempotent. The lock stays until its last holder ends."""
+        """Remove the engine's files. Idempotent. The lock is held until its last holder ends."""
         if not self._released:
             self._released = True
             self._directory.remove(self.name)
 
 
 class RunDirectory:
-    """Opens (and makes) the directory, readable for its owner only. NotKept if that cannot be.
+    """Opens the directory, or makes it, for its owner alone. NoEngine if it cannot be used.
 
     An older keeper has `answer_s` to say whether it has a client, and `sweep_s` to end before it is killed.
     """
@@ -64,31 +56,31 @@ class RunDirectory:
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             found = os.fstat(self._fd)
             if found.st_uid != os.geteuid():
-                raise NotKept(No.UNFIT, f"{path} belongs to user {found.st_uid}: remove it")
+                raise NoEngine(No.UNFIT, f"{path} belongs to user {found.st_uid}: remove it")
             if stat.S_IMODE(found.st_mode) & 0o077:
                 os.fchmod(self._fd, 0o700)
         except OSError as error:
-            raise NotKept(No.UNFIT, f"{path} cannot be used: {error.strerror}") from None
+            raise NoEngine(No.UNFIT, f"{path} cannot be used: {error.strerror}") from None
 
     @classmethod
     def of_environment(cls) -> RunDirectory:
         state_dir = os.environ.get(STATE_DIR_VARIABLE)
         if not state_dir:
-            raise NotKept(No.UNFIT, f"{STATE_DIR_VARIABLE} is not set")
+            raise NoEngine(No.UNFIT, f"{STATE_DIR_VARIABLE} is not set")
         return cls(os.path.join(os.path.abspath(state_dir), "run"))
 
     def starting(self) -> FileLock:
-        """One keeper starts at a time. NotKept if another one does not end that."""
+        """A lock: one keeper starts at a time. NoEngine if another one takes too long."""
         lock = lock_directory(self.path, START_S)
         if lock is None:
-            raise NotKept(No.OCCUPIED, f"another engine has been starting for {START_S:g} s")
+            raise NoEngine(No.OCCUPIED, f"another engine has been starting for {START_S:g} s")
         return lock
 
     def claim(self, name: str) -> Claim:
-        """NotKept if there is an engine of that name already."""
+        """NoEngine if there is an engine of that name already."""
         lock = lock_file(f"{name}.lock", dir_fd=self._fd)
         if lock is None:
-            raise NotKept(No.EXISTS, f"an engine '{name}' exists already")
+            raise NoEngine(No.EXISTS, f"an engine '{name}' exists already")
         return Claim(self, name, lock.fd)
 
     def listen(self, name: str) -> socket.socket:
@@ -100,7 +92,7 @@ class RunDirectory:
             listener.listen(8)
         except OSError as error:
             listener.close()
-            raise NotKept(No.UNFIT, f"no socket can be made in {self.path}: {error.strerror}") from None
+            raise NoEngine(No.UNFIT, f"no socket can be made in {self.path}: {error.strerror}") from None
         return listener
 
     def connect(self, name: str) -> socket.socket | None:
@@ -115,18 +107,18 @@ class RunDirectory:
         return peer
 
     def attach(self, name: str) -> socket.socket:
-        """As `connect`. NotKept if it has ended; then what a killed one left is removed."""
+        """As `connect`. NoEngine if it has ended; the files that a killed one left are removed."""
         peer = self.connect(name)
         if peer is None:
             self._free(name)
-            raise NotKept(No.GONE, f"no engine '{name}' runs here any more")
+            raise NoEngine(No.GONE, f"no engine '{name}' runs here any more")
         peer.settimeout(None)
         return peer
 
     def sweep(self, keep: str) -> None:
-        """End all engines, except `keep`, whose keeper has no client, and wait until they are gone.
+        """End all engines but `keep` whose keepers have no client, and wait until they are gone.
 
-        NotKept if one of them does not end.
+        NoEngine if one of them does not end.
         """
         names = [name[: -len(".lock")] for name in os.listdir(self._fd) if name.endswith(".lock")]
         for name in sorted(names)[:OTHERS_MAX]:
@@ -146,10 +138,10 @@ class RunDirectory:
                     return
                 _wait_or_kill(peer, self._sweep_s)
         if not any(self._free(name) for _ in polls(_POLL_S, self._sweep_s)):
-            raise NotKept(No.OCCUPIED, f"an older engine, '{name}' in {self.path}, does not end: kill it by hand")
+            raise NoEngine(No.OCCUPIED, f"an older engine, '{name}' in {self.path}, does not end: kill it by hand")
 
     def _free(self, name: str) -> bool:
-        """Whether nobody holds that lock; then nothing is left of it."""
+        """Whether that engine has ended. Its files are removed then."""
         try:
             lock = lock_file(f"{name}.lock", create=False, dir_fd=self._fd)
         except OSError:
@@ -161,13 +153,13 @@ class RunDirectory:
         return True
 
     def _address(self, name: str) -> str:
-        # The address of a socket holds 107 bytes; through /proc any directory is a short path.
+        # A socket's address holds 107 bytes; through /proc the path of any directory is short.
         path = os.path.join(self.path, f"{name}.sock")
         return path if len(os.fsencode(path)) <= _ADDRESS_BYTES_MAX else f"/proc/self/fd/{self._fd}/{name}.sock"
 
 
 def _has_client(peer: socket.socket) -> bool:
-    """Whether that keeper has a client. If not, it has begun to end its engine."""
+    """Whether that keeper has a client. If not, it begins to end its engine."""
     decoder = Decoder()
     try:
         peer.sendall(frames.encode(Kind.SWEEP))
@@ -175,7 +167,7 @@ def _has_client(peer: socket.socket) -> bool:
             for frame in decoder.feed(data):
                 return frame.kind is Kind.BUSY
     except TimeoutError:
-        raise NotKept(
+        raise NoEngine(
             No.OCCUPIED, f"the keeper of an older engine, process {peer_process(peer)}, does not answer"
         ) from None
     except (OSError, Corrupt):
@@ -184,7 +176,7 @@ def _has_client(peer: socket.socket) -> bool:
 
 
 def _wait_or_kill(peer: socket.socket, timeout_s: float) -> None:
-    """Until the keeper has ended, which closes the connection."""
+    """Wait until the keeper has ended, which closes the connection."""
     peer.settimeout(timeout_s)
     try:
         while peer.recv(4096):
