@@ -1,8 +1,8 @@
 """What reaching a machine promises: a channel to an engine that runs there.
 
-A machine over SSH is reached through three smaller things: a Shell runs one command at a time (to look around
-and to install the engine), a Stream is the bytes of one connection, and a Link (link.py) makes of many streams,
-one after the other, the one Channel that the engine's session needs.
+Over SSH there are three smaller things: a Shell runs one command at a time (to look around and to install the engine),
+a Stream is the bytes of one connection, and a Link (link/link.py) makes the one Channel that the engine's session needs
+out of many streams, one after the other.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ OUTPUT_BYTES_MAX = 256 << 10
 
 
 class Channel(Protocol):
-    """Two byte streams to one engine process. When `requests` closes, the engine ends by itself.
+    """Two byte streams to one engine process, which ends when `requests` is closed.
 
-    Both raise a PermanentError (HostRefused) when the machine turns out to be another one than it was.
+    Both raise a PermanentError (HostRefused) when the machine turns out to be another one.
     """
 
     requests: IO[bytes]
     events: IO[bytes]
 
     def last_words(self) -> str:
-        """The end of what the engine wrote to stderr; for errors."""
+        """The end of the engine's stderr, for error messages."""
         ...
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -36,7 +36,7 @@ class Host(Protocol):
     """A machine that can run an engine."""
 
     silence_s_max: float
-    """How long its engine may say nothing until it is taken for lost: longer where connections are mended."""
+    """After how long a silence its engine counts as lost: longer where connections are mended."""
 
     here: bool
     """Whether its paths are those of this computer."""
@@ -60,17 +60,17 @@ class Stream(Protocol):
         ...
 
     def write(self, data: bytes, timeout_s: float) -> None:
-        """All of `data`. TimeoutError, or OSError when it is broken; then nobody knows how much arrived."""
+        """All of `data`. TimeoutError, or OSError when it is broken; then it is unknown how much arrived."""
         ...
 
     def close(self) -> None:
-        """Idempotent, waits for nobody, and wakes a reader."""
+        """Idempotent; does not wait, and wakes a reader."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A command that ended. `stdout` and `stderr` are cut to OUTPUT_BYTES_MAX, the beginning of them."""
+    """A command that ended, with the first OUTPUT_BYTES_MAX of `stdout` and of `stderr`."""
 
     status: int
     stdout: bytes
@@ -78,7 +78,7 @@ class Finished:
 
 
 class Shell(Protocol):
-    """Runs commands on a machine, by its login shell's `sh`-compatible syntax."""
+    """Runs commands on a machine, in the syntax of `sh`."""
 
     def describe(self) -> str: ...
 

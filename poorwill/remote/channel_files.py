@@ -10,12 +10,12 @@ BUFFER_BYTES = 64 << 10
 
 
 def reading(fill: Callable[[memoryview], int]) -> IO[bytes]:
-    """A buffered file of what `fill` puts into a buffer: it waits for some bytes, and returns 0 at the end."""
+    """A buffered file to read. `fill` waits for bytes, puts them into a buffer and returns how many, 0 at the end."""
     return io.BufferedReader(_Reading(fill), BUFFER_BYTES)
 
 
 def writing(take: Callable[[memoryview], int], finish: Callable[[], None]) -> IO[bytes]:
-    """A buffered file that gives to `take`, which waits for room and says how much it took; `finish` at its close."""
+    """A buffered file to write. `take` waits for room and returns how much it took; `finish` is called at its close."""
     return io.BufferedWriter(_Writing(take, finish), BUFFER_BYTES)
 
 

@@ -6,7 +6,7 @@ import signal
 
 
 def farewell(status: int, stderr: str) -> str:
-    """The engine's last lines, and one that sums them up with its exit status; a negative one is a signal."""
+    """The engine's last lines, and one that sums them up with its exit status, which is negative for a signal."""
     lines = stderr.splitlines()
     try:
         summary = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

@@ -21,7 +21,7 @@ TYPES = (
 class PinnedKey:
     """What a machine's host key must be. `known` is a line "TYPE BASE64"; empty before the first contact.
 
-    record(line) is called once, with the key found at first contact, after the machine let us in.
+    record(line) is called once, with the key found at first contact, after the login succeeded.
     """
 
     def __init__(self, known: str = "", record: Callable[[str], None] = lambda line: None) -> None:
@@ -46,7 +46,7 @@ class PinnedKey:
             )
 
     def accept(self, line: str) -> None:
-        """The machine let us in: from here on this is its key."""
+        """The login succeeded: from here on this is the machine's key."""
         if not self.known:
             self._record(line)
             self.known = line

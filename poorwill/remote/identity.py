@@ -1,4 +1,4 @@
-"""Who we are to a machine: the private keys that may open it."""
+"""The private keys with which we log in to a machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Identity:
     agent: bool = True
 
     def keys(self) -> list[paramiko.PKey]:
-        """The keys to try, at most KEYS_MAX. UsageError if a given key cannot be read, or there is none."""
+        """The keys to try, at most KEYS_MAX. UsageError if a given key cannot be read, or there are no keys."""
         if self.private_key:
             return [_parse(self.private_key, self.passphrase)]
         found = [*(_agent_keys() if self.agent else []), *self._of_files()][:KEYS_MAX]
@@ -67,5 +67,7 @@ def _parse(text: str, passphrase: str) -> paramiko.PKey:
             raise UsageError("the SSH key is locked by a passphrase: give the passphrase as well") from None
         except (paramiko.SSHException, ValueError, TypeError, IndexError):
             continue
-    what = "does not open with this passphrase, or is" if passphrase else "is"
-    raise UsageError(f"the SSH key {what} none: expected the text of a private key of type ed25519, ecdsa or rsa")
+    opened = " with this passphrase" if passphrase else ""
+    raise UsageError(
+        f"the SSH key cannot be read{opened}: expected the text of a private key of type ed25519, ecdsa or rsa"
+    )

@@ -14,7 +14,7 @@ from poorwill.errors import EngineLost
 
 SILENCE_S_MAX = 60.0
 LAST_WORDS_LINES = 40
-# Nothing else of our environment reaches the engine, as on a rented machine: it may hold any credential.
+# The rest of our environment, which may hold credentials, does not reach the engine, as on a rented machine.
 _KEPT = frozenset(("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TERM", "TMPDIR", "TZ"))
 _KEPT_PREFIXES = ("LC_", "XDG_", "LD_", "PYTHON", "CUDA_", "NVIDIA_", "POORWILL_STATE")
 # No BLAS is called; its threads would only cost memory and start-up time.
@@ -22,7 +22,7 @@ _DEFAULTS = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 class LocalHost:
-    """Starts engines on this machine, with `environment` added to a few harmless variables of ours."""
+    """Starts engines on this machine, with a few harmless variables of our environment and those of `environment`."""
 
     silence_s_max = SILENCE_S_MAX
     here = True
@@ -36,7 +36,7 @@ class LocalHost:
         return "this machine"
 
     def start_ahead(self) -> LocalHost:
-        """Start the engine that the next `start` returns: it gets ready while the caller does."""
+        """Start the engine that the next `start` returns: it gets ready meanwhile."""
         self._started = self.start()
         return self
 
@@ -52,7 +52,7 @@ class LocalHost:
 
 
 class LocalChannel:
-    """An engine process of ours. It ends when our end of its stdin closes, so also when we are killed."""
+    """An engine as a child process. It ends when its stdin closes, so also when this process is killed."""
 
     requests: IO[bytes]
     events: IO[bytes]
@@ -77,7 +77,7 @@ class LocalChannel:
         return "\n".join(self._words)
 
     def close(self, timeout_s: float = 10.0) -> None:
-        # Closing may itself wait, for a write to an engine that does not read.
+        # Closing may have to wait, for a write to an engine that does not read.
         force = threading.Timer(timeout_s, self.process.kill)
         force.daemon = True
         force.start()

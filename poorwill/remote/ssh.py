@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 class SshHost:
     """Starts engines on the machine behind `endpoint`; one SSH channel for each of them.
 
-    boot_patience_s: for how long a machine that does not answer, or does not let us in yet, is tried again: a
-    provider calls a machine running some time before it knows our key. patience_s: for how long a cut connection is
-    mended; the engine goes on meanwhile. dead_after_s: how long a connection may bring nothing.
+    boot_patience_s: for how long a machine that does not answer, or refuses the login, is tried again: a provider calls
+    a machine running some time before it knows our key. patience_s: for how long a cut connection is mended; the engine
+    goes on meanwhile. dead_after_s: after how long a silence a connection counts as cut.
     """
 
     here = False

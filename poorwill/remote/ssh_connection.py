@@ -1,7 +1,7 @@
-"""One SSH connection to a machine: commands that end, and one stream to a program that goes on.
+"""One SSH connection to a machine: commands that end, and one stream to a program that keeps running.
 
-paramiko bounds reads by `settimeout`, but neither the request for a command nor a write into a full socket: those
-are bounded here by closing the whole connection when their time is up.
+paramiko's `settimeout` bounds reads, but neither the request for a command nor a write into a full socket: those are
+bounded here by closing the whole connection when their time is up.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ OPEN_TIMEOUT_S = 15.0
 KEEPALIVE_S = 15
 READ_BYTES = 64 << 10
 TAIL_TIMEOUT_S = 2.0
-"""How long the rest of a command's output is waited for: what it left in the background may hold it open."""
-# paramiko logs with tracebacks what our errors say in a line.
+"""How long to wait for the rest of a command's output, which a process in its background may hold open."""
+# paramiko logs tracebacks where our errors say the same in a line.
 _log = logging.getLogger("poorwill.remote.paramiko")
 _log.propagate = False
 _log.addHandler(logging.NullHandler())
@@ -39,7 +39,7 @@ class SshConnection:
     """An authenticated connection to a machine whose host key is the pinned one. A Shell. Thread-safe."""
 
     def __init__(self, endpoint: SshEndpoint, identity: Identity, pin: PinnedKey) -> None:
-        """Connect. EngineLost if nobody answers, HostRefused for another host key or when no key of ours fits."""
+        """Connect. EngineLost without an answer, HostRefused for another host key or if no key of ours is accepted."""
         self._endpoint = endpoint
         self._transport = _transport(endpoint)
         try:
@@ -135,7 +135,7 @@ class SshConnection:
             timer.cancel()
 
     def close(self) -> None:
-        """Idempotent; waits for nobody."""
+        """Idempotent; does not wait."""
         self._transport.close()
 
 
@@ -194,7 +194,7 @@ def _send(channel: paramiko.Channel, pieces: Iterable[bytes]) -> None:
             channel.sendall(piece)
         channel.shutdown_write()
     except _BROKEN:
-        return  # the command ended without reading all of it, or the connection broke: who waits hears of that
+        return  # the command ended without reading all of it, or the connection broke: `run` finds out
 
 
 def _transport(endpoint: SshEndpoint) -> paramiko.Transport:

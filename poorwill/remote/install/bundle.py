@@ -1,6 +1,6 @@
 """What is sent to a machine: archives of the package and of pip, and the digest that names an engine.
 
-Archives are zip files with fixed times and modes: the same source gives the same bytes, whoever makes them.
+Archives are zip files with fixed times and modes: the same source gives the same bytes everywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from poorwill.errors import UsageError
 
-# Floors of the control side: the engine imports none of them.
+# Rooms of the control side, which the engine does not import.
 LEFT_OUT = frozenset(f"poorwill/{name}" for name in ("cli", "control", "media", "providers", "web"))
 _SOURCES = frozenset({".py", ".txt", ".sh"})
 # pip's certificates lie beside its code. The launchers it carries for another system stay here.
@@ -32,7 +32,7 @@ def package() -> bytes:
 
 @functools.cache
 def pip() -> bytes:
-    """The pip of this Python as a zip file that Python can import from, or UsageError if there is none."""
+    """The pip of this Python as a zip file that Python can import from. UsageError if this Python has no pip."""
     found = importlib.util.find_spec("pip")
     if found is None or found.origin is None:
         raise UsageError("this Python has no pip, which installs the engine on machines: python -m ensurepip")

@@ -1,8 +1,8 @@
 """Installs the engine: runs on the machine, on any Python from 3.10 on with nothing but its standard library.
 
 ship.py sends this source over stdin, then a line of JSON (the order) and the files that the line names. The answer
-is one line on stdout, after a mark. An engine is built in a directory that counts for nothing and then renamed, so
-that it is there whole or not at all, whenever this is killed and however many run at once.
+is one line on stdout, after a mark. An engine is built in a hidden directory and then renamed, so that it is there
+whole or not at all, whenever this is killed and however many run at once.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ for name in sys.argv[1:]:
 print(json.dumps(sorted(d.name + "==" + d.version for d in metadata.distributions())))
 """
 ONLINE = ("--timeout", "8", "--retries", "1", "--only-binary=:all:")
-# Where the user's pip puts things, and what it may not install beside them, is no matter of a venv of ours: images for
-# GPUs set PIP_CONSTRAINT. Where it finds packages is.
+# Settings of the user's pip that say where to install, or what not to: images for GPUs set PIP_CONSTRAINT. Those that
+# say where packages are found are kept.
 NOT_OURS = ("PIP_CONSTRAINT", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_PYTHON", "PIP_DRY_RUN")
 
 
 class Failure(Exception):
-    """What it was that failed (transfer, packages, home, disk, python, engine, other), and words for a person."""
+    """An installation that failed. `kind`: transfer, packages, home, disk, python, engine or other."""
 
     def __init__(self, kind: str, words: str) -> None:
         super().__init__(words)
@@ -54,19 +54,19 @@ class Failure(Exception):
 
 
 class Building:
-    """A directory that counts for nothing. Whoever works in it holds a lock: without one it may be swept away."""
+    """The hidden directory in which an engine is built. It is locked for as long: without a lock `sweep` removes it."""
 
     def __init__(self, engines: Path) -> None:
         for _ in range(5):
             self.path = engines / (BUILDING + secrets.token_hex(8))
             self.lock_path = lock_of(self.path)
             self.lock = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o600)
-            # A sweep that comes between the two takes the file away, and the lock of a file that is gone is none.
+            # A sweep between the two calls removes the file, and the lock of a removed file excludes nobody.
             if locked(self.lock) is not False and self.lock_path.exists():
                 self.path.mkdir(mode=0o700)
                 return
             os.close(self.lock)
-        raise Failure("other", f"the locks in {engines} are taken away as often as they are made")
+        raise Failure("other", f"the lock files in {engines} are removed as often as they are made")
 
     def __enter__(self) -> Building:
         return self
@@ -147,7 +147,7 @@ class Installation:
             raise Failure("disk" if "No space left" in output else "packages", output)
 
     def gpu_packages(self) -> None:
-        """They make an engine faster, never possible: what fails here is only told."""
+        """An engine is faster with them, and runs without them: a failure is only logged."""
         if not self.order["gpu_packages"]:
             return
         try:
@@ -158,7 +158,7 @@ class Installation:
             self.log.append(f"without GPU packages: {last_lines(str(failure))}")
 
     def prove(self) -> list[str]:
-        """That the engine starts here: its modules import, with what they have in C. The packages it found."""
+        """Check that the engine's modules and their C libraries import here. Returns the packages it found."""
         status, output = self.python_run(["-c", PROOF, *self.order["proof"]], PROOF_S, dict(os.environ))
         try:
             packages: list[str] = json.loads(output.strip().splitlines()[-1])
@@ -169,7 +169,7 @@ class Installation:
         return packages
 
     def python_run(self, words: list[str], timeout_s: float, environment: dict[str, str]) -> tuple[int, str]:
-        # The lock is handed down: while a pip that outlived us still writes, nobody sweeps.
+        # It inherits the lock: a pip that outlives this process is not swept away while it writes.
         try:
             done = subprocess.run(
                 [str(self.python), "-I", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -181,7 +181,7 @@ class Installation:
         return done.returncode, done.stdout.decode("utf-8", "replace")[-65536:]
 
     def put_in_place(self) -> bool:
-        """False when another installation was faster."""
+        """Rename the engine into its place; False if another installation was faster."""
         for _ in range(5):
             try:
                 os.rename(self.engine, self.place)
@@ -218,8 +218,8 @@ def lock_of(path: Path) -> Path:
 
 
 def locked(lock: int) -> bool | None:
-    """Take it: whether nobody else has it. None where the file system has no locks."""
-    # poorwill.file_lock is not there yet: this file is sent alone.
+    """Take a lock: whether nobody else holds it; None if the file system has no locks."""
+    # Not poorwill.file_lock: this file is sent alone, before the package.
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -230,7 +230,7 @@ def locked(lock: int) -> bool | None:
 
 
 def discard(path: Path) -> None:
-    """Remove it, so that no half of it ever counts."""
+    """Remove an engine; it is renamed first, so that half of it never counts as one."""
     away = path.with_name(BUILDING + secrets.token_hex(8))
     try:
         os.rename(path, away)
@@ -243,7 +243,7 @@ def discard(path: Path) -> None:
 
 
 def sweep(engines: Path) -> None:
-    """Remove what installations left that nobody works on any more."""
+    """Remove what installations left that do not run any more."""
     for path in engines.glob(BUILDING + "*"):
         built = path.with_name(path.name.removesuffix(".lock"))
         try:
@@ -270,7 +270,7 @@ def whole(place: Path, order: dict[str, Any]) -> bool:
 
 
 def running(engine: Path) -> bool:
-    """Whether a process was started from it, as /proc tells."""
+    """Whether a process that was started from it runs, by /proc."""
     start = os.fsencode(engine) + b"/"
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -330,14 +330,14 @@ def install(stream: IO[bytes]) -> dict[str, Any]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return {"failed": "disk" if full else "other", "words": f"{error.filename or ''} {error.strerror}"}
     except ValueError as error:
-        return {"failed": "other", "words": f"no order: {error}"}
+        return {"failed": "other", "words": f"the order is malformed: {error}"}
 
 
 def main() -> None:
     os.umask(0o077)
     signal.alarm(TRANSFER_S)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM):
-        signal.signal(number, lambda *_: sys.exit(1))  # through what tidies up
+        signal.signal(number, lambda *_: sys.exit(1))  # by way of the code that tidies up
     answer = install(sys.stdin.buffer)
     print(f"{MARK} answer {json.dumps(answer)}", flush=True)
 

@@ -1,4 +1,4 @@
-"""The first look at a machine, in one command: the engine that is there, or what there is to install one with."""
+"""The first look at a machine, in one command: its engine, or what it has to install one with."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from poorwill.remote.install.wheels import GLIBC_MINOR_MIN, Target
 
 MARK = "@poorwill@"
 TIMEOUT_S = 120.0
-"""Generous: an interpreter on a network file system takes seconds, and a dozen places are looked at."""
+"""Generous: an interpreter on a network file system takes seconds to start, and a dozen places are tried."""
 PYTHON_NEWEST = (3, 14)
-"""The newest Python that the pinned packages have wheels for; a newer one is taken where there is nothing else."""
+"""The newest Python that the pinned packages have wheels for; a newer one is used if there is no other."""
 PYTHONS = (
     *("python3.14", "python3.13", "python3.12", "python3.11", "python3.10", "python3"),
     *("/usr/local/bin/python3", "/usr/bin/python3"),
@@ -47,7 +47,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A Python on the machine. `glibc_minor` is the Y of glibc 2.Y, or None where the C library is another one."""
+    """A Python on the machine. `glibc_minor` is the Y of glibc 2.Y; None for another C library."""
 
     path: str
     version: tuple[int, int, int]
@@ -55,7 +55,7 @@ class Found:
     glibc_minor: int | None
     machine: str
     usual: bool
-    """CPython of 64 bits with its global lock: what wheels are built for."""
+    """Whether it is what wheels are built for: CPython of 64 bits with its global lock."""
 
     @property
     def label(self) -> str:
@@ -68,7 +68,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a machine without our engine has."""
+    """What a machine without an engine has."""
 
     where: str
     pythons: tuple[Found, ...]
@@ -79,11 +79,11 @@ class Survey:
     def python(self, version_min: tuple[int, int], *, any_platform: bool) -> Found:
         """The newest Python that can run the engine; HostUnfit names what is missing.
 
-        any_platform: the caller has wheels of its own, whatever the C library and the processor are.
+        any_platform: the caller has its own wheels, for any C library and processor.
         """
         if not self.home:
             raise HostUnfit(
-                f"{self.where}: HOME is not set, or no directory that can be written; the engine lives there"
+                f"{self.where}: HOME is not set, or not a writable directory; the engine is installed there"
             )
         new = [one for one in self.pythons if one.version[:2] >= version_min and one.usual]
         whole = [one for one in new if not one.missing]
@@ -98,7 +98,7 @@ class Survey:
         if new:
             return "; ".join(f"{one.label} lacks the modules {', '.join(one.missing)}" for one in new[:3])
         seen = ", ".join(
-            one.label + ("" if one.usual else " (no usual CPython of 64 bits)") for one in self.pythons[:4]
+            one.label + ("" if one.usual else " (not a usual CPython of 64 bits)") for one in self.pythons[:4]
         )
         return f"has no Python {version_min[0]}.{version_min[1]} or newer" + (f" (found: {seen})" if seen else "")
 
@@ -118,8 +118,8 @@ class Survey:
 
 
 def look(shell: Shell, with_gpu: str, without: str, pythons: Sequence[str] = PYTHONS) -> Ready | Survey:
-    """One round trip. `with_gpu` and `without` are the engine's directories below ~/.poorwill/engine, with the
-    packages for a GPU and without them. HostUnfit if what answers is no answer; it is never trusted further than that.
+    """Look at a machine, in one round trip. `with_gpu` and `without` are the engine's directories below
+    ~/.poorwill/engine, with the packages for a GPU and without them. HostUnfit if the answer is malformed.
     """
     command = shlex.join(["exec", "sh", "-s", "--", with_gpu, without, *pythons])
     done = shell.run(command, stdin=[bundle.script("probe.sh")], timeout_s=TIMEOUT_S)
@@ -136,18 +136,18 @@ def look(shell: Shell, with_gpu: str, without: str, pythons: Sequence[str] = PYT
             )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         pass  # JSON has infinite numbers too
-    raise HostUnfit(f"{shell.describe()}: what it answers is no answer ({said(done)}); does its login print or exit?")
+    raise HostUnfit(f"{shell.describe()} gave a malformed answer ({said(done)}): does its login print or exit?")
 
 
 def marked(done: Finished) -> list[tuple[str, str]]:
-    """Key and value of the lines of ours in what a command wrote; a login may have printed anything before them."""
+    """Key and value of the marked lines in a command's output; a login may have printed anything before them."""
     lines = done.stdout[:OUTPUT_BYTES_MAX].decode("utf-8", "replace").split("\n")
     ours = [line.split(" ", 2) for line in lines if line.startswith(MARK + " ")]
     return [(words[1], words[2]) for words in ours[:_LINES_MAX] if len(words) == 3]
 
 
 def said(done: Finished) -> str:
-    """What a command that failed left: its status, and a little of what it wrote."""
+    """About a command that failed: its status, and a little of its output."""
     words = (done.stderr.strip() or done.stdout.strip())[:200].decode("utf-8", "replace").strip()
     return f"status {done.status}, {len(done.stdout)} bytes of output" + (f": {words}" if words else "")
 
@@ -172,12 +172,12 @@ def _glibc(libc: str) -> int | None:
 def text(value: Any) -> str:
     """A short printable string, else ValueError."""
     if not isinstance(value, str) or len(value) > 4096 or not value.isprintable():
-        raise ValueError(f"no short string: {value!r:.80}")
+        raise ValueError(f"not a short string: {value!r:.80}")
     return value
 
 
 def path(value: Any) -> str:
     """An absolute path, else ValueError."""
     if not text(value).startswith("/"):
-        raise ValueError(f"no absolute path: {value!r:.80}")
+        raise ValueError(f"not an absolute path: {value!r:.80}")
     return str(value)

@@ -1,8 +1,8 @@
 """Brings the engine to a machine: the package `poorwill` and its pinned packages, in a virtual environment.
 
-It lies at ~/.poorwill/engine/<version>-<digest>/ and is used again as long as the digest is the same; the second
-contact is one command. Nothing secret is sent, and nothing but Python is expected: no pip, no python3-venv, and where
-the machine has no way to a package index, this side fetches the packages and sends them.
+It lies at ~/.poorwill/engine/<version>-<digest>/ and is used again as long as the digest is the same: the second
+contact is one command. Nothing secret is sent. The machine needs Python and nothing else, neither pip nor python3-venv;
+if it cannot reach a package index, this side fetches the packages and sends them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FREE_BYTES_MIN = 1_000_000_000
 GPU_FREE_BYTES_MIN = 4_000_000_000
 """An engine with packages for a GPU takes 0.7 GB, and 1 GB while it is installed; the rest is for the workspace."""
 WITHOUT_GPU = "without GPU packages: "
-"""What a line of `Installed.log` begins with that says why the engine cannot use the GPU that is there."""
+"""The beginning of a line of `Installed.log` that says why the engine cannot use the machine's GPU."""
 PIECE_BYTES = 256 << 10
 PROOF = (
     "poorwill.engine.operations",
@@ -37,7 +37,7 @@ PROOF = (
     "poorwill.remote.link.keeper",
 )
 """What must import on the machine before its engine counts as installed."""
-# Reads the script that follows on stdin, so that no command line is long and none depends on the login's shell.
+# Reads the script from stdin: the command line stays short, and does not depend on the login's shell.
 _BOOT = "import sys; n = int(sys.stdin.buffer.readline(16)); exec(compile(sys.stdin.buffer.read(n), 'install', 'exec'))"
 
 Files = Sequence[tuple[str, bytes | Path]]
@@ -52,13 +52,13 @@ class Installed:
     digest: str
     reused: bool
     log: tuple[str, ...] = ()
-    """What is worth telling: removed versions, GPU packages that could not be installed."""
+    """Removed versions, GPU packages that could not be installed."""
 
 
 def command(installed: Installed, module: str, args: Sequence[str] = ()) -> str:
     """The command line that runs a module of the engine, for any shell of POSIX.
 
-    Nothing of the machine's Python settings or its current directory reaches it: a home may hold a folder `poorwill`.
+    Neither the machine's Python settings nor its current directory affect it: a home may hold a folder `poorwill`.
     """
     environment = [f"POORWILL_STATE_DIR={installed.home}", "OPENBLAS_NUM_THREADS=1"]
     return shlex.join(["exec", "env", *environment, installed.python, "-I", "-m", module, *args])
@@ -66,7 +66,7 @@ def command(installed: Installed, module: str, args: Sequence[str] = ()) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """What is installed, and how. Stateless: one may serve many machines at once.
+    """What is installed, and how. It has no state: one serves many machines at once.
 
     wheels_dir: a folder of wheels to install from, instead of any package index.
     cache_dir: where wheels fetched for machines without an index are kept; default ~/.cache/poorwill/wheels.
@@ -91,40 +91,40 @@ class Shipment:
         return f"{__version__}-{self.digest(gpu)[:12]}"
 
     def ready(self, shell: Shell) -> Installed | Survey:
-        """The engine if it is there, else what the machine has: one command. Changes nothing."""
+        """The engine if it is installed, else what the machine has. One command, which changes nothing."""
         seen = look(shell, self.name(gpu=True), self.name(gpu=False), self.pythons)
         if isinstance(seen, Survey):
             return seen
         if seen.digest not in (self.digest(gpu=True), self.digest(gpu=False)):
-            raise HostUnfit(f"{shell.describe()}: what it answers is no answer (an engine nobody asked for)")
+            raise HostUnfit(f"{shell.describe()} gave a malformed answer (an engine that was not asked for)")
         return Installed(seen.python, seen.home, seen.digest, True)
 
     def ship(
         self, shell: Shell, on_step: Callable[[str], None] = lambda step: None, *, again: bool = False
     ) -> Installed:
-        """The engine on that machine, installed if it is not there. Idempotent; many may do so at once.
+        """The engine on that machine, installed if it is missing. Idempotent; many may do so at once.
 
-        again: install it also where it is, which mends one that somebody damaged.
-        HostUnfit names what the machine lacks; EngineLost and DeadlineExceeded are the shell's: try again. Whatever
-        happens, there is a whole engine or none, and the next installation removes what this one left.
+        again: install it even if it is there, to mend a damaged one. Atomic: there is a whole engine or none, and the
+        next installation removes what this one left. HostUnfit names what the machine lacks; EngineLost and
+        DeadlineExceeded come from the shell.
         """
         on_step(f"looking for the engine on {shell.describe()}")
         seen = self._look_past(shell) if again else self.ready(shell)
         if isinstance(seen, Installed):
             return seen
         python = seen.python(self.python_min, any_platform=self.wheels_dir is not None)
-        return _Passage(self, shell, seen, python, on_step, again).run()
+        return _Installation(self, shell, seen, python, on_step, again).run()
 
     def _look_past(self, shell: Shell) -> Survey:
-        """What the machine has to install an engine with, whether or not it has one."""
+        """What the machine has to install an engine with, whether or not it has an engine."""
         seen = look(shell, "none", "none", self.pythons)
         if isinstance(seen, Ready):
-            raise HostUnfit(f"{shell.describe()}: what it answers is no answer (an engine that does not exist)")
+            raise HostUnfit(f"{shell.describe()} gave a malformed answer (an engine that does not exist)")
         return seen
 
 
 @dataclass(frozen=True, slots=True)
-class _Passage:
+class _Installation:
     """One installation on one machine."""
 
     what: Shipment
@@ -221,13 +221,13 @@ class _Passage:
                 raise EngineLost(f"installing the engine on {self.seen.where}: {words}")
             raise HostUnfit(f"the engine cannot be installed on {self.seen.where}: {words}")
         try:
-            told = [one_line(str(line))[:1000] for line in answer["log"][:32]]
+            lines = [one_line(str(line))[:1000] for line in answer["log"][:32]]
             return Installed(
                 path(answer["python"]), path(answer["home"]), self.what.digest(self.seen.gpu),
-                answer["reused"] is True, (*log, *told),
+                answer["reused"] is True, (*log, *lines),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError):
-            raise HostUnfit(f"{self.seen.where}: what it answers to an installation is no answer") from None
+            raise HostUnfit(f"{self.seen.where} gave a malformed answer to the installation") from None
 
 
 def _size(content: bytes | Path) -> int:

@@ -1,4 +1,4 @@
-"""Wheels for a machine that has no way to a package index: downloaded by this side, once, and chosen for its Python."""
+"""Wheels for a machine that cannot reach a package index: downloaded here, once, and chosen for its Python."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from poorwill.errors import HostUnfit, UsageError
 
 ENTRIES_MAX = 16
-"""How many sets of wheels the cache holds; the ones unused for longest go first."""
+"""How many sets of wheels the cache holds; the least recently used is removed first."""
 DOWNLOAD_TIMEOUT_S = 300.0
 GLIBC_MINOR_MIN = 17
 """manylinux2014: no wheel of ours is older."""
@@ -50,7 +50,7 @@ class Target:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What markers in requirements are asked about (PEP 508)."""
+        """The values for the markers in requirements (PEP 508)."""
         version = f"{self.python[0]}.{self.python[1]}"
         return {
             "python_version": version, "python_full_version": f"{version}.0", "implementation_name": "cpython",
@@ -68,7 +68,7 @@ class Target:
 def resolved(lines: Sequence[str], target: Target) -> list[str]:
     """The exact pins among `lines` that hold on `target`, without their markers.
 
-    Markers are answered here: `pip download --python-version` asks them of the Python it runs on.
+    Markers are evaluated here: `pip download --python-version` evaluates them for the Python that runs pip.
     """
     wanted = [Requirement(line) for line in lines]
     return [
@@ -77,12 +77,12 @@ def resolved(lines: Sequence[str], target: Target) -> list[str]:
 
 
 def choose(folder: Path, pins: Sequence[str], target: Target) -> list[Path]:
-    """One wheel for each pin out of a folder of wheels; HostUnfit names the pins that have none that fits."""
+    """One wheel for each pin out of a folder of wheels; HostUnfit names the pins without one that fits."""
     tags, found = target.tags(), dict[str, Path]()
     for path in sorted(folder.glob("*.whl")):
         try:
             name, version, _, offered = parse_wheel_filename(path.name)
-        except ValueError:  # no name of a wheel, or no version
+        except ValueError:  # not the name of a wheel
             continue
         if offered & tags:
             found[f"{name}=={version}"] = path
@@ -129,7 +129,7 @@ def _publish(fresh: Path, folder: Path) -> None:
     try:
         fresh.rename(folder)
     except OSError:
-        # Somebody was faster, or what lies there is not whole; a set is never changed, so moving it away harms nobody.
+        # Another process was faster, or the set there is not whole. Sets never change: moving one away does no harm.
         folder.rename(fresh.with_name(fresh.name + "-old"))
         fresh.rename(folder)
         shutil.rmtree(fresh.with_name(fresh.name + "-old"), ignore_errors=True)
@@ -170,7 +170,7 @@ def _cache() -> Path:
 
 
 def _prune(root: Path) -> None:
-    """Make room for one more set, and remove what killed downloads left."""
+    """Make room for one more set, and remove what killed downloads left behind."""
     now = time.time()
     age_s = {path: now - path.stat().st_mtime for path in root.iterdir() if path.is_dir()}
     sets = sorted((path for path in age_s if not path.name.startswith(_UNFINISHED)), key=lambda path: age_s[path])

@@ -238,8 +238,8 @@ def test_the_command_of_an_engine() -> None:
         (looks(installer="none"), "choose an image that has one"),
         (looks({**GOOD_PYTHON, "version": [3, 8, 10]}), r"found: Python 3\.8\.10 at /usr/bin/python3"),
         (looks({**GOOD_PYTHON, "missing": ["ssl", "venv"]}), r"Python 3\.11\.2 at \S+ lacks the modules ssl, venv"),
-        (looks({**GOOD_PYTHON, "implementation": "PyPy"}), "no usual CPython"),
-        (looks({**GOOD_PYTHON, "gil": False}), "no usual CPython"),
+        (looks({**GOOD_PYTHON, "implementation": "PyPy"}), "not a usual CPython"),
+        (looks({**GOOD_PYTHON, "gil": False}), "not a usual CPython"),
         (looks({**GOOD_PYTHON, "libc": None}), "musl"),
         (looks({**GOOD_PYTHON, "libc": "glibc 2.12"}), r"glibc 2\.12"),
         (looks({**GOOD_PYTHON, "machine": "riscv64"}), "riscv64"),
@@ -266,7 +266,7 @@ def test_the_newest_whole_python_is_taken() -> None:
     assert survey.python((3, 10), any_platform=False).path == "/good"
 
 
-NO_ANSWERS = [
+MALFORMED = [
     b"",
     b"x" * 10_000_000,
     f"{MARK} ".encode() * 1_000_000,
@@ -281,11 +281,11 @@ NO_ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(NO_ANSWERS)))
-def test_an_answer_that_is_none(number: int) -> None:
-    """Whatever a machine says instead of an answer, it is one short error about that machine."""
-    message = unfit(ScriptedShell(NO_ANSWERS[number]))
-    assert message.startswith("user@machine: what it answers is no answer") and len(message) < 600
+@pytest.mark.parametrize("number", range(len(MALFORMED)))
+def test_a_malformed_answer_is_one_short_error(number: int) -> None:
+    """Whatever a machine answers: the error names that machine."""
+    message = unfit(ScriptedShell(MALFORMED[number]))
+    assert message.startswith("user@machine gave a malformed answer") and len(message) < 600
 
 
 _json = st.recursive(
