@@ -20,7 +20,7 @@ CONTENT_TYPE_DEFAULT = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What the store says of an object. `modified_s` is POSIX time by the store's own clock."""
+    """An object as the store lists it. `modified_s` is POSIX time by the store's own clock."""
 
     key: str
     size: int
@@ -29,9 +29,9 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Leave to read one object, or to write one piece of one upload: exactly one of `url` and `path`.
+    """Permission to read one object, or to write one piece of one upload: exactly one of `url` and `path`.
 
-    A url is a secret for as long as it lives. A path belongs to a local-directory store.
+    A url is a secret until it expires. A path belongs to a store in a directory.
     """
 
     url: str | None = None
@@ -46,14 +46,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One uploaded piece: its 1-based number and the tag the store answered with."""
+    """One uploaded piece: its number, from 1, and the tag that the store gave it."""
 
     number: int
     tag: str
     size: int = 0
 
 
-Pieces = list[Piece]  # named, because inside a class with a method `list` that word means the method
+Pieces = list[Piece]  # inside a class with a method `list`, that word means the method
 
 
 class Store(Protocol):
@@ -72,28 +72,27 @@ class Store(Protocol):
         ...
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Like put, but False (and nothing written) if the key exists.
+        """Like put, but False, and nothing is written, if the key exists.
 
-        Strict where the store has conditional writes, else a look before the write: a concurrent
-        writer may then win, which is why callers also hold a slot.
+        Atomic where the store has conditional writes. Elsewhere it looks before it writes, and a concurrent writer may
+        win: callers hold a slot as well.
         """
         ...
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
         """Write an object of any size from a local file, in bounded memory.
 
-        Atomic: a reader sees the old object or all of the new one, and a failure leaves the old one and no
-        unfinished upload (unless the store does not answer even to that). Durable when it returns.
-        Idempotent, so it is safe to try again. `content_type` (RFC 9110, 8.3) is what a browser is told that
-        opens a grant's url; a directory keeps none.
+        Atomic: a reader sees the old object or all of the new one, and a failure leaves the old one and no unfinished
+        upload, if the store still answers. Durable when it returns. Idempotent. `content_type` (RFC 9110, 8.3) is
+        served with a grant's url; a directory does not keep it.
 
-        Corrupt if the store then holds another size. WorkspaceError if the file is missing, is not a regular
-        file, or changes while it is read. UploadLost (transient) if the store forgot what it had of it.
+        Corrupt if the store then holds another size. WorkspaceError if the file is missing, is not a regular file, or
+        changes while it is read. UploadLost (transient) if the store forgot the unfinished upload.
         """
         ...
 
     def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
-        """A whole object. Corrupt if it is larger than `bytes_max` (nothing of that size is allocated)."""
+        """A whole object. Corrupt if it is larger than `bytes_max`; so much memory is not allocated."""
         ...
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
@@ -107,12 +106,12 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, in the order of the keys' UTF-8 bytes.
 
-        Paged inside. An unfinished upload is no object. What is written or deleted meanwhile may show.
+        Reads page by page. Unfinished uploads are not listed. Objects written or deleted meanwhile may be.
         """
         ...
 
     def delete(self, key: str) -> None:
-        """Idempotent: deleting what is gone succeeds."""
+        """Idempotent: deleting a missing object succeeds."""
         ...
 
     def create_upload(self, key: str) -> str:
@@ -120,17 +119,17 @@ class Store(Protocol):
         ...
 
     def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
-        """Leave to write piece `number` (1-based).
+        """Permission to write piece `number`, from 1.
 
-        S3: a presigned UploadPart. Local: the path of the upload's temporary file; every number gives
-        the same path, and the holder writes each piece at its own offset.
+        S3: a presigned UploadPart. Local: the path of the upload's temporary file, the same for every number: the
+        holder writes each piece at its own offset.
         """
         ...
 
     def grant_read(self, key: str, *, expires_s: int) -> Grant:
-        """Leave to read an object, by ranges. Granting looks nothing up: using the grant does.
+        """Permission to read an object, by ranges. The object may be missing: that shows when the grant is used.
 
-        S3: a url lives at most 7 days (604,800 s); more is a UsageError. Local: a path does not expire.
+        S3: a url lives at most 7 days (604,800 s); UsageError for more. Local: a path does not expire.
         """
         ...
 
@@ -145,16 +144,16 @@ class Store(Protocol):
         ...
 
     def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """(key, upload_id) of every unfinished upload whose key starts with `prefix`, in no promised order.
+        """(key, upload_id) of every unfinished upload whose key starts with `prefix`, in any order.
 
-        Empty where an S3 server has no such listing, or has forgotten them in a restart.
+        Empty if an S3 server has no such listing, or lost them in a restart.
         """
         ...
 
     def list_pieces(self, key: str, upload_id: str) -> Pieces:
-        """The pieces an unfinished upload holds, by number. NotFound if there is no such upload.
+        """The pieces of an unfinished upload, by number. NotFound if there is no such upload.
 
-        Local: empty (its pieces are a file's bytes). Empty too where an S3 server has no such listing.
+        Empty in a directory, where pieces are bytes of a file, and if an S3 server has no such listing.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Files that appear under their names whole and durable, below one root directory.
 
-Several processes may write and prune the same tree at once. No symbolic link below the root is followed.
-Errors are OSError, except for those that only this place can explain (StoreRefused, StoreUnavailable).
+Several processes may write and prune the same tree at once. No symbolic link below the root is followed. Errors are
+OSError, and StoreRefused or StoreUnavailable where the cause is known here.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class DirectoryTree:
             raise StoreRefused(f"{self.root} is not a directory, and a store needs one")
 
     def path(self, *components: str) -> str:
-        """The path of a name, unless a directory on the way is a symbolic link: it could lead anywhere."""
+        """The path of a name. StoreRefused if a directory on the way is a symbolic link: it could lead anywhere."""
         path = os.path.join(self.root, *components)
         folder = os.path.dirname(path)
         if os.path.realpath(folder) != folder:
-            raise StoreRefused(f"{folder} leads through a symbolic link, and a store at {self.root} holds none")
+            raise StoreRefused(f"{folder} leads through a symbolic link, which a store at {self.root} does not follow")
         return path
 
     def create(self, path: str) -> int:
-        """A descriptor of a new empty file, whose folders are made."""
+        """A descriptor of a new, empty file; missing folders are made."""
         for _ in range(ATTEMPTS_MAX):
             self._make_folders(os.path.dirname(path))
-            # Somebody else may have pruned the folder just made.
+            # Another process may prune the folder just made.
             with contextlib.suppress(FileNotFoundError):
                 return os.open(path, _CREATE, 0o666)
         raise StoreUnavailable(f"{os.path.dirname(path)} keeps disappearing while it is written to")
@@ -77,7 +77,7 @@ class DirectoryTree:
                 folder = os.path.dirname(folder)
 
     def sweep(self, folder: str) -> None:
-        """Remove the files of a folder that nobody has touched for ABANDONED_S."""
+        """Remove the files of a folder that were not changed for ABANDONED_S."""
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
@@ -87,7 +87,7 @@ class DirectoryTree:
     def walk(self, base: str, prefix: str, *, without: str = "") -> Iterator[tuple[str, str]]:
         """(name relative to `base`, path) of the regular files whose name starts with `prefix`.
 
-        In the order of the names' UTF-8 bytes. `without` is a folder directly in `base` to leave out.
+        In the order of the names' UTF-8 bytes. The folder `without` in `base` is left out.
         """
         folder, _, start = prefix.rpartition("/")
         path = os.path.join(base, *folder.split("/")) if folder else base
@@ -101,7 +101,7 @@ class DirectoryTree:
                 for entry in entries:
                     if not entry.name.startswith(start) or (entry.name == without and not before):
                         continue
-                    # A folder sorts as its name and the slash that follows: 'a-b' < 'a/x' < 'a0'.
+                    # A folder is sorted by its name with a slash: 'a-b' < 'a/x' < 'a0'.
                     if entry.is_dir(follow_symlinks=False):
                         names.append(entry.name + "/")
                     elif entry.is_file(follow_symlinks=False):
@@ -135,7 +135,7 @@ class DirectoryTree:
 
 
 def sync_folder(folder: str) -> None:
-    """Make the names in a folder durable; a folder that is gone has none."""
+    """Make the names in a folder durable, if it is still there."""
     with contextlib.suppress(FileNotFoundError):
         _sync(folder, os.O_DIRECTORY)
 
@@ -154,13 +154,13 @@ def _sync(path: str | os.PathLike[str], flags: int) -> None:
 
 
 def _link(temporary: str, path: str) -> None:
-    """Name a file strictly: FileExistsError if the name is taken."""
+    """Give a file a name. FileExistsError if the name is taken."""
     try:
         os.link(temporary, path, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # A filesystem without hard links: a look before the write is the best it has.
+        # A filesystem without hard links: the best it offers is to look before the rename.
         if os.path.lexists(path):
             raise FileExistsError(path) from None
         os.rename(temporary, path)

@@ -3,12 +3,12 @@
     <root>/.uploads/puts/<random>              an object on its way to its name
     <root>/.uploads/multipart/<key>/<id>       an unfinished upload: one file, pieces at their offsets
 
-Everything else under the root is objects. An object appears by a rename (or a link) of a file that is
-already on disk, so a reader, or a machine that lost power, sees all of it or none.
+Everything else under the root is objects. An object appears when a file that is already on disk is renamed or linked,
+so a reader sees all of it or nothing, also after a loss of power.
 
-A root that does not exist reads as an empty store and is made by the first write, but only if its
-parent exists: a mistyped path, or a disk that is not mounted, is an error and not a new store.
-Unlike in S3, one object's key cannot be another's folder: with `a` there is no `a/b`.
+A missing root reads as an empty store. The first write makes it, but only if its parent exists: a mistyped path, or a
+disk that is not mounted, is an error and not a new store. Unlike in S3, one object's key cannot be another's folder:
+`a` excludes `a/b`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LocalStore:
         return self._put(key, [data], replace=False)
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
-        """See Store. The content type is not kept: whoever reads a path has its own ways to tell."""
+        """See Store. The content type is not kept."""
         with SourceFile(path) as source:
             self._put(key, source.blocks(_BLOCK_BYTES), replace=True)
 
@@ -69,7 +69,7 @@ class LocalStore:
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         if start < 0 or length < 0:
-            raise UsageError(f"not a range: {length} bytes from {start}")
+            raise UsageError(f"a range cannot have {length} bytes from {start}")
         with self._opened(key) as (fd, found):
             if start + length > found.st_size:
                 raise Corrupt(
@@ -85,7 +85,7 @@ class LocalStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         for key, path in self._walk(self._tree.root, prefix):
             if key_fault(key) is not None:
-                continue  # somebody else's file, with a name that no object can have
+                continue  # not an object's name: the file is not ours
             with contextlib.suppress(*_MISSING):
                 found = os.lstat(path)
                 yield ObjectInfo(key, found.st_size, found.st_mtime)
@@ -108,14 +108,14 @@ class LocalStore:
 
     def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
         if not 1 <= number <= self.pieces_max:
-            raise UsageError(f"not a piece number: {number}; they go from 1 to {self.pieces_max}")
+            raise UsageError(f"piece number {number}: expected 1 to {self.pieces_max}")
         return Grant(path=self._upload_path(key, upload_id))
 
     def grant_read(self, key: str, *, expires_s: int) -> Grant:
         return Grant(path=self._path(key))
 
     def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
-        """See Store. `pieces` says nothing here: the bytes are already at their offsets."""
+        """See Store. `pieces` is not used: the bytes are already at their offsets."""
         path, temporary = self._path(key), self._upload_path(key, upload_id)
         try:
             with self._refusals("complete", key):
@@ -123,7 +123,7 @@ class LocalStore:
             try:
                 self._check_size(key, os.fstat(fd).st_size, size)
                 with self._refusals("complete", key), self._names_taken(key):
-                    # One descriptor's fsync covers what the pieces' writers wrote through theirs.
+                    # This also covers what the writers of pieces wrote through their own descriptors.
                     os.fsync(fd)
                     self._tree.place(temporary, path, replace=True)
             finally:
@@ -143,7 +143,7 @@ class LocalStore:
     def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
         for name, _ in self._walk(self._uploads, prefix):
             key, _, upload_id = name.rpartition("/")
-            # A walk knows no ids: the prefix may have matched into one.
+            # The walk does not know ids: the prefix may have matched the beginning of one.
             if key and key.startswith(prefix):
                 yield key, upload_id
 
@@ -222,7 +222,7 @@ class LocalStore:
             raise Corrupt(f"{self.url}: {key} holds {found} bytes, expected {expected}", key=key)
 
     def _check_completed(self, key: str, upload_id: str, size: int) -> None:
-        """The upload is gone: fine if it was completed before, and its object is what was asked for."""
+        """The upload is gone: success if it was completed before, and its object has that size."""
         try:
             info = self.head(key)
         except NotFound:
@@ -235,12 +235,13 @@ class LocalStore:
             yield
         except (NotADirectoryError, IsADirectoryError) as error:
             raise StoreRefused(
-                f"{self.url}: cannot write {key}: another object's key is a folder of it, or in it", key=key
+                f"{self.url}: cannot write {key}: its key is a folder of another object's key, or the other way round",
+                key=key,
             ) from error
 
     @contextlib.contextmanager
     def _refusals(self, verb: str, key: str) -> Iterator[None]:
-        """OSError as a store's error; what a missing file means is for the caller to say."""
+        """Raise a store's error in place of an OSError, other than for a missing file."""
         try:
             yield
         except (*_MISSING, IsADirectoryError):

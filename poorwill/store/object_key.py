@@ -1,4 +1,4 @@
-"""Which keys and prefixes every store takes, so that a snapshot can move from any store to any other.
+"""Which keys and prefixes every store accepts, so that a snapshot can move from any store to any other.
 
 The limits are those of the narrowest store: S3 keys end at 1,024 bytes of UTF-8 with the store's own
 prefix, a file name at 255 bytes on common filesystems.
@@ -10,11 +10,11 @@ from poorwill.errors import UsageError
 
 KEY_BYTES_MAX = 800
 COMPONENT_BYTES_MAX = 240
-RESERVED_COMPONENT = ".uploads"  # first component of what LocalStore keeps beside its objects
+RESERVED_COMPONENT = ".uploads"  # the folder that LocalStore keeps beside its objects
 
 
 def key_fault(key: str) -> str | None:
-    """What is wrong with a key, in words, or None."""
+    """Why a key is not accepted, or None."""
     if not key:
         return "it is empty"
     try:
@@ -45,7 +45,7 @@ def checked_key(key: str) -> str:
 
 
 def checked_prefix(prefix: str) -> str:
-    """A prefix to list: empty, or what a key can begin with; or UsageError."""
+    """A prefix to list: empty, or the beginning of a key. UsageError for any other."""
     folder, slash, start = prefix.rpartition("/")
     fault = key_fault(folder) if slash else None
     if fault is None and start not in ("", ".", ".."):
@@ -56,7 +56,7 @@ def checked_prefix(prefix: str) -> str:
 
 
 def checked_store_prefix(prefix: str) -> str:
-    """The prefix a whole store lives under, without slashes at its ends; or UsageError."""
+    """The prefix of a whole store, without slashes at its ends. UsageError."""
     stripped = prefix.strip("/")
     fault = key_fault(stripped) if stripped else None
     if fault is None and len(stripped.encode("utf-8")) > 1023 - KEY_BYTES_MAX:

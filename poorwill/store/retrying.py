@@ -1,4 +1,4 @@
-"""A store that tries again."""
+"""A store that tries again after transient errors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _T = TypeVar("_T")
 
 
 class RetryingStore:
-    """Another store, with TransientError retried: each wait is up to twice the last one, with jitter.
+    """Another store whose calls are repeated after a TransientError; see poorwill/retry.py.
 
-    It gives up, with the last error, after `attempts_max` tries, or when the next wait would end later
-    than `total_s` after the call began (a try that is under way is not interrupted). Every other error
-    passes at once. `sleep`, `clock` (s) and `uniform` (a number in [0, 1)) can be replaced.
+    A call fails with the last error after `attempts_max` attempts, or when the next pause would end later than
+    `total_s` after it began.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class RetryingStore:
         self._retried("put", key, lambda: self._inner.put(key, data))
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """See Store. A try whose answer was lost may have written: then finding exactly `data` is success."""
+        """See Store. An attempt whose answer was lost may have written: then finding exactly `data` is success."""
         tries = 0
 
         def attempt() -> bool:
@@ -66,8 +65,8 @@ class RetryingStore:
         return self._retried("put_new", key, attempt)
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
-        """See Store. Each try begins the file anew, and one alone may take longer than `total_s`: only
-        `attempts_max` bounds it."""
+        """See Store. Each attempt sends the whole file, which may take longer than `total_s`: only `attempts_max`
+        bounds it."""
 
         def attempt() -> None:
             self._inner.put_file(key, path, content_type=content_type)
@@ -84,7 +83,7 @@ class RetryingStore:
         return self._retried("head", key, lambda: self._inner.head(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See Store. After a fault the listing begins again and goes on behind the last key it gave."""
+        """See Store. After an error the listing begins again and goes on behind the last key it gave."""
         last = ""
         found: Iterator[ObjectInfo] | None = None
 
@@ -108,7 +107,7 @@ class RetryingStore:
         self._retried("delete", key, lambda: self._inner.delete(key))
 
     def create_upload(self, key: str) -> str:
-        """See Store. A try whose answer was lost leaves an empty upload that `list_uploads` shows."""
+        """See Store. An attempt whose answer was lost leaves an empty upload that `list_uploads` shows."""
         return self._retried("create_upload", key, lambda: self._inner.create_upload(key))
 
     def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
@@ -125,7 +124,7 @@ class RetryingStore:
         self._retried("abort_upload", key, lambda: self._inner.abort_upload(key, upload_id))
 
     def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """See Store. Read whole before the first is given: uploads have no order to go on from."""
+        """See Store. All are read before the first is given: uploads have no order by which to go on."""
         yield from self._retried("list_uploads", prefix, lambda: tuple(self._inner.list_uploads(prefix)))
 
     def list_pieces(self, key: str, upload_id: str) -> Pieces:

@@ -11,17 +11,16 @@ from poorwill.errors import WorkspaceError
 
 
 class SourceFile:
-    """A regular file, opened once, so that it stays the same file if its name gets another; read by any thread.
+    """A regular file, opened once: it stays the same file if its name is given to another. Any thread may read it.
 
-    WorkspaceError, which names the file, from every method: it is missing, not a regular file, cannot be read,
-    or is not what it was when it was opened. `size` in bytes is of that moment. A context manager, which
-    closes it.
+    A context manager, which closes it. `size` is in bytes, when it was opened. Every method raises WorkspaceError, with
+    the file's name, if it is missing, not a regular file, cannot be read, or has changed since it was opened.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
         try:
-            # Without O_NONBLOCK a FIFO would wait here for a writer.
+            # Without O_NONBLOCK, opening a FIFO would wait for a writer.
             self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise self._unreadable(error) from error
@@ -30,7 +29,7 @@ class SourceFile:
         self._written_ns = found.st_mtime_ns
         if not stat.S_ISREG(found.st_mode):
             os.close(self._fd)
-            raise WorkspaceError(f"{self._path} is not a regular file, and only those are stored", path=self._path)
+            raise WorkspaceError(f"{self._path} is not a regular file: only those can be stored", path=self._path)
 
     def __enter__(self) -> SourceFile:
         return self
@@ -54,15 +53,15 @@ class SourceFile:
         return data
 
     def blocks(self, bytes_max: int) -> Iterator[bytes]:
-        """All of it in order, `bytes_max` at a time, and `check` at the end."""
+        """All bytes in order, `bytes_max` at a time; then `check`."""
         for start in range(0, self.size, bytes_max):
             yield self.read(start, min(bytes_max, self.size - start))
         self.check()
 
     def check(self) -> None:
-        """That it still has the size and the modification time it was opened with.
+        """Raise unless it has the size and the modification time with which it was opened.
 
-        To be called when all was read and before the object appears, which is then not a mixture.
+        To be called after all was read and before the object appears, which is then not a mixture.
         """
         found = os.fstat(self._fd)
         if found.st_size != self.size:
@@ -72,7 +71,7 @@ class SourceFile:
 
     def _changed(self, how: str) -> WorkspaceError:
         return WorkspaceError(
-            f"{self._path} changed while it was stored: {how}: store it when nobody writes to it", path=self._path
+            f"{self._path} changed while it was stored: {how}: store it when nothing writes to it", path=self._path
         )
 
     def _unreadable(self, error: OSError) -> WorkspaceError:

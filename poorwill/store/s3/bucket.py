@@ -16,13 +16,13 @@ EXPIRES_S_MAX = 7 * 24 * 3600  # of a signature version 4
 
 
 class S3Bucket:
-    """Asks the bucket, and gives what goes wrong as Poorwill's errors. Thread-safe, as the client is.
+    """Sends requests about a bucket and raises Poorwill's errors. Thread-safe, as the client is.
 
-    `prefix` is empty or ends in '/'. `place` is for messages: the url, and the endpoint; no secret.
+    `prefix` is empty or ends in '/'. `place` names url and endpoint in messages, without secrets.
     """
 
     def __init__(self, client: Any, name: str, prefix: str) -> None:
-        """`client` is a boto3 S3 client. UsageError for a prefix that no store can have."""
+        """`client` is a boto3 S3 client. UsageError for a prefix that is not accepted."""
         prefix = checked_store_prefix(prefix)
         self.client = client
         self.name = name
@@ -32,24 +32,21 @@ class S3Bucket:
         self._seen = False
 
     def full(self, key: str) -> str:
-        """The name in the bucket of a store's key; UsageError for what is no key."""
+        """The name in the bucket of a store's key. UsageError for a key that is not accepted."""
         return self.prefix + checked_key(key)
 
     def ask(self, verb: str, key: str, call: Callable[..., Any], **parameters: Any) -> Any:
-        """The answer to one call of the client about one object. `verb` is for the message of what it raises instead.
-
-        UsageError for what is no key.
-        """
+        """The client's answer about one object. `verb` is for error messages. UsageError for a malformed key."""
         return self.ask_of_all(verb, key, call, Key=self.full(key), **parameters)
 
     def ask_of_all(self, verb: str, key: str, call: Callable[..., Any], **parameters: Any) -> Any:
-        """The same about the bucket; `key` is for the message as well."""
+        """The client's answer about the whole bucket. `verb` and `key` are for error messages."""
         try:
             answer = call(Bucket=self.name, **parameters)
         except FAULTS as error:
             failure = s3_error(error, self.place, verb, key)
-            # A HEAD's answer has no body that would say what is missing, and some servers look for the
-            # upload before the bucket.
+            # The answer to a HEAD has no body that says what is missing, and some servers look for the upload
+            # before they look for the bucket.
             unclear = isinstance(failure, NotFound) and code_of(error) in ("404", "NoSuchUpload")
             if unclear and not self._seen:
                 self._check_exists()
@@ -63,13 +60,13 @@ class S3Bucket:
         return ObjectInfo(key, int(answer["ContentLength"]), answer["LastModified"].timestamp())
 
     def grant(self, operation: str, key: str, expires_s: int, **parameters: Any) -> Grant:
-        """Leave to do one operation on one object, signed here: nobody is asked.
+        """Permission for one operation on one object, signed here, without a request.
 
-        UsageError if it is to live longer than EXPIRES_S_MAX. It dies earlier with the credentials that signed
-        it: those of a session live for hours.
+        UsageError if it is to live longer than EXPIRES_S_MAX. It expires earlier with the credentials that signed it:
+        those of a session live for hours.
         """
         if not 1 <= expires_s <= EXPIRES_S_MAX:
-            raise UsageError(f"a grant lives 1 to {EXPIRES_S_MAX} s, not {expires_s}")
+            raise UsageError(f"a grant cannot live {expires_s} s: expected 1 to {EXPIRES_S_MAX}")
         wanted = {"Bucket": self.name, "Key": self.full(key), **parameters}
         try:
             url = self.client.generate_presigned_url(operation, Params=wanted, ExpiresIn=expires_s)
@@ -78,7 +75,7 @@ class S3Bucket:
         return Grant(url=str(url))
 
     def check_size(self, key: str, found: int, expected: int) -> None:
-        """Corrupt if an object does not hold what was written."""
+        """Corrupt if an object does not have the size that was written."""
         if found != expected:
             raise Corrupt(f"{self.place}: {key} holds {found} bytes, expected {expected}", key=key)
 

@@ -1,7 +1,7 @@
-"""The boto3 client an S3Store uses: who it asks, how it signs, how long it waits.
+"""The boto3 client of an S3Store: endpoint, signature, time limits.
 
-Whatever is not given comes from the usual AWS environment variables and files, AWS_ENDPOINT_URL_S3,
-AWS_ENDPOINT_URL, AWS_PROFILE, AWS_REGION, AWS_CA_BUNDLE among them.
+What is not given comes from the usual AWS environment variables and files, AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL,
+AWS_PROFILE, AWS_REGION, AWS_CA_BUNDLE among them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,7 @@ def s3_client(
     session_token: str | None = None,
     attempts_max: int = 3,
 ) -> Any:
-    """A thread-safe boto3 client. It asks nobody yet, but StoreRefused if there are no credentials.
-
-    `attempts_max` counts the first try.
-    """
+    """A thread-safe boto3 client; no request is sent yet. StoreRefused without credentials."""
     place = f"s3://{bucket}" + (f" at {shown_endpoint(endpoint)}" if endpoint else "")
     try:
         with S3.translated(f"{place}: cannot connect"):
@@ -51,7 +48,7 @@ def shown_endpoint(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     if parts.username is not None or parts.password is not None or parts.query:
         raise UsageError(
-            "an S3 endpoint holds a host and a port, and nothing secret: set the credentials apart from it"
+            "an S3 endpoint holds a host and a port, and nothing secret: give the credentials by themselves"
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
@@ -65,14 +62,14 @@ def _client(session: Any, endpoint: str | None, addressing: str, attempts_max: i
     return session.client(
         "s3",
         endpoint_url=endpoint,
-        # Others ignore the region, or, as R2, take this one for their own.
+        # Stores other than Amazon's ignore the region, or accept this one, as R2 does.
         region_name=session.region_name or "us-east-1",
         config=client_config(
             CONNECTIONS_MAX,
             attempts_max,
             signature_version="s3v4",
             s3={"addressing_style": addressing},
-            # Trailing checksums are refused by many stores that are not Amazon's.
+            # Many stores other than Amazon's refuse trailing checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),

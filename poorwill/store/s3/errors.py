@@ -46,7 +46,7 @@ S3 = ErrorTable(
 
 
 def was_retried(answer: Any) -> bool:
-    """Whether the client had sent a request more than once when this answer came."""
+    """Whether the client had sent the request more than once before this answer came."""
     return int(answer.get("ResponseMetadata", {}).get("RetryAttempts", 0)) > 0
 
 

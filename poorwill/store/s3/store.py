@@ -1,7 +1,7 @@
-"""A store in a bucket of Amazon S3, or of anything that speaks its protocol.
+"""A store in a bucket of Amazon S3, or of any server that speaks its protocol.
 
-Depends on what all of them have: signature version 4, multipart uploads, ranged reads, listings in key
-order. Not on conditional writes, nor on an ETag being an MD5, nor on status 206 for a range.
+It needs what all of them have: signature version 4, multipart uploads, ranged reads, listings in key order; but neither
+conditional writes, nor MD5 as ETag, nor status 206 for a range.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from poorwill.store.source_file import SourceFile
 class S3Store(S3Uploads):
     """Store over a bucket and a prefix in it.
 
-    Unfinished uploads and their pieces are what the server's listings say; a server that keeps them in
-    memory (`rclone serve s3`) forgets them when it restarts, and one without those listings
-    (it answers 405 or 501) has none as far as `list_uploads` and `list_pieces` tell.
+    `list_uploads` and `list_pieces` give what the server lists. One that keeps uploads in memory (`rclone serve s3`)
+    forgets them when it restarts; one without such listings (it answers 405 or 501) lists none.
     """
 
     def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
-        """`client` is a boto3 S3 client, closed with the store; see `connect` for one that fits."""
+        """`client` is a boto3 S3 client, which is closed with the store; `connect` makes one."""
         super().__init__(S3Bucket(client, bucket, prefix))
         self._place = self._bucket.place
         self.url = self._bucket.url
@@ -39,7 +38,7 @@ class S3Store(S3Uploads):
 
     @classmethod
     def connect(cls, bucket: str, prefix: str = "", **connection: Any) -> S3Store:
-        """A store with a client of its own; `connection` is what `s3_client` takes."""
+        """A store with its own client; `connection` are arguments of `s3_client`."""
         return cls(s3_client(bucket, **connection), bucket, prefix)
 
     def describe(self) -> str:
@@ -63,7 +62,7 @@ class S3Store(S3Uploads):
         except FAULTS as error:
             code = code_of(error)
             if code in ("PreconditionFailed", "412"):
-                # The answer to an earlier try of this same request may have been lost.
+                # The answer to an earlier attempt of this very request may have been lost.
                 return was_retried(getattr(error, "response", {})) and self._holds(key, data)
             if code in ("NotImplemented", "501"):
                 self._conditional = False
@@ -71,7 +70,7 @@ class S3Store(S3Uploads):
             raise s3_error(error, self._place, "write", key) from error
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
-        """See Store. Up to PIECE_BYTES by one request, and more in pieces, a few at a time."""
+        """See Store. Up to PIECE_BYTES in one request, more in pieces, a few at a time."""
         with SourceFile(path) as source:
             if source.size > PIECE_BYTES:
                 self._write_file(key, source, content_type)
@@ -84,12 +83,12 @@ class S3Store(S3Uploads):
         answer = self._bucket.ask("read", key, self._client.get_object)
         data = self._body(answer, key, bytes_max)
         if data is None:
-            raise Corrupt(f"{self._place}: {key} is larger than the {bytes_max} bytes expected at most", key=key)
+            raise Corrupt(f"{self._place}: {key} is larger than {bytes_max} bytes, the most that was expected", key=key)
         return data
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         if start < 0 or length < 0:
-            raise UsageError(f"not a range: {length} bytes from {start}")
+            raise UsageError(f"a range cannot have {length} bytes from {start}")
         if length == 0:
             self._check_reaches(key, self.head(key).size, start, 0)
             return b""
@@ -116,11 +115,11 @@ class S3Store(S3Uploads):
             page = self._bucket.ask_of_all("list", prefix, self._client.list_objects_v2, Prefix=full, **more)
             for item in page.get("Contents", []):
                 name = str(item["Key"])
-                # Also what ends a listing that goes in circles.
+                # This also ends a listing that goes in circles.
                 if not name.startswith(full) or name <= before:
                     raise Corrupt(f"{self._place}: its listing of {prefix} is not in key order at {name!a}")
                 before = name
-                # A key that ends in '/' is a folder drawn by some other tool.
+                # A key that ends in '/' is another tool's idea of a folder.
                 if not name.endswith("/"):
                     yield ObjectInfo(
                         name[len(self._bucket.prefix) :], int(item["Size"]), item["LastModified"].timestamp()

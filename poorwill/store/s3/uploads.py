@@ -1,4 +1,4 @@
-"""Multipart uploads into a bucket: those whose pieces others write, and those that write a local file themselves."""
+"""Multipart uploads into a bucket: by holders of grants, and of local files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from poorwill.store.object_key import checked_prefix
 from poorwill.store.s3.bucket import S3Bucket
 from poorwill.store.source_file import SourceFile
 
-PIECE_BYTES = 8 << 20  # of a local file, unless that makes more than `pieces_max`
+PIECE_BYTES = 8 << 20  # of a local file; more if there would be more than `pieces_max`
 IN_FLIGHT_BYTES_MAX = 64 << 20
 PARALLEL_MAX = 4
 
 
 class S3Uploads:
-    """The half of an S3Store that is about unfinished uploads. What is said of the methods in Store holds here."""
+    """The part of an S3Store that is about unfinished uploads. See Store for what the methods promise."""
 
     piece_bytes_min = 5 << 20
     pieces_max = 10_000
@@ -33,12 +33,12 @@ class S3Uploads:
 
     def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
         if not 1 <= number <= self.pieces_max:
-            raise UsageError(f"not a piece number: {number}; they go from 1 to {self.pieces_max}")
+            raise UsageError(f"piece number {number}: expected 1 to {self.pieces_max}")
         return self._bucket.grant("upload_part", key, expires_s, UploadId=upload_id, PartNumber=number)
 
     def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
-        """See Store. An upload whose pieces all name their sizes is checked before it becomes an object;
-        one of another size that the store alone could see is left for its owner to judge."""
+        """See Store. If all pieces name their sizes, the sum is checked before the object appears. An object whose size
+        turns out wrong only afterwards is not removed."""
         ordered = sorted(pieces, key=lambda piece: piece.number)
         if not ordered or len({piece.number for piece in ordered}) < len(ordered):
             raise UsageError(f"{self._bucket.place}: an upload of {key} needs pieces, each number once", key=key)
@@ -74,7 +74,7 @@ class S3Uploads:
                     raise
                 return
             except NotFound:
-                return  # rclone's answer where nothing was ever uploaded; a missing bucket is StoreRefused
+                return  # rclone's answer before the first upload; a missing bucket is StoreRefused
             for item in page.get("Uploads", []):
                 name = str(item["Key"])
                 if name.startswith(full):
@@ -111,16 +111,16 @@ class S3Uploads:
     def _write_file(self, key: str, source: SourceFile, content_type: str) -> None:
         """A whole file as an object: see Store.put_file. UploadLost if the store forgot the upload meanwhile.
 
-        Takes at most IN_FLIGHT_BYTES_MAX of memory, or one piece where that is more: from 625 GiB on.
+        Takes at most IN_FLIGHT_BYTES_MAX of memory, or one piece if that is larger: from 625 GiB on.
         """
         upload_id = self._begin(key, ContentType=content_type)
         try:
             pieces = self._write_pieces(key, upload_id, source)
             source.check()
-            # Not `complete_upload`: to that, an older object of the same size looks like this upload's own success.
+            # Not `complete_upload`, which takes an older object of the same size for this upload's own success.
             self._join(key, upload_id, pieces)
         except BaseException as error:
-            # One that the store keeps all the same is in `list_uploads`; what led here says more than why it does.
+            # If aborting fails too, `list_uploads` shows the upload; the first error says more than the second.
             with contextlib.suppress(PoorwillError):
                 self.abort_upload(key, upload_id)
             if isinstance(error, NotFound):
@@ -129,13 +129,13 @@ class S3Uploads:
         self._bucket.check_size(key, self._bucket.head(key).size, source.size)
 
     def _begin(self, key: str, **recorded: str) -> str:
-        """The id of a new upload; `recorded` is what the client's call takes, such as ContentType."""
+        """The id of a new upload; `recorded` are further arguments of the client's call, such as ContentType."""
         begin = self._client.create_multipart_upload
         answer = self._bucket.ask("begin an upload of", key, begin, **recorded)
         return str(answer["UploadId"])
 
     def _write_pieces(self, key: str, upload_id: str, source: SourceFile) -> Pieces:
-        """In order. After a fault those under way have ended, and the others are not begun."""
+        """The pieces in order. After an error, those under way are waited for and no other is begun."""
         piece_bytes = max(PIECE_BYTES, -(-source.size // self.pieces_max))
 
         def write(number: int, start: int) -> Piece:
@@ -155,7 +155,7 @@ class S3Uploads:
             return [piece.result() for piece in writing]
 
     def _join(self, key: str, upload_id: str, ordered: Pieces) -> None:
-        """Make the object appear. NotFound if there is no such upload, also because it is complete already."""
+        """Make the object appear. NotFound if there is no such upload, also if it was completed before."""
         parts: dict[str, Any] = {"Parts": [{"PartNumber": piece.number, "ETag": piece.tag} for piece in ordered]}
         self._bucket.ask(
             "complete",
