@@ -1,9 +1,9 @@
 """What a provider of machines promises.
 
-Every implementation passes tests/conformance/provider_suite.py. All calls are thread-safe and have a
-timeout. Errors, the same for all: NotFound (no such instance), Refused (the provider cannot give what was
-asked for), ProviderUnavailable (it did not answer, or asked to slow down for longer than was waited),
-ProviderRefused (it said no: credentials, credit, quota). No message holds a secret.
+Every implementation passes tests/conformance/provider_suite.py. All calls are thread-safe and have a timeout. Errors,
+the same for all: NotFound (no such instance), Refused (the provider does not have what was asked for),
+ProviderUnavailable (no answer, or a request to slow down that outlasted the attempts), ProviderRefused (credentials,
+credit, quota). No message holds a secret.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OF_CUDA = ("cuda_min", "compute_capability_min")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a machine must have. None: whatever there is. A provider refuses what it cannot promise."""
+    """What a machine must have. None: anything will do. A provider refuses what it cannot promise."""
 
     gpu: str | None = None
     gpu_count: int | None = None
@@ -32,7 +32,7 @@ class Wish:
     download_mbps_min: float | None = None  # megabits per second
     reliability_min: float | None = None  # 0 to 1, as the provider counts it
     spot: bool = False  # a machine that the provider may take away, for less money
-    cuda_min: float | None = None  # what an NVIDIA GPU's driver must know, as 12.0; an own image may bring another one
+    cuda_min: float | None = None  # of an NVIDIA GPU's driver, as 12.0; an image may bring another driver
     compute_capability_min: float | None = None  # of an NVIDIA GPU, as 7.0
 
     def check(self) -> Wish:
@@ -48,26 +48,26 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A machine that could be had now. None: the provider does not say."""
+    """A machine that can be rented now. None: the provider does not say."""
 
     id: str
     gpu: str  # "" without GPUs
     gpu_count: int
     cores: int
     memory_gb: float
-    disk_gb: float  # the most that can be had
+    disk_gb: float  # the most that can be rented with it
     region: str
     price_per_hour: float  # US dollars, with the disk that was wished for
     download_mbps: float | None = None
     reliability: float | None = None
     spot: bool = False
-    cuda_max: float | None = None  # the newest CUDA that the GPU's driver knows
-    compute_capability: float | None = None  # of the GPU, if it is NVIDIA's
+    cuda_max: float | None = None  # the newest CUDA that the GPU's driver supports
+    compute_capability: float | None = None  # of an NVIDIA GPU
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A machine as its provider describes it. It bills for as long as `Provider.exists` says so."""
+    """A machine as its provider describes it. It bills as long as `Provider.exists` is True."""
 
     id: str
     label: str
@@ -78,16 +78,16 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class LocalEndpoint:
-    """A machine that is a directory of this host: its '/' is `root`, its engine runs with `environment`."""
+    """A machine that is a directory of this host: `root` is its '/', and its engine runs with `environment`."""
 
     root: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, path: str) -> str:
-        """Where a path of the machine lies on this host. UsageError for what lies outside, or is the provider's."""
+        """Where a path of the machine is on this host. UsageError for one outside, or one of the provider's own."""
         named = [part for part in checked_path(path).split("/") if part not in ("", ".")]
         if named[0] in ("state", "instance.json"):
-            raise UsageError(f"'{path}' of a local machine is the provider's own: use a path like /workspace")
+            raise UsageError(f"'{path}' of a local machine belongs to the provider: use a path like /workspace")
         return "/".join([self.root, *named])
 
 
@@ -100,7 +100,7 @@ class SshEndpoint:
     user: str = ""
 
     def path(self, path: str) -> str:
-        """The same path. UsageError if it is none."""
+        """The same path. UsageError for a malformed one."""
         return checked_path(path)
 
 
@@ -114,18 +114,18 @@ class Provider(Protocol):
     """Machines of one account or host."""
 
     def describe(self) -> str:
-        """For messages, and to tell whose machines a record means: no two accounts describe alike. No secret."""
+        """The account, for messages and records: different for every account. No secret."""
         ...
 
     def offers(self, wish: Wish) -> list[Offer]:
-        """What would fulfil the wish now, cheapest first, at most OFFERS_MAX. Empty if there is nothing."""
+        """What fulfils the wish now, cheapest first, at most OFFERS_MAX. Empty if there is nothing."""
         ...
 
     def create(self, label: str, wish: Wish) -> Instance:
         """Create a machine: the cheapest offer that is still there. Refused if nothing fulfils the wish.
 
-        Not idempotent: look with `list_by_label` before, or there may be two of them. Never retried inside
-        after a request that may have succeeded: ProviderUnavailable then. After any other error nothing was created.
+        Not idempotent: look with `list_by_label` before, or there may be two. A request that may have succeeded is
+        never repeated: it is ProviderUnavailable. After any other error nothing was created.
         """
         ...
 
@@ -134,7 +134,7 @@ class Provider(Protocol):
         ...
 
     def list_by_label(self, label: str) -> list[Instance]:
-        """Every machine with exactly this label, also one that is not running yet."""
+        """Every machine with exactly this label, including those that do not run yet."""
         ...
 
     def list_by_prefix(self, prefix: str) -> list[Instance]:
@@ -142,10 +142,7 @@ class Provider(Protocol):
         ...
 
     def wait(self, instance_id: str, timeout_s: float) -> Instance:
-        """The machine once it runs and `endpoint` can tell where.
-
-        DeadlineExceeded if it does not in time, NotFound if it vanished.
-        """
+        """The machine once it runs and has an endpoint. DeadlineExceeded; NotFound if it vanished."""
         ...
 
     def endpoint(self, instance_id: str) -> Endpoint:
@@ -153,13 +150,13 @@ class Provider(Protocol):
         ...
 
     def exists(self, instance_id: str) -> bool:
-        """Whether it may still bill: True until the provider has confirmed that nothing of it is left."""
+        """Whether it may still bill: True until the provider confirms that nothing of it is left."""
         ...
 
     def destroy(self, instance_id: str, timeout_s: float) -> None:
-        """Destroy and ask again until it is gone. Idempotent: what is gone stays gone.
+        """Destroy, and ask until it is gone. Idempotent: destroying a missing machine succeeds.
 
-        DeadlineExceeded or PermanentError, naming what still bills, when it is not gone afterwards.
+        DeadlineExceeded or PermanentError if it is not gone then; the message names what still bills.
         """
         ...
 

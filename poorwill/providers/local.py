@@ -1,8 +1,8 @@
 """Machines that are directories of this host: for trying Poorwill out, for tests, and for a host of one's own.
 
 `<root>/<instance id>/` holds `instance.json`, the machine's files (its `/workspace` is `workspace/`) and the
-engine's `state/`. A machine is built under a hidden name and renamed, and is renamed before it is removed:
-whatever is killed on the way leaves a whole machine, or none that counts.
+engine's `state/`. A machine is built under a hidden name and then renamed, and is renamed before it is removed: a
+process that is killed meanwhile leaves a whole machine or none.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NO_CHOICE = ("gpu", "gpu_count", "region", "spot", "download_mbps_min", "reliab
 
 
 class LocalProvider:
-    """The machines below `root`, which is created with the first of them. They cost nothing and start at once."""
+    """The machines below `root`, which is created with the first. They cost nothing and start at once."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         if not os.path.isabs(root):
@@ -140,7 +140,7 @@ class LocalProvider:
     def destroy(self, instance_id: str, timeout_s: float) -> None:
         if not self.exists(instance_id):
             return
-        # Not interrupted when the time is up: half a tree is still a machine, and the next call goes on with it.
+        # Not interrupted when the time is up: it goes on, and so does the next call.
         remover = threading.Thread(target=self._try_to_remove, args=(instance_id,), name="destroy", daemon=True)
         remover.start()
         remover.join(timeout_s)
@@ -155,7 +155,7 @@ class LocalProvider:
         try:
             self._remove(instance_id)
         except OSError as error:
-            log.warning("destroying %s: %s", instance_id, error)  # whoever waits sees that it is still there
+            log.warning("destroying %s: %s", instance_id, error)  # `destroy` sees that it is still there
 
     def _remove(self, instance_id: str) -> None:
         directory, leaving = self._directory(instance_id), self._leaving(instance_id)

@@ -1,6 +1,6 @@
 """Machines that are always there: a workstation, a server of one's own, a machine rented by hand.
 
-Nothing is created or destroyed here, so nothing can be left billing by Poorwill; an instance is any name.
+Poorwill creates and destroys none of them, and leaves none billing. Any name is an instance.
 """
 
 from __future__ import annotations

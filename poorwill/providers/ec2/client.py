@@ -1,4 +1,4 @@
-"""The boto3 clients an Ec2Provider uses: who they ask, how they sign, how long they wait."""
+"""The boto3 clients of an Ec2Provider."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PRICES_REGION = "us-east-1"
 def aws_clients(
     region: str, access_key: str | None, secret_key: str | None, session_token: str | None, endpoint: str | None
 ) -> tuple[Any, Any, Any]:
-    """Thread-safe clients of EC2, SSM and the price list. They ask nobody yet.
+    """Thread-safe clients of EC2, SSM and the price list. No request is sent yet.
 
-    ProviderRefused if there are no credentials; UsageError for an endpoint that is no URL.
+    ProviderRefused without credentials; UsageError for a malformed endpoint.
     """
     what = f"EC2 in {region}: cannot connect"
     config = client_config(CONNECTIONS_MAX, ATTEMPTS_MAX)

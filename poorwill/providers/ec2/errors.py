@@ -48,7 +48,7 @@ CAPACITY = {
     "Unsupported",  # of an instance type: not in this zone, or not with this image
     "SpotMaxPriceTooLow",  # the price rose since it was offered
 }
-"""This offer is gone, another one may still be there. Some of them come with status 500."""
+"""This offer is gone, another one may still be there. Some of these codes come with status 500."""
 
 _TRANSIENT = {
     "RequestLimitExceeded",

@@ -1,4 +1,4 @@
-"""The request that creates one EC2 instance: what it boots, who may enter, what goes away with it.
+"""The request that creates one EC2 instance: its image, keys, network, and disks that go away with it.
 
 Source: EC2 API reference, RunInstances; cloud-init's `ssh_authorized_keys`.
 """
@@ -17,7 +17,7 @@ from poorwill.providers.base import Offer, Wish, checked_public_keys
 
 LABEL_TAG = "poorwill:label"
 PRICE_TAG = "poorwill:price-per-hour"
-TOKEN_TAG = "poorwill:token"  # the same on a machine and its volumes, and on no other machine: labels are not unique
+TOKEN_TAG = "poorwill:token"  # of one machine and its volumes: labels are not unique
 
 GP3_GIB_MAX = 65_536
 DISK_MIBPS_MAX = 750  # what the 3,000 IOPS that cost nothing carry, at 0.25 MiB/s each
@@ -53,7 +53,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
-    """What an operator decides once for all machines. UsageError for what cannot be."""
+    """What an operator decides once for all machines. UsageError for impossible settings."""
 
     public_keys: tuple[str, ...] = ()
     key_name: str | None = None
@@ -69,22 +69,22 @@ class LaunchSettings:
 
 
 def disk_gib(image: Image, wish: Wish) -> int:
-    """The size of the root volume: what was wished for, on top of what the image takes.
+    """The size of the root volume: the disk of the wish and that of the image.
 
-    A GB that was wished for becomes a GiB: the 7% are what a file system keeps for itself.
+    A GB of the wish becomes a GiB: the file system takes the other 7%.
     """
     return image.root_gib + (wish.disk_gb or 0)
 
 
 def token_of(label: str) -> str:
-    """A client token: at most 64 characters, another one each time."""
+    """A new client token of at most 64 characters."""
     return f"poorwill-{hashlib.sha256(label.encode()).hexdigest()[:16]}-{secrets.token_hex(16)}"
 
 
 def launch_request(
     settings: LaunchSettings, image: Image, offer: Offer, label: str, wish: Wish, ceiling: float | None
 ) -> dict[str, Any]:
-    """Arguments of RunInstances for one machine of `offer`. `ceiling`: the most a spot instance may cost per hour."""
+    """Arguments of RunInstances for one machine of `offer`. `ceiling`: a spot instance's highest price per hour."""
     token = token_of(label)
     instance_type, _, zone = offer.id.partition("@")
     tags = [
@@ -118,7 +118,7 @@ def launch_request(
 
 
 def user_data(public_keys: Sequence[str]) -> str:
-    """A cloud-config that lets the holders of these keys in. It is readable on the machine: no secret is in it."""
+    """A cloud-config that authorizes these keys. It is readable on the machine, and holds no secret."""
     return "#cloud-config\n" + json.dumps({"ssh_authorized_keys": list(public_keys)}) + "\n"  # JSON is YAML
 
 

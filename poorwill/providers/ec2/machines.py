@@ -28,7 +28,7 @@ Described = dict[str, Any]
 
 
 class Ec2Machines:
-    """Questions about machines. `place` names the provider in messages; `public_ip`: which address counts."""
+    """Requests about machines. `place` names the provider in messages; `public_ip` says which address is used."""
 
     def __init__(self, client: Any, place: str, region: str, prices: PriceList, public_ip: bool) -> None:
         self._client, self._place, self._region = client, place, region
@@ -51,7 +51,7 @@ class Ec2Machines:
         ]
 
     def volumes(self, described: Described) -> list[str]:
-        """The volumes that were created with this very machine and are still there."""
+        """The volumes that were created with this machine and still exist."""
         token = _tags(described).get(TOKEN_TAG)
         if token is None:
             return []
@@ -62,7 +62,7 @@ class Ec2Machines:
         return sorted(volume["VolumeId"] for volume in found if volume["State"] not in ("deleting", "deleted"))
 
     def found(self, instance_id: str) -> Described:
-        """What EC2 says of a machine. NotFound also if it terminates or has; with the reason, if there is one."""
+        """How EC2 describes a machine. NotFound also for one that has terminated or is about to; with EC2's reason."""
         described = self.described(instance_id)
         if described is None:
             raise NotFound(f"{self._place} has no instance {instance_id[:80]!r}", instance=instance_id)
@@ -98,7 +98,7 @@ class Ec2Machines:
         )
 
     def _price(self, described: Described) -> float:
-        """As it was offered; else the price on demand of its type; else NaN, never 0. A listing does not fail of it."""
+        """As it was offered; else the price on demand of its type; else NaN, never 0. Raises nothing."""
         try:
             price = float(_tags(described).get(PRICE_TAG, "nan"))
         except ValueError:
@@ -110,7 +110,7 @@ class Ec2Machines:
         try:
             listed = self._prices.price_per_hour(described["InstanceType"], self._region)
         except PoorwillError as error:
-            log.warning("the price of %s is not known: %s", described["InstanceId"], error.message)
+            log.warning("the price of %s is unknown: %s", described["InstanceId"], error.message)
             return math.nan
         return math.nan if listed is None else listed
 
@@ -120,5 +120,5 @@ def _tags(described: dict[str, Any]) -> dict[str, str]:
 
 
 def literal(text: str) -> str:
-    """`text` as the value of a filter that matches it alone: '*' and '?' stand for others there."""
+    """`text` for a filter that matches it alone: '*' and '?' are wildcards there."""
     return re.sub(r"([*?\\])", r"\\\1", text)

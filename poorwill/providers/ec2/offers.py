@@ -24,8 +24,8 @@ _PRICES_PAGES_MAX = 40
 CANDIDATES_MAX = 40
 _MAKERS = {"nvidia", "amd", "tesla"}
 _MEMORY = re.compile(r"(\d+)gi?b?")
-# Of NVIDIA's GPUs that EC2 has: https://developer.nvidia.com/cuda-gpus and its page of older ones. One that is missing
-# here is newer than this list.
+# Of NVIDIA's GPUs on EC2: https://developer.nvidia.com/cuda-gpus and its page of older ones. GPUs newer than this list
+# are missing.
 _COMPUTE_CAPABILITIES = {
     "gridk520": 3.0, "k520": 3.0, "k80": 3.7, "m60": 5.2, "v100": 7.0, "t4": 7.5, "t4g": 7.5, "a100": 8.0, "a10g": 8.6,
     "l4": 8.9, "l40s": 8.9, "h100": 9.0, "h200": 9.0, "b200": 10.0, "b300": 10.3, "rtxpro4500": 12.0,
@@ -63,9 +63,9 @@ class InstanceType:
         )
 
     def has(self, wish: Wish) -> bool:
-        """Whether its GPUs are those of the wish. A count is meant exactly: a machine with 8 costs 8 times as much.
+        """Whether its GPUs fulfil the wish. The count must be equal: a machine with 8 GPUs costs 8 times as much.
 
-        The driver is the image's, and AWS's own images have one for every CUDA that counts today.
+        `cuda_min` is not compared: the driver is the image's, and AWS's own images support every CUDA in use.
         """
         if wish.gpu_count is not None and self.gpu_count != wish.gpu_count:
             return False
@@ -78,12 +78,12 @@ class InstanceType:
             return True
         wanted, wanted_gib = _gpu_name(wish.gpu)
         found, _ = _gpu_name(self.gpu)
-        # 40 GB of an A100 are 40 GiB, 24 GB of an A10G are 22.4
+        # "40 GB" of an A100 are 40 GiB, "24 GB" of an A10G are 22.4.
         return self.gpu_count > 0 and wanted == found and (not wanted_gib or 0.85 * wanted_gib <= self.gpu_memory_gib)
 
 
 def _gpu_name(text: str) -> tuple[str, int]:
-    """A GPU's name as it is compared, and its GB if the name says them: 'NVIDIA A100-80GB' is ('a100', 80)."""
+    """A GPU's name to compare, and its GB if the name holds them: 'NVIDIA A100-80GB' is ('a100', 80)."""
     words = [word for word in re.split(r"[^a-z0-9]+", text.lower()) if word and word not in _MAKERS]
     memory = [int(found[1]) for word in words if (found := _MEMORY.fullmatch(word))]
     names = [word for word in words if not _MEMORY.fullmatch(word)]
@@ -91,7 +91,7 @@ def _gpu_name(text: str) -> tuple[str, int]:
 
 
 def _gpus_wished(wish: Wish) -> str:
-    """For messages; "" where none are."""
+    """For messages; "" for a wish without a GPU."""
     least = wish.compute_capability_min
     if not (wish.gpu or wish.gpu_count or wish.cuda_min or least):
         return ""
@@ -100,7 +100,7 @@ def _gpus_wished(wish: Wish) -> str:
 
 
 class Ec2Catalog:
-    """What could be had in a region. `allowed`: the types to choose from; empty: any."""
+    """What a region offers. `allowed`: the types to choose from; empty: any."""
 
     def __init__(self, client: Any, region: str, prices: PriceList, allowed: Sequence[str]) -> None:
         self._client = client
@@ -109,10 +109,10 @@ class Ec2Catalog:
         self._allowed = list(allowed)
 
     def offers(self, wish: Wish, image: Image, zone: str | None, beside: float) -> list[Offer]:
-        """Cheapest first, at least one, at most OFFERS_MAX; `beside`: what disk and address cost per hour.
+        """Cheapest first, at least one, at most OFFERS_MAX; `beside` is the price per hour of disk and address.
 
-        What has no known price is left out: no price is ever invented. Refused, naming what is missing.
-        Only the CANDIDATES_MAX smallest types that fulfil the wish are priced: a larger one of a family costs more.
+        Types without a known price are left out. Only the CANDIDATES_MAX smallest types that fulfil the wish are
+        priced: within a family, a larger one costs more. Refused, naming what is missing.
         """
         types = [found for found in self._types(wish, image.architecture, zone) if found.has(wish)]
         if not types:
@@ -147,7 +147,7 @@ class Ec2Catalog:
         if self._allowed:
             filters["instance-type"] = self._allowed
         elif _gpus_wished(wish):
-            filters["instance-type"] = ["g*", "p*"]  # all families with GPUs: spares reading a thousand types
+            filters["instance-type"] = ["g*", "p*"]  # all families with GPUs, instead of a thousand types
         what = f"EC2 in {self._region}: cannot list instance types"
         pages = paged(self._client, "describe_instance_types", what, _TYPES_PAGES_MAX, Filters=_filters(filters))
         found = [InstanceType.from_description(t) for page in pages for t in page["InstanceTypes"]]
@@ -175,7 +175,7 @@ class Ec2Catalog:
             else:
                 yield found, zone or self._region, price
         if unknown:
-            log.warning("EC2 in %s: no price is known of %s: not offered", self._region, ", ".join(unknown))
+            log.warning("EC2 in %s: the price of %s is unknown: not offered", self._region, ", ".join(unknown))
 
     def _spot_prices(self, types: list[InstanceType], zone: str | None) -> Iterator[tuple[InstanceType, str, float]]:
         by_name = {t.name: t for t in types}
@@ -183,7 +183,7 @@ class Ec2Catalog:
         pages = paged(
             self._client, "describe_spot_price_history", f"EC2 in {self._region}: cannot list spot prices",
             _PRICES_PAGES_MAX, InstanceTypes=sorted(by_name), ProductDescriptions=["Linux/UNIX"],
-            StartTime=datetime.now(timezone.utc),  # the price in effect then, of every zone
+            StartTime=datetime.now(timezone.utc),  # the price in effect now, of every zone
             **request,
         )  # fmt: skip
         newest: dict[tuple[str, str], dict[str, Any]] = {}

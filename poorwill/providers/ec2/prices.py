@@ -1,4 +1,4 @@
-"""What EC2 instances cost per hour on demand, from a list that somebody else keeps.
+"""What EC2 instances cost per hour on demand, by AWS's price list or a fixed one.
 
 Source: AWS Price List Query API, GetProducts of AmazonEC2. Its endpoints are in us-east-1, eu-central-1 and
 ap-south-1 and know the prices of all commercial regions, not those of China or GovCloud.
@@ -38,7 +38,7 @@ class PriceList(Protocol):
 
 
 class FixedPrices:
-    """Prices by instance type, of one's own contract, or where pricing:GetProducts is not allowed."""
+    """Given prices by instance type: for a contract of one's own, or if pricing:GetProducts is not allowed."""
 
     def __init__(self, prices: Mapping[str, float]) -> None:
         self._prices = dict(prices)
@@ -48,7 +48,7 @@ class FixedPrices:
 
 
 class AwsPriceList:
-    """Asks AWS, once for each type and region; the answers are kept for as long as this object."""
+    """Asks AWS once for each type and region, and remembers the answers."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -84,7 +84,7 @@ class AwsPriceList:
             found = [price for text in page.get("PriceList", []) for price in _hourly(json.loads(text))]
         except (ValueError, TypeError, AttributeError) as error:
             raise ProviderUnavailable(f"{what}: the answer is not a price list ({type(error).__name__})") from None
-        return max(found, default=None)  # several differ only in what we did not ask for: promise no less
+        return max(found, default=None)  # several products differ in what was not asked for: take the highest price
 
 
 def _hourly(product: dict[str, Any]) -> list[float]:

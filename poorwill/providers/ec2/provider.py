@@ -48,13 +48,13 @@ log = logging.getLogger(__name__)
 class Ec2Provider:
     """The machines of one region. `client` and `ssm` are boto3 clients of EC2 and SSM, `prices` knows what types cost.
 
-    `image_id` is what machines boot, else what the public SSM parameter `image_parameter` names on the day; `user` is
-    who logs in there. `public_keys` are let in, and `key_name`, a key pair that EC2 has. The security groups, or the
-    default one of the VPC, must let SSH in. `instance_types` are those to choose from; empty: any. `public_ip=False`
-    needs a way to private addresses. `disk_mibps` and `disk_price_per_gb_month` are of the gp3 disk. `account` tells
-    this account from others in messages and in records of what was created.
+    Machines boot `image_id`, else the image that the public SSM parameter `image_parameter` names on that day; `user`
+    logs in there, with one of `public_keys` or with `key_name`, a key pair of EC2. The security groups, or the default
+    one of the VPC, must let SSH in. `instance_types` are those to choose from; empty: any. `public_ip=False` needs a
+    route to private addresses. `disk_mibps` and `disk_price_per_gb_month` are those of the gp3 disk. `account` names
+    the account in messages and records.
 
-    Spot machines keep the price of their day in `Instance.price_per_hour`; a price that nobody knows is NaN.
+    `Instance.price_per_hour` of a spot machine is its price when it was created; NaN if the price is unknown.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Ec2Provider:
         prices: PriceList | None = None,
         **settings: Any,
     ) -> Ec2Provider:
-        """With clients of its own, and the prices of AWS unless others are given. It asks nobody yet.
+        """A provider with its own clients, and the prices of AWS unless others are given. No request is sent yet.
 
         Keys that are not given come from the usual AWS variables and files. ProviderRefused, UsageError.
         """
@@ -126,15 +126,15 @@ class Ec2Provider:
             return []
 
     def create(self, label: str, wish: Wish) -> Instance:
-        """As the protocol says; at most OFFERS_TRIED_MAX offers are tried, each with one client token.
+        """See Provider. At most OFFERS_TRIED_MAX offers are tried, each with its own client token.
 
-        A request that the client itself repeats makes one machine, by its token. EC2 may take some seconds until a
-        machine is listed: this waits for it, whoever lost the answer should wait as long before creating another.
+        By its token, a request that the client repeats makes one machine. EC2 may take some seconds to list a machine:
+        this call waits for it. A caller that lost the answer should wait as long before it creates another.
         """
         checked_label(label)
         wish.check()
         if not (self._settings.public_keys or self._settings.key_name or self._image_id):
-            raise UsageError(f"{self.describe()}: nobody could enter the machine: set public_keys or key_name")
+            raise UsageError(f"{self.describe()}: nobody could log in to the machine: set public_keys or key_name")
         offers, image, beside = self._choices(wish)
         ceiling = None if wish.price_per_hour_max is None else wish.price_per_hour_max - beside
         taken = []
@@ -149,10 +149,10 @@ class Ec2Provider:
                 continue
             self._await_visible(described["InstanceId"])
             return self._machines.instance(described)
-        raise Refused(f"{self.describe()}: what was offered cannot be had now: {', '.join(taken)}")
+        raise Refused(f"{self.describe()}: the offers are gone: {', '.join(taken)}")
 
     def _choices(self, wish: Wish) -> tuple[list[Offer], Image, float]:
-        """(offers, what to boot, price per hour of what comes beside the machine). Refused, naming what is missing."""
+        """Offers, image, and price per hour of disk and address. Refused, naming what is missing."""
         if wish.reliability_min is not None or wish.download_mbps_min is not None:
             raise Refused(
                 f"{self.describe()} does not promise a reliability or a download speed: leave out reliability_min and "
@@ -167,7 +167,7 @@ class Ec2Provider:
         return self._catalog.offers(wish, image, zone, beside), image, beside
 
     def _zone(self, wish: Wish) -> str | None:
-        """The zone that the wish or the subnet demands. Refused if there is none."""
+        """The zone of the wish or the subnet; None for any. Refused if they are not in this region, or differ."""
         wished = wish.region
         if wished not in (None, self._region) and re.fullmatch(self._region + "[a-z]", str(wished)) is None:
             raise Refused(f"{self.describe()} has no machines in {wished}: wish for {self._region} or a zone of it")
@@ -199,7 +199,7 @@ class Ec2Provider:
         return found
 
     def _await_visible(self, instance_id: str) -> None:
-        """EC2 is eventually consistent: until a new machine can be seen, it would pass for gone."""
+        """EC2 is eventually consistent: until a new machine is listed, it would seem to be gone."""
         try:
             for _ in range(VISIBLE_POLLS_MAX):
                 if self._machines.described(instance_id) is not None:
@@ -244,9 +244,9 @@ class Ec2Provider:
         return described["State"]["Name"] in _BILLING_STATES or bool(self._machines.volumes(described))
 
     def destroy(self, instance_id: str, timeout_s: float) -> None:
-        """As the protocol says. Termination protection is respected: ProviderRefused then.
+        """See Provider. ProviderRefused if the machine has termination protection.
 
-        A volume of the machine that does not go with it, as somebody changed that, is named and not deleted.
+        A volume that was changed to outlive the machine is named in the error, and not deleted.
         """
         described = self._machines.described(instance_id)
         if described is None:

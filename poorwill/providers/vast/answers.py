@@ -1,4 +1,4 @@
-"""What vast.ai says, in Poorwill's types. Nothing in it is trusted: it comes from outside, in part from the hosts."""
+"""vast.ai's answers in Poorwill's types. They are not trusted: some of it comes from the hosts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEXT_MAX = 300
 _ID_MAX = 10**18
 CAPABILITY_UNIT = 100
 """vast.ai says 860 for a compute capability of 8.6."""
-# An exited container and a machine that is gone from the network never run again by themselves.
+# A container that exited, and a machine that left the network, do not run again by themselves.
 _FAILED = {"exited": "its container has exited", "offline": "its host is offline"}
 _FAILURE = re.compile(r"error|fail|denied|oci runtime|manifest unknown|no such image|no space left", re.IGNORECASE)
 
@@ -49,7 +49,7 @@ def id_of(row: Row, name: str = "id") -> str | None:
 
 
 def offer_of(row: Row, spot: bool) -> Offer | None:
-    """An offer, or None if it lacks what makes it one: id, price and disk."""
+    """An offer, or None if id, price or disk are missing."""
     offer_id, price, disk = id_of(row), number(row, "dph_total"), number(row, "disk_space")
     if offer_id is None or price is None or disk is None:
         return None
@@ -72,7 +72,7 @@ def offer_of(row: Row, spot: bool) -> Offer | None:
 
 
 def instance_of(row: Row) -> Instance:
-    """An instance. ProviderUnavailable if it has no id: leaving it out could hide a machine that bills."""
+    """An instance. ProviderUnavailable if it has no id: to leave it out could hide a machine that bills."""
     instance_id = id_of(row)
     if instance_id is None:
         raise ProviderUnavailable("vast.ai described an instance without an id: try again later")
@@ -87,29 +87,29 @@ def instance_of(row: Row) -> Instance:
 
 def _utc(epoch_s: float | None) -> str:
     known = epoch_s is not None and 0 < epoch_s < 4e9
-    # Unknown is now, not long ago: nobody destroys a machine for being old because its age was not told.
+    # A machine of unknown age counts as new, so that it is not destroyed for being old.
     moment = datetime.fromtimestamp(epoch_s, timezone.utc) if known and epoch_s else datetime.now(timezone.utc)
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def status_of(row: Row) -> str:
-    """Of the container: "" while it is provisioned, then loading, running, exited, offline, and others."""
+    """The container's status: "" while it is provisioned, then loading, running, exited, offline, and others."""
     return text(row, "actual_status")
 
 
 def address_of(row: Row) -> SshEndpoint | None:
-    """Where its SSH server is: the machine's own port where it is mapped, else vast.ai's proxy; None before both."""
+    """Where its SSH server is: the machine's own port if it is mapped, else vast.ai's proxy; None without either."""
     direct = _endpoint(text(row, "public_ipaddr"), _mapped_port(row.get("ports")))
     if direct is not None:
         return direct
     port = _port(row.get("ssh_port"))
     if port is not None and "jupyter" in text(row, "image_runtype"):
-        port += 1  # as vast.ai's own client counts: the port itself is then Jupyter's
+        port += 1  # as vast.ai's own client does: the port itself is then Jupyter's
     return _endpoint(text(row, "ssh_host"), port)
 
 
 def _mapped_port(ports: Any) -> int | None:
-    """`ports` is {"22/tcp": [{"HostIp", "HostPort"}]}, or a list of numbers, or null: only the first tells."""
+    """The host's port for port 22, from {"22/tcp": [{"HostIp", "HostPort"}]}; None for any other value."""
     mappings = ports.get("22/tcp") if isinstance(ports, dict) else None
     for mapping in mappings if isinstance(mappings, list) else ():
         port = _port(mapping.get("HostPort")) if isinstance(mapping, dict) else None
@@ -131,7 +131,7 @@ def _endpoint(host: str, port: int | None) -> SshEndpoint | None:
 
 
 def failure_of(row: Row) -> str | None:
-    """Why it will never run, or None. The reason is the host's own text."""
+    """Why it will never run, in the host's words, or None."""
     status, said = status_of(row), text(row, "status_msg")
     if status == "running":
         return None

@@ -38,7 +38,7 @@ _TEXT_MAX = 300
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer that another try would not change; what it says is not to be trusted."""
+    """An answer that another attempt would not change. Its content is not trusted."""
 
     status: int
     fields: Mapping[str, Any]  # empty if the body was not a JSON object
@@ -49,25 +49,25 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """The error's code and message, as far as there are any."""
+        """The error's code and message, if there are any."""
         said = (self.fields.get(name) for name in ("error", "msg", "message", "detail"))
         return ": ".join(part.strip() for part in said if isinstance(part, str) and part.strip())
 
     @property
     def denied(self) -> bool:
-        """Whether the key was not accepted; then a 404 says nothing about what was asked for."""
+        """Whether the key was not accepted. A 404 does not mean that something is missing then."""
         return self.status in (401, 403) or "user key" in self.text.lower()
 
 
 class _Unreadable(Exception):
-    """An answer that is too long in some way."""
+    """An answer that has too many bytes, or takes too long."""
 
 
 class VastApi:
     """The API of one account. Thread-safe. The key is sent in a header to `base_url` alone: redirects are not followed.
 
-    Every call raises ProviderUnavailable when there is no answer, and ProviderRefused as `refusal` says. No message
-    holds the key. `sleep`, `clock` (s) and `uniform` (a number in [0, 1)) can be replaced.
+    Every call raises ProviderUnavailable without an answer, and ProviderRefused as `refusal` says. No message holds the
+    key. `sleep`, `clock` (s) and `uniform` (a number in [0, 1)) can be replaced.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class VastApi:
         uniform: Callable[[], float] = random.random,
     ) -> None:
         if _KEY.fullmatch(api_key) is None:
-            raise UsageError("the vast.ai API key is none: expected 8 to 512 printable characters without spaces")
+            raise UsageError("the vast.ai API key is malformed: expected 8 to 512 printable characters without spaces")
         self._api_key = api_key
         self.base_url = _checked_url(base_url)
         self._pool = urllib3.PoolManager(num_pools=1, maxsize=4, timeout=_TIMEOUT)
@@ -92,7 +92,7 @@ class VastApi:
         return f"VastApi({self.base_url!r})"
 
     def ask(self, method: str, path: str, **request: Any) -> Mapping[str, Any]:
-        """What a successful answer says. Takes what `exchange` takes; ProviderRefused if it is no success."""
+        """The fields of a successful answer. Takes the arguments of `exchange`. ProviderRefused."""
         reply = self.exchange(method, path, **request)
         if not reply.ok:
             raise self.refusal(reply, f"{method} {path}")
@@ -108,9 +108,9 @@ class VastApi:
         repeatable: bool = True,
         within_s: float = TOTAL_S,
     ) -> Reply:
-        """Send a request until there is an answer: 429, 5xx and lost connections are tried again, backing off.
+        """Send a request until there is an answer: again after 429, 5xx and lost connections, for `within_s`.
 
-        Not `repeatable`: only while it is certain that the request was not carried out. ProviderUnavailable then.
+        If not `repeatable`, only while it is certain that the request was not carried out. ProviderUnavailable.
         """
         pauses = BACKOFF.pauses(within_s, clock=self._clock, uniform=self._uniform)
         try:
@@ -125,8 +125,8 @@ class VastApi:
             ) from None
 
     def refusal(self, reply: Reply, what: str) -> ProviderRefused:
-        """The error that says what to do about an answer that is no success."""
-        # The text comes from outside: it might repeat what was sent.
+        """The error for an answer that is not a success; it says what to do."""
+        # The server's text might repeat the key.
         said = reply.text.replace(self._api_key, "***")[:_TEXT_MAX]
         why = f"vast.ai: {what}: {reply.status} {said}".rstrip()
         if reply.status == 402 or "credit" in said.lower():
@@ -147,7 +147,7 @@ class VastApi:
         headers = {
             "Authorization": f"Bearer {self._api_key}",
             "Accept": "application/json",
-            "Accept-Encoding": "identity",  # a compressed body would be decompressed without a bound
+            "Accept-Encoding": "identity",  # decompression would have no bound
             "User-Agent": "poorwill",
         }
         if body is not None:
@@ -191,14 +191,14 @@ def _checked_url(url: str) -> str:
         if safe and parts.hostname and not extra and parts.port != 0:
             return url.rstrip("/")
     except ValueError:
-        pass  # a port or an address that is none
+        pass  # a malformed port or address
     raise UsageError("the address of vast.ai's API: expected https://host, which the API key may be sent to")
 
 
 def _judged(status: int, fields: Mapping[str, Any] | None, retry_after: str) -> Reply:
     asked_s = min(retry_after_s(retry_after, time.time()), RETRY_AFTER_MAX_S)
     if status == 429:
-        # Said before a request is looked at: it was not carried out.
+        # Rate limits are checked first: the request was not carried out.
         raise ProviderUnavailable("429, it asks to slow down", carried_out=False, retry_after_s=asked_s)
     if status == 408 or status >= 500:
         raise ProviderUnavailable(f"it answered {status}", carried_out=True, retry_after_s=asked_s)

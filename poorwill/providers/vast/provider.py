@@ -1,8 +1,8 @@
 """Machines rented on vast.ai's market.
 
-Source: https://docs.vast.ai/api-reference (read in November 2026). A machine is a container on somebody's host; it
-bills for disk from its creation on, and for its GPUs while it runs. vast.ai puts a key into each container that may
-start, stop and destroy that container alone; ours is never sent there.
+Source: https://docs.vast.ai/api-reference (read in November 2026). A machine is a container on a stranger's host. Its
+disk bills from its creation on, its GPUs while it runs. vast.ai puts a key into each container that can start, stop and
+destroy that container alone; the account's key is never sent there.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ log = logging.getLogger(__name__)
 class VastProvider:
     """The machines of one vast.ai account.
 
-    `image` must honour the SSH keys that vast.ai puts there: its own images do. `public_keys` (OpenSSH lines) are
-    added to each machine; keys of the account are there anyway. `onstart` is a shell script that runs when a machine
-    starts; whoever is on the machine can read it, so no secrets. Spot machines are bid for at the least price that
-    gets them. `sleep` and `clock` (s) can be replaced.
+    `image` must accept the SSH keys that vast.ai puts there, as its own images do. `public_keys` (OpenSSH lines) are
+    added to each machine, beside the keys of the account. `onstart` is a shell script that runs when a machine starts;
+    it can be read there, so it must not hold secrets. The bid for a spot machine is the lowest that gets it. `sleep`
+    and `clock` (s) can be replaced.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class VastProvider:
             raise UsageError(f"onstart has {len(onstart.encode())} bytes, vast.ai takes {_ONSTART_BYTES_MAX}")
         self._api = VastApi(api_key, base_url, sleep=sleep, clock=clock)
         self._image = image
-        # Without this file a login ends up in tmux, which an engine cannot talk through.
+        # Without this file a login starts tmux, through which an engine cannot talk.
         self._onstart = f"touch ~/.no_auto_tmux\n{onstart}".strip()
         self._sleep = sleep
         self._clock = clock
         where = "" if self._api.base_url == BASE_URL else f" at {self._api.base_url}"
-        # Two accounts must not look like one: an intent is closed when its provider has no machine of its label.
+        # The name differs for each account: an intent is closed when its provider has no machine with its label.
         self._name = f"vast.ai{where} (API key #{hashlib.sha256(api_key.encode()).hexdigest()[:8]})"
 
     def describe(self) -> str:
@@ -110,7 +110,7 @@ class VastProvider:
         raise ProviderUnavailable(f"{self._name}: {tried} offers were taken meanwhile; nothing was created: try again")
 
     def _rent(self, offer: Offer, bid: float | None, label: str, wish: Wish) -> str | None:
-        """The id of the machine that now bills, or None if somebody else was faster."""
+        """The id of the new machine, which bills from now on; None if the offer is gone."""
         body = {
             "client_id": "me",
             "image": self._image,
@@ -136,17 +136,19 @@ class VastProvider:
             raise self._api.refusal(reply, f"renting offer {offer.id}")
         instance_id = id_of(reply.fields, "new_contract")
         if instance_id is None:
-            raise ProviderUnavailable(f"vast.ai rented offer {offer.id} without naming it; {perhaps}", label=label)
+            raise ProviderUnavailable(
+                f"vast.ai rented offer {offer.id} and did not name the machine; {perhaps}", label=label
+            )
         return instance_id
 
     def _rented(self, instance_id: str, label: str, offer: Offer) -> Instance:
-        """A new machine as it is described. It bills: from here on no error may lose its id."""
+        """A new machine. It bills, so no error may lose its id."""
         row: Row | None = None
         try:
             self._attach_keys(instance_id)
             row = self._row(instance_id)
         except PoorwillError as error:
-            log.warning("%s is created, and %s", instance_id, error.message)  # `wait` does both again
+            log.warning("%s was created, but: %s", instance_id, error.message)  # `wait` does both again
         promised = {"id": int(instance_id), "label": label, "dph_total": offer.price_per_hour}
         return instance_of(promised if row is None else row)
 
@@ -170,7 +172,7 @@ class VastProvider:
         return NotFound(f"{self._name} has no instance {instance_id[:80]}", instance=instance_id[:80])
 
     def _row(self, instance_id: str, within_s: float = TOTAL_S) -> Row | None:
-        """What vast.ai says of an instance; None once two of its endpoints agree that there is none."""
+        """How vast.ai describes an instance; None once two of its endpoints agree that it does not exist."""
         path = f"/api/v0/instances/{instance_id}/"
         reply = self._api.exchange("GET", path, query={"owner": "me"}, within_s=within_s)
         if reply.denied or not (reply.ok or reply.status == 404):
@@ -180,7 +182,7 @@ class VastProvider:
             if not isinstance(row, dict) or id_of(row) != instance_id:
                 raise ProviderUnavailable(f"vast.ai answered GET {path} with something else: try again later")
             return row
-        # One "not here" is not enough to believe that nothing bills: it is also said by what never heard of us.
+        # One 404 does not prove that nothing bills: a server that does not know the instance yet answers the same.
         listed = self._listed({"id": {"eq": int(instance_id)}}, within_s)
         return next((row for row in listed if id_of(row) == instance_id), None)
 
@@ -192,7 +194,7 @@ class VastProvider:
         return [found for found in map(instance_of, self._listed({})) if found.label.startswith(prefix)]
 
     def _listed(self, filters: Mapping[str, Any], within_s: float = TOTAL_S) -> list[Row]:
-        """Every instance that passes. ProviderUnavailable rather than a list that may lack one."""
+        """Every instance that passes the filters. ProviderUnavailable if the list may be incomplete."""
         query = {
             "limit": str(_PAGE_ROWS),
             "order_by": json.dumps([{"col": "id", "dir": "asc"}]),
@@ -209,7 +211,7 @@ class VastProvider:
                 return found
             query["after_token"] = str(token)[:4096]
             self._sleep(_PAGE_PAUSE_S)
-        raise ProviderUnavailable(f"vast.ai lists more than {PAGES_MAX * _PAGE_ROWS} instances: that is not believed")
+        raise ProviderUnavailable(f"vast.ai lists more than {PAGES_MAX * _PAGE_ROWS} instances: that cannot be")
 
     def wait(self, instance_id: str, timeout_s: float) -> Instance:
         """See Provider. PermanentError if it can never run; ProviderRefused if it does not take a public key."""
@@ -219,7 +221,7 @@ class VastProvider:
 
         def missing(within_s: float) -> str:
             found.append(self._row(instance_id, within_s))
-            # A new one may not be known everywhere yet: it has vanished when it is missing several times in a row.
+            # Not every server knows a new machine at once: it has vanished if it is missing several times in a row.
             if len(found) == _MISSES_MAX and not any(found):
                 raise self._unknown(instance_id)
             return self._missing(instance_id, found[-1]) if found[-1] else "not found"
@@ -228,7 +230,7 @@ class VastProvider:
         return instance_of(found[-1] or {})
 
     def _missing(self, instance_id: str, row: Row) -> str:
-        """What it still takes until it runs and has our keys: "" then."""
+        """What is missing until it runs and has our keys; "" for nothing."""
         if (failure := failure_of(row)) is not None:
             raise PermanentError(
                 f"instance {instance_id} will not run: {failure}; {_bills(instance_id)}", instance=instance_id
@@ -239,7 +241,7 @@ class VastProvider:
         return ""
 
     def _until(self, instance_id: str, timeout_s: float, state: str, missing: Callable[[float], str]) -> None:
-        """Ask what is `missing`, which gets the seconds that are left, until that is "", through outages too."""
+        """Call `missing` with the seconds that are left until it returns "", also through outages."""
         for left_s in polls(POLL_S, timeout_s, clock=self._clock, sleep=self._sleep):
             try:
                 why = missing(left_s)
@@ -285,7 +287,7 @@ def _bills(instance_id: str) -> str:
 
 
 def _is_gone(reply: Reply) -> bool:
-    """Whether an offer cannot be had any more, so that nothing was created."""
+    """Whether an offer is gone, so that nothing was created."""
     if reply.ok or reply.denied:
         return False
     return reply.status == 410 or "no_such_ask" in reply.text or "invalid_price" in reply.text

@@ -13,7 +13,7 @@ from poorwill.providers.base import Offer, Wish
 from poorwill.providers.vast.answers import CAPABILITY_UNIT, Row, number, offer_of
 
 DISK_GB = 32
-"""Disk when the wish names none: vast.ai's own default of 8 GB does not hold a CUDA image's workspace."""
+"""The disk for a wish without one: vast.ai's own default of 8 GB is too small for the workspace of a CUDA image."""
 _ROWS_MAX = 64
 _WORDS_MAX = 5
 _COUNTRIES = re.compile(r"[A-Z]{2}(,[A-Z]{2})*")
@@ -21,12 +21,12 @@ _COUNTRY_AT_END = re.compile(r"(?:^|[ ,])([A-Z]{2})$")
 
 
 def disk_gb(wish: Wish) -> int:
-    """The disk to ask for; it cannot be changed later."""
+    """The disk to ask for. It cannot be changed later."""
     return DISK_GB if wish.disk_gb is None else wish.disk_gb
 
 
 def described(wish: Wish) -> str:
-    """For messages: what of it was wished for."""
+    """The fields of the wish that are set, for messages."""
     wishes = ((field.name, getattr(wish, field.name)) for field in fields(wish) if field.name != "disk_gb")
     return ", ".join([*(f"{name}={value}" for name, value in wishes if value), f"disk_gb={disk_gb(wish)}"])
 
@@ -68,7 +68,7 @@ def search_body(wish: Wish) -> dict[str, Any]:
 
 
 def countries(region: str) -> list[str]:
-    """'us, ca' as ['US', 'CA']. UsageError for what is no list of country codes."""
+    """'us, ca' as ['US', 'CA']. UsageError for anything but a list of country codes."""
     codes = re.sub(r"\s", "", region).upper()
     if _COUNTRIES.fullmatch(codes) is None:
         raise UsageError(f"region '{region[:80]}': vast.ai knows two-letter country codes, like US or DE,FR")
@@ -76,9 +76,10 @@ def countries(region: str) -> list[str]:
 
 
 def spellings(gpu: str) -> list[str]:
-    """How vast.ai may spell a GPU that was named in any case, with '_' or ' ' or neither: the search compares exactly.
+    """The ways in which vast.ai may spell a GPU: its search compares names exactly.
 
-    Its names are capital ('RTX 4090', 'H100 SXM') but for 'Ti', 'Tesla', '6000Ada' and the like.
+    `gpu` may have any case, and '_' or ' ' or neither between words. vast.ai's names are in capitals ('RTX 4090', 'H100
+    SXM') but for 'Ti', 'Tesla', '6000Ada' and the like.
     """
     asked = " ".join(gpu.replace("_", " ").split())
     spaced = re.sub(r"^([A-Za-z]{3,})(?=[0-9])", r"\1 ", asked)
@@ -91,9 +92,9 @@ def spellings(gpu: str) -> list[str]:
 
 
 def chosen(rows: Iterable[Any], wish: Wish) -> list[tuple[Offer, float | None]]:
-    """The offers that fulfil a wish, cheapest first, each with the least bid that gets it (None: not by bidding).
+    """The offers that fulfil a wish, cheapest first, each with the lowest bid that gets it (None: no bid is needed).
 
-    What the search was asked for is looked at again: a filter that is ignored must not rent the wrong machine.
+    The search's filters are applied again: one that vast.ai ignored must not rent the wrong machine.
     """
     found = []
     for row in rows:
