@@ -1,1 +1,1 @@
-"""Requests to URLs that somebody else chose: public addresses only, or what an operator allows; bounded in all ways."""
+"""Requests to URLs of strangers: only to public addresses or those that an operator allows, and within bounds."""

@@ -1,7 +1,7 @@
-"""Which IP addresses may be dialled for somebody else: public ones, and those an operator allows.
+"""Which IP addresses a stranger's URL may reach: public ones, and those that an operator allows.
 
-The tables follow IANA's registries of special-purpose addresses. They are written out because what
-`ipaddress` calls global differs between patch releases of Python; its word is needed as well.
+The tables follow IANA's registries of special-purpose addresses. They are written out because `ipaddress`'s `is_global`
+differs between patch releases of Python; it has to be true as well.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _RULE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class AllowRule:
-    """An operator's leave to dial a network; `port` None means every port."""
+    """An operator's permission to reach a network; `port` None means every port."""
 
     network: IPv4Network | IPv6Network
     port: int | None = None
@@ -75,23 +75,23 @@ class AllowRule:
     def parse(cls, text: str) -> AllowRule:
         """A rule such as `127.0.0.1:8123`, `10.0.0.0/8`, `10.1.0.0/16:443`, `fd00::/8`, `[::1]:80`, `[fd00::/8]:443`.
 
-        UsageError for anything else. A host's name is no rule: what it means is up to whoever answers for it.
+        UsageError for anything else, such as a host's name, whose addresses are its owner's to change.
         """
         found = _RULE.fullmatch(text)
         fault = "expected an IP address or network, with or without a port, as 127.0.0.1:8123 or [fd00::/8]:443"
         if found is None:
-            raise UsageError(f"not a rule for addresses: {text[:80]!a}: {fault}")
+            raise UsageError(f"{text[:80]!a} is not a rule for addresses: {fault}")
         port = None if found["port"] is None else int(found["port"])
         try:
             network = ip_network(found["v6"] or found["v4"] or found["bare"])
         except ValueError as error:
-            raise UsageError(f"not a rule for addresses: {text[:80]!a}: {error}") from None
+            raise UsageError(f"{text[:80]!a} is not a rule for addresses: {error}") from None
         if port == 0 or (port or 0) > PORT_MAX or (found["v6"] and network.version == 4):
-            raise UsageError(f"not a rule for addresses: {text[:80]!a}: {fault}")
+            raise UsageError(f"{text[:80]!a} is not a rule for addresses: {fault}")
         return cls(network, port)
 
     def holds(self, address: Address, port: int) -> bool:
-        """Whether the rule names this very address and port. One for an IPv4 holds for its v4-mapped form too."""
+        """Whether the rule allows this address and port. A rule for IPv4 allows the v4-mapped form as well."""
         if self.port not in (None, port):
             return False
         mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
@@ -99,12 +99,12 @@ class AllowRule:
 
 
 def refusal(address: Address, port: int, allow: Iterable[AllowRule] = ()) -> str | None:
-    """Why this address may not be dialled, as "a private address", or None if it may.
+    """Why this address may not be reached, such as "a private address"; None if it may.
 
-    It may if it is public or a rule names it. An IPv4 address in a v4-mapped or NAT64 one (RFC 6052's
-    64:ff9b::/96) is judged in its place, and one in an ISATAP address beside it. 6to4, Teredo, IPv4-compatible
-    and local NAT64 addresses go where a relay decides, so they are refused whatever they carry. A network's
-    own NAT64 prefix cannot be told from other addresses: such a network has to filter at its translator.
+    It may if it is public or a rule allows it. A v4-mapped or NAT64 address (RFC 6052's 64:ff9b::/96) is judged by the
+    IPv4 address in it, an ISATAP address by both. 6to4, Teredo, IPv4-compatible and local NAT64 addresses are refused
+    whatever they hold: a relay decides where they lead. A NAT64 prefix of a network's own looks like any other address:
+    such a network has to filter at its translator.
     """
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         return "an address with a zone"

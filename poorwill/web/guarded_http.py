@@ -1,8 +1,8 @@
-"""The file at a URL that somebody else chose, or a message to it, without reaching anything that is not public.
+"""Fetches a file from a stranger's URL, or posts a message to it, without reaching anything that is not public.
 
-No proxy, no cookie, no credential, no setting of the environment takes part: a pool of httpcore, new for
-every hop, on a network that judges each address before it is dialled. Redirects are followed here, by
-hand. Nothing is decompressed, so the bytes that are counted are the bytes that are kept.
+It uses no proxy, cookie, credential or setting of the environment: only a new pool of httpcore for every hop, on a
+network that checks each address before it connects. Redirects are followed here. Nothing is decompressed, so that the
+bytes that are counted are the bytes that are kept.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _HEADERS = (
 class Fetched:
     """A file as its server sent it.
 
-    `media_type` is what the server calls it, without parameters ("" if nothing); `url` is where it was found
-    after all redirects, without its query, which may be a credential.
+    `media_type` is the server's, without parameters; "" if there is none. `url` is where the file was found after all
+    redirects, without the query, which may be a credential.
     """
 
     body: bytes
@@ -60,14 +60,14 @@ def fetch(
 ) -> Fetched:
     """The body at an http or https URL, at most `bytes_max` bytes.
 
-    `timeout_s` is for everything together: names, redirects, a server that sends a byte at a time. `check` is
-    called before every wait and at least each 0.25 s while bytes or names are awaited; what it raises ends the
-    download. `ssl_context` says whose certificates count, by default those of certifi and the system.
+    `timeout_s` covers everything: names, redirects, a server that sends a byte at a time. `check` is called before
+    every wait, and at least each 0.25 s while bytes or names are awaited; an exception of it ends the download.
+    `ssl_context` says which certificates are trusted, by default those of certifi and the system.
 
-    UsageError for what is no such URL or holds credentials. Refused for an address that is neither public nor
-    allowed, a bad certificate, too many bytes or redirects, a redirect from https to http, a content encoding,
-    or an answer that is none of 200, a redirect and the following. NotFound for 404, 410 and names that do not
-    exist. SourceUnavailable for 408, 425, 429, 5xx and broken connections. DeadlineExceeded.
+    UsageError for a malformed URL, or one that holds credentials. Refused for an address that is neither public nor
+    allowed, a bad certificate, too many bytes or redirects, a redirect from https to http, a content encoding, or any
+    status that is not named here. NotFound for 404, 410 and names that do not exist. SourceUnavailable for 408, 425,
+    429, 5xx and broken connections. DeadlineExceeded.
     """
     target = checked(url)
     deadline = Deadline(timeout_s, f"the download from {host_of(target)}", check)
@@ -92,13 +92,13 @@ def post(
 ) -> int:
     """Send `body`, at most POST_BYTES_MAX, to an http or https URL. Returns the status, from 200 to 299.
 
-    Nobody knows whether a request that failed was read: it may be sent again. No redirect is followed. Of the
-    answer only the status counts. The other arguments are those of `fetch`.
+    A request that failed may have been received: the caller may send it again. Redirects are not followed. The body of
+    the answer is ignored. The other arguments are those of `fetch`.
 
-    UsageError for what is no such URL. Refused for an address that is neither public nor allowed, a bad
-    certificate, and a status that asking again does not change, NotFound for 404, 410 and names that do not exist:
-    their fact `status` is the answer's. SourceUnavailable for 408, 425, 429, 5xx and broken connections;
-    its fact `retry_after` is that header, if there was one. DeadlineExceeded.
+    UsageError for a malformed URL. Refused for an address that is neither public nor allowed, a bad certificate, and
+    any status that is not named here; NotFound for 404, 410 and names that do not exist; both have the fact `status`.
+    SourceUnavailable for 408, 425, 429, 5xx and broken connections; its fact `retry_after` is that header.
+    DeadlineExceeded.
     """
     target = checked(url)
     host = host_of(target)
@@ -110,25 +110,13 @@ def post(
     network = GuardedNetwork(deadline, allow, resolve)
     with _exchange("POST", target, sent, body, network, deadline, ssl_context) as answer:
         if not 200 <= answer.status < 300:
-            raise _post_error(answer, host)
+            raise _status_error(answer, host, "takes no messages there", "does not take the message")
         read = 0
-        for chunk in answer.iter_stream():  # so that its server is not cut off while it answers
+        for chunk in answer.iter_stream():  # so that the server is not cut off while it answers
             read += len(chunk)
             if read > ANSWER_BYTES_MAX:
                 break
         return int(answer.status)
-
-
-def _post_error(answer: httpcore.Response, host: str) -> PoorwillError:
-    status, facts = answer.status, {"host": host, "status": answer.status}
-    if status in _REDIRECTS:
-        return Refused(f"{host} redirects (HTTP {status}), which is not followed: give the URL it leads to", **facts)
-    if status in (404, 410):
-        return NotFound(f"{host} takes no messages there (HTTP {status}): check the URL", **facts)
-    if status >= 500 or status in _SLOW_DOWN:
-        told = httpx.Headers(answer.headers).get("retry-after", "")[:64]
-        return SourceUnavailable(f"{host} answers HTTP {status}: try again later", **facts, retry_after=told)
-    return Refused(f"{host} does not take the message (HTTP {status}): check what it expects", **facts)
 
 
 def _redirected(target: httpx.URL, location: str) -> httpx.URL:
@@ -136,7 +124,7 @@ def _redirected(target: httpx.URL, location: str) -> httpx.URL:
     try:
         following = checked(str(target.join(location)))
     except (httpx.InvalidURL, ValueError):
-        raise Refused(f"{host} redirects to what is no URL", host=host) from None
+        raise Refused(f"{host} redirects to a malformed URL", host=host) from None
     except UsageError as error:
         raise Refused(f"{host} redirects to a URL not followed: {error.message}", host=host) from None
     if target.scheme == "https" and following.scheme == "http":
@@ -151,16 +139,16 @@ def _get(
     bytes_max: int,
     ssl_context: ssl.SSLContext | None,
 ) -> Fetched | str:
-    """One hop: the file, or the Location it is said to be at."""
+    """One hop: the file, or the Location to which it redirects."""
     host = host_of(target)
     with _exchange("GET", target, _HEADERS, None, network, deadline, ssl_context) as answer:
-        told = httpx.Headers(answer.headers)
-        if answer.status in _REDIRECTS and "location" in told:
-            return told["location"]
+        headers = httpx.Headers(answer.headers)
+        if answer.status in _REDIRECTS and "location" in headers:
+            return headers["location"]
         if answer.status != 200:
-            raise _status_error(answer.status, host)
-        body = _body(answer, told, host, bytes_max)
-        media_type = told.get("content-type", "").partition(";")[0].strip().lower()
+            raise _status_error(answer, host, "has no such file", "does not hand out the file")
+        body = _body(answer, headers, host, bytes_max)
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         return Fetched(body, media_type, str(target.copy_with(query=None)))
 
 
@@ -174,7 +162,7 @@ def _exchange(
     deadline: Deadline,
     ssl_context: ssl.SSLContext | None,
 ) -> Iterator[httpcore.Response]:
-    """One request on a connection of its own; its answer's body is still to be read. Raises our errors alone."""
+    """One request on its own connection; the body of the answer is not read yet. Raises only Poorwill's errors."""
     asked = httpcore.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path)
     with (
         _our_errors(host_of(target), deadline),
@@ -184,12 +172,12 @@ def _exchange(
         yield answer
 
 
-def _body(answer: httpcore.Response, told: httpx.Headers, host: str, bytes_max: int) -> bytes:
-    encoding = told.get("content-encoding", "identity").strip().lower()
+def _body(answer: httpcore.Response, headers: httpx.Headers, host: str, bytes_max: int) -> bytes:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise Refused(f"{host} answers in the encoding {encoding[:40]!a} although asked for none", host=host)
     too_large = Refused(f"the file at {host} is larger than {bytes_max} bytes: use a smaller one", host=host)
-    length = told.get("content-length", "")
+    length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > bytes_max:
         raise too_large
     body = bytearray()  # not a list of chunks: of tiny ones it would take many times their bytes
@@ -200,12 +188,16 @@ def _body(answer: httpcore.Response, told: httpx.Headers, host: str, bytes_max: 
     return bytes(body)
 
 
-def _status_error(status: int, host: str) -> PoorwillError:
+def _status_error(answer: httpcore.Response, host: str, missing: str, refused: str) -> PoorwillError:
+    status, facts = answer.status, {"host": host, "status": answer.status}
     if status in (404, 410):
-        return NotFound(f"{host} has no such file (HTTP {status}): check the URL", host=host, status=status)
+        return NotFound(f"{host} {missing} (HTTP {status}): check the URL", **facts)
     if status >= 500 or status in _SLOW_DOWN:
-        return SourceUnavailable(f"{host} answers HTTP {status}: try again later", host=host, status=status)
-    return Refused(f"{host} does not hand out the file (HTTP {status}): check the URL", host=host, status=status)
+        retry_after = httpx.Headers(answer.headers).get("retry-after", "")[:64]
+        return SourceUnavailable(f"{host} answers HTTP {status}: try again later", **facts, retry_after=retry_after)
+    if status in _REDIRECTS:
+        return Refused(f"{host} redirects (HTTP {status}) and is not followed: give the URL it leads to", **facts)
+    return Refused(f"{host} {refused} (HTTP {status}): check the URL, and what it expects", **facts)
 
 
 @contextmanager

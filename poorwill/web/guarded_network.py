@@ -1,8 +1,8 @@
-"""A network for requests to URLs that others chose: public addresses only, and one deadline for everything.
+"""A network for requests to strangers' URLs: public addresses only, and one deadline for everything.
 
-A host is resolved once for each connection, all of its addresses are judged, and one of those very
-addresses is dialled: a name server that answers differently the next time is not asked a next time.
-httpcore, above, keeps speaking of the host by its name, so Host, SNI and the certificate's check stay.
+A host is resolved once for each connection, all of its addresses are checked, and one of these is dialled: a name
+server has no chance to answer differently the second time. httpcore still knows the host by its name, for Host, SNI and
+the certificate.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ import httpcore
 from poorwill.errors import DeadlineExceeded, NotFound, Refused, SourceUnavailable
 from poorwill.web.addresses import Address, AllowRule, refusal
 
-CHECK_S = 0.25  # how long a wait for bytes or names goes on without a look whether it still should
+CHECK_S = 0.25  # how long to wait for bytes or names before `check` is called again
 WRITE_BYTES = 64 << 10
 CONNECT_S_MAX = 5.0  # for one address of several
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
-Resolve = Callable[[str, int], Sequence[str]]  # host and port -> IP addresses; OSError as getaddrinfo raises it
+Resolve = Callable[[str, int], Sequence[str]]  # host and port -> IP addresses; raises OSError as getaddrinfo does
 
 
 def system_addresses(host: str, port: int) -> list[str]:
-    """What the system's resolver knows of a host, in its order of preference."""
+    """A host's addresses by the system's resolver, in its order of preference."""
     return [str(where[0]) for *_, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 class Deadline:
-    """When work of many steps has to be over, and somebody who may stop it earlier."""
+    """The time limit of work in many steps, and a check that may end it earlier."""
 
     def __init__(self, timeout_s: float, what: str, check: Callable[[], None]) -> None:
-        """Counts from now. `what` is the work, for the message; `check` raises when it should stop."""
+        """Begins now. `what` names the work in the message; `check` raises to stop it."""
         self._ends_s = time.monotonic() + timeout_s
         self._late = f"{what} did not end in {timeout_s:g} s; try again, or use a faster server"
         self._check = check
 
     def left_s(self) -> float:
-        """Seconds left, more than 0. DeadlineExceeded if there are none, or whatever `check` raises."""
+        """Seconds left, more than 0. DeadlineExceeded, or whatever `check` raises."""
         self._check()
         left_s = self._ends_s - time.monotonic()
         if left_s <= 0:
@@ -56,11 +56,10 @@ class Deadline:
 
 
 class GuardedNetwork(httpcore.NetworkBackend):
-    """Connects as httpcore asks, if the address may be dialled. The timeouts httpcore gives are not used:
-    the deadline bounds every wait.
+    """Connects for httpcore, if the address may be reached. The deadline bounds every wait, in place of its timeouts.
 
-    Raises Refused for an address or a certificate, NotFound for a name that does not exist, SourceUnavailable
-    when a name cannot be resolved now, DeadlineExceeded, and httpcore's errors for connections.
+    Raises Refused for an address or a certificate, NotFound for a name that does not exist, SourceUnavailable for one
+    that cannot be resolved now, DeadlineExceeded, and httpcore's errors for connections.
     """
 
     def __init__(self, deadline: Deadline, allow: Iterable[AllowRule] = (), resolve: Resolve = system_addresses):
@@ -80,7 +79,7 @@ class GuardedNetwork(httpcore.NetworkBackend):
         for address in addresses:
             why = refusal(address, port, self._allow)
             if why is not None:
-                # Not the address itself: it would tell a stranger what internal names stand for.
+                # Without the address: it would tell a stranger where internal names lead.
                 raise Refused(f"{host}, port {port}, may not be reached: it is {why}; use a public server", host=host)
         return DeadlineStream(self._dial(addresses, port), self._deadline)
 
@@ -91,7 +90,7 @@ class GuardedNetwork(httpcore.NetworkBackend):
             return [ip_address(text) for text in dict.fromkeys(self._resolved(host, port))]
 
     def _resolved(self, host: str, port: int) -> Sequence[str]:
-        """In a thread, since the system's resolver takes no timeout; one left behind ends with the resolver's own."""
+        """In a thread, since the system's resolver takes no timeout; an abandoned thread ends with the resolver's."""
         answer: Future[Sequence[str]] = Future()
 
         def ask() -> None:
@@ -107,14 +106,14 @@ class GuardedNetwork(httpcore.NetworkBackend):
             addresses = answer.result()
         except OSError as error:
             if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME:
-                raise NotFound(f"no server is called {host}: check the URL", host=host) from None
+                raise NotFound(f"there is no server {host}: check the URL", host=host) from None
             raise SourceUnavailable(f"the name {host} cannot be resolved now: {error}", host=host) from None
         if not addresses:
             raise NotFound(f"{host} has no address: check the URL", host=host)
         return addresses
 
     def _dial(self, addresses: Sequence[Address], port: int) -> httpcore.NetworkStream:
-        """The first address that lets us in, or the last one's error; a silent one leaves time for those after it."""
+        """A connection to the first address that answers, or the last one's error. Each gets its share of the time."""
         for left in range(len(addresses), 0, -1):
             timeout_s = min(CONNECT_S_MAX, self._deadline.left_s() / left)
             try:
@@ -127,7 +126,7 @@ class GuardedNetwork(httpcore.NetworkBackend):
 
 
 class DeadlineStream(httpcore.NetworkStream):
-    """A connection whose every wait ends at the deadline, however few bytes at a time the other side sends."""
+    """A connection whose waits end at the deadline, however slowly the other side sends."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._stream = stream
@@ -141,7 +140,7 @@ class DeadlineStream(httpcore.NetworkStream):
                 continue
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """By hand, because below a timeout holds for each of many sends, and a reader of single bytes needs many."""
+        """Not by httpcore, whose timeout holds for each of the sends, of which a slow reader needs many."""
         connection, left = self._stream.get_extra_info("socket"), memoryview(buffer)
         while left:
             connection.settimeout(self._deadline.wait_s())
@@ -155,7 +154,7 @@ class DeadlineStream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        """Refused if the certificate is not one of that host."""
+        """Refused if the certificate is not valid for that host."""
         try:
             stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left_s())
         except httpcore.ConnectError as error:

@@ -1,4 +1,4 @@
-"""URLs of the web as users write them: in the form that is asked for, or refused before anything is resolved."""
+"""URLs as users write them: normalized, or refused before anything is resolved."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
 
 
 def checked(url: str) -> httpx.URL:
-    """The URL in the form that is asked for, or UsageError. No message repeats it: it may hold a secret."""
+    """The normalized URL, or UsageError. No message repeats it: it may hold a secret."""
     if len(url) > URL_CHARS_MAX:
         raise UsageError(f"the URL has {len(url)} characters, at most {URL_CHARS_MAX} are possible")
     try:
         target = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
-        raise UsageError("not a URL: expected something like https://host/path") from None
+        raise UsageError("the URL is malformed: expected something like https://host/path") from None
     if target.scheme not in ("http", "https"):
-        raise UsageError(f"not a URL of the web: it begins {target.scheme[:20]!a}, expected https:// or http://")
+        raise UsageError(f"the URL begins with {target.scheme[:20]!a}: expected https:// or http://")
     if target.userinfo:
         raise UsageError("the URL holds a user name or password: use a presigned URL, or none at all")
     if target.port is not None and not 1 <= target.port <= PORT_MAX:
         raise UsageError(f"the URL's port is {target.port}, expected 1 to {PORT_MAX}")
-    # One dot at the end means the same host; the names in certificates do without.
+    # A dot at the end means the same host; the names in certificates do not have it.
     host = host_of(target).removesuffix(".")
     fault = _host_fault(host)
     if fault is not None:
-        raise UsageError(f"not a host in a URL: {host[:80]!a}: {fault}")
+        raise UsageError(f"the URL has the host {host[:80]!a}: {fault}")
     return target.copy_with(host=host, fragment=None)
 
 
 def judged(url: str, allow: Iterable[AllowRule] = ()) -> httpx.URL:
-    """The same, and Refused for an address that could not be dialled. Names are judged when they are resolved."""
+    """As `checked`; Refused for an address that may not be reached. Names are judged when they are resolved."""
     target = checked(url)
     try:
         address = ip_address(host_of(target).strip("[]"))
@@ -54,14 +54,14 @@ def judged(url: str, allow: Iterable[AllowRule] = ()) -> httpx.URL:
 
 
 def host_of(target: httpx.URL) -> str:
-    """As it is asked for. Not `target.host`, which decodes IDNA and fails where there is none to decode."""
+    """The host as it is sent. Not `target.host`, which decodes IDNA and fails for other names."""
     return target.raw_host.decode("ascii")
 
 
 def _host_fault(host: str) -> str | None:
-    """What is wrong with a host, in words, or None: it is an IP address in its usual form, or a name."""
+    """What is wrong with a host; None for a name or an IP address in its usual form."""
     if "%" in host:
-        return "neither percent signs nor zones are possible"
+        return "it cannot have percent signs or zones"
     try:
         ip_address(host)
     except ValueError:

@@ -1,12 +1,12 @@
-"""A signed message to a URL, sent until it is taken or there is no hope.
+"""A signed message to a URL, sent until it is accepted, refused, or the attempts are used up.
 
     POST <url>
     Content-Type: application/json
-    Poorwill-Delivery: <id>                         the same for every attempt: what was taken already can be told
+    Poorwill-Delivery: <id>                         the same for every attempt, to recognize repetitions by
     Poorwill-Signature: t=<unix seconds>,v1=<hex>   HMAC-SHA256 of "<t>.<body>", one v1 for each secret
 
-The signature's scheme is Stripe's (https://docs.stripe.com/webhooks#verify-manually). Several secrets are for
-changing them: a receiver takes a message of which one v1 fits.
+The signature's scheme is Stripe's (https://docs.stripe.com/webhooks#verify-manually). There are several secrets while
+they are being changed: a receiver accepts a message if one v1 fits.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ ATTEMPTS_MAX = 8
 TIMEOUT_S = 10.0
 WAIT_S_FIRST, WAIT_S_MAX = 1.0, 60.0
 RETRY_AFTER_S_MAX = 300.0
-"""Longer than a receiver may have us wait once."""
+"""The longest pause that a receiver may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Where messages go, and how persistently. `secrets` sign; `headers` are sent as they are."""
+    """Where messages go, and how often they are tried. `secrets` sign; `headers` are sent as they are."""
 
     url: str = field(repr=False)
     secrets: Sequence[str] = field(repr=False)
@@ -50,7 +50,7 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """How a message was taken: the receiver's host, its status (2xx), and at which attempt."""
+    """A message that was accepted: the receiver's host, its status (2xx), and the number of attempts."""
 
     host: str
     status: int
@@ -60,7 +60,7 @@ class Delivered:
 def signature(body: bytes, secrets: Sequence[str], at_s: int) -> str:
     """The header Poorwill-Signature. UsageError without a secret."""
     if not secrets:
-        raise UsageError("a message needs a secret that signs it: give the webhook's block one")
+        raise UsageError("a message has to be signed: give the webhook's block a secret")
     signed = f"{at_s}.".encode() + body
     marks = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in secrets]
     return ",".join([f"t={at_s}", *(f"v1={mark}" for mark in marks)])
@@ -77,10 +77,10 @@ def deliver(
     say: Callable[[str], None] = log.warning,
     resolve: Resolve = system_addresses,
 ) -> Delivered:
-    """Send a JSON body under the id `delivery`, again after waits that double, and that the receiver may lengthen.
+    """Send a JSON body under the id `delivery`, and again after pauses that double and that the receiver may lengthen.
 
-    At least once: an answer can be lost, and the receiver tells repetitions by the id. Each attempt is signed anew.
-    The errors are those of `guarded_http.post`; a transient one comes after `attempts_max` attempts.
+    It arrives at least once: if an answer is lost, the receiver recognizes the repetition by the id. Each attempt is
+    signed anew. The errors are those of `guarded_http.post`; a transient one is raised after `attempts_max` attempts.
     """
     host = host_of(checked(receiver.url))
     pauses = Backoff(WAIT_S_FIRST, WAIT_S_MAX, receiver.attempts_max).pauses(uniform=draw)

@@ -189,4 +189,4 @@ def test_a_machine_that_cannot_be_described_yet_is_not_lost(
         machine = vast.create("m", Wish(gpu="H200"))
     assert (machine.id, machine.label, machine.running) == ("5001", "m", False)
     assert machine.price_per_hour == pytest.approx(vast.offers(Wish(gpu="H200"))[0].price_per_hour)
-    assert "5001 is created" in caplog.text
+    assert "5001 was created" in caplog.text
