@@ -43,7 +43,7 @@ def host_of(arguments: argparse.Namespace) -> Host:
     files = [arguments.ssh_key] if arguments.ssh_key else DEFAULT_FILES
     if arguments.ssh_key and not os.access(arguments.ssh_key, os.R_OK):
         raise UsageError(f"--ssh-key {arguments.ssh_key}: no such file, or it cannot be read")
-    say = _quiet if arguments.json else _say
+    say = (lambda line: None) if arguments.json else _say
     pin = KnownHosts(Path(KNOWN_HOSTS).expanduser()).pin(endpoint, say)
     return SshHost(endpoint, Identity(files=files, agent=not arguments.ssh_key), pin, on_step=say)
 
@@ -72,7 +72,3 @@ def path_on(arguments: argparse.Namespace, path: str) -> str:
 
 def _say(line: str) -> None:
     print(f"poorwill: {line}", file=sys.stderr)
-
-
-def _quiet(line: str) -> None:
-    return

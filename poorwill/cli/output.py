@@ -100,17 +100,13 @@ class Output:
             self._say(message + _figures(totals))
 
     def failed(self, error: PoorwillError) -> None:
-        if self._json:
-            self.event("error", exit_code=error.exit_code, **error.to_wire(), hint=self.hint)
-        else:
-            print(f"poorwill: {error.message}", file=sys.stderr)
-            if self.hint:
-                print(f"poorwill: {self.hint}", file=sys.stderr)
+        self.event("error", exit_code=error.exit_code, **error.to_wire(), hint=self.hint)
+        if not self._json:
+            print("\n".join(f"poorwill: {line}" for line in (error.message, self.hint) if line), file=sys.stderr)
 
     def interrupted(self) -> None:
-        if self._json:
-            self.event("error", exit_code=130, type="Interrupted", message="interrupted", hint=self.hint)
-        else:
+        self.event("error", exit_code=130, type="Interrupted", message="interrupted", hint=self.hint)
+        if not self._json:
             print("poorwill: interrupted" + (f"; {self.hint}" if self.hint else ""), file=sys.stderr)
 
 

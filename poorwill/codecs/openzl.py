@@ -15,13 +15,6 @@ FORMAT_VERSION = 27
 """The newest frame format that is written; each frame names its own."""
 
 
-def _library() -> Any:
-    try:
-        return importlib.import_module("openzl.ext")
-    except ImportError:
-        raise Unsupported("codec 'openzl' needs the package openzl (>=0.1), which is not installed here") from None
-
-
 class OpenZL:
     """Encodes by `layout`, which the chooser sets, with tANS over the planes; decodes any frame."""
 
@@ -29,7 +22,10 @@ class OpenZL:
     name = "openzl"
 
     def __init__(self) -> None:
-        self._zl = _library()
+        try:
+            self._zl: Any = importlib.import_module("openzl.ext")
+        except ImportError:
+            raise Unsupported("codec 'openzl' needs the package openzl (>=0.1), which is not installed here") from None
         self._compressors: dict[str, Any] = {}
         self._decoder = self._zl.DCtx()
         self.layout = Layout(2, True, 0b10)

@@ -54,10 +54,6 @@ class Resolved:
     guidance: float | None
     fps: float
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values: `Resolved(**document)` gives it back."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:

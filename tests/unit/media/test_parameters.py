@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -77,12 +78,12 @@ def test_valid_values_are_used_unchanged(given_: tuple[Profile, Asked]) -> None:
         if value is not None:
             assert getattr(resolved, name) == value
     assert made(Asked(**_taken(resolved, profile)), profile) == resolved
-    assert Resolved(**json.loads(json.dumps(resolved.to_json()))) == resolved
+    assert Resolved(**json.loads(json.dumps(asdict(resolved)))) == resolved
 
 
 def _taken(resolved: Resolved, profile: Profile) -> dict[str, Any]:
     left_out = set() if profile.takes_prompt else {"prompt", "negative_prompt"}
-    return {name: value for name, value in resolved.to_json().items() if name not in left_out}
+    return {name: value for name, value in asdict(resolved).items() if name not in left_out}
 
 
 @untimed
