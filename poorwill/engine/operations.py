@@ -30,7 +30,7 @@ from poorwill.engine.transfer.fetch import Reader, Source
 from poorwill.engine.transfer.part_reading import RUN_BYTES, read_index
 from poorwill.engine.transfer.transfers import Transfers
 from poorwill.engine.transfer.verify_run import VerifyRun
-from poorwill.errors import Corrupt, UsageError
+from poorwill.errors import Corrupt, Unsupported, UsageError
 from poorwill.snapshot import fields, ids, limits, manifest
 from poorwill.snapshot.order import CACHE_BYTES_MAX, PackSettings
 from poorwill.snapshot.tables import Manifest
@@ -100,7 +100,7 @@ class Operations:
             return Adopted(
                 int(found["number"]), int(found["size"]), read_index(source, int(found["size"]), found["key"])
             )
-        except Corrupt as error:
+        except (Corrupt, Unsupported) as error:
             log.warning("%s: it is packed again", error.message)
             return None
         finally:

@@ -56,11 +56,13 @@ def check(found: object, kind: str, what: str) -> None:
     """Corrupt if `found` is not a version at all, Unsupported if it is none of those that are read of `kind`."""
     versions = BY_KIND[kind]
     if type(found) is not int or found < 1:
-        raise Corrupt(f"{what}: its version as a {kind} is {repr(found)[:80]}, expected an integer from 1")
+        raise Corrupt(f"{what}: its version of the {kind} format is {repr(found)[:80]}, expected an integer from 1")
     if versions.oldest <= found <= versions.newest:
         return
     readable = f"version {versions.oldest}"
     if versions.newest > versions.oldest:
         readable = f"versions {versions.oldest} to {versions.newest}"
     age = "a newer" if found > versions.newest else "an older"
-    raise Unsupported(f"{what}: a {kind} of version {found}; this poorwill reads {readable}: use {age} poorwill")
+    raise Unsupported(
+        f"{what}: version {found} of the {kind} format, this poorwill reads {readable}: use {age} poorwill"
+    )

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from poorwill.codecs import registry
+from poorwill.control.records.intents import Intent
 from poorwill.control.records.pending import Pending
 from poorwill.control.records.verified import Verified
 from poorwill.engine.meter import COUNTERS
 from poorwill.engine.operations import Operations
+from poorwill.snapshot import versions
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.part_index import IndexRows
 from poorwill.snapshot.tables import Chunks, Entries, Parts, Segments, Targets, XattrSets
@@ -51,6 +53,7 @@ def test_every_counter() -> None:
         (Metadata, "`poorwill-snapshot/1`: metadata"),
         (Pending, "`poorwill-pending/1`"),
         (Verified, "`poorwill-verified/1`"),
+        (Intent, "`poorwill-intent/1`"),
     ],
 )
 def test_every_field(kind: type, title: str) -> None:
@@ -59,7 +62,11 @@ def test_every_field(kind: type, title: str) -> None:
     fields = [field for field in dataclasses.fields(kind) if field.name != "further"]
     assert names(text) == {field.name for field in fields}
     optional = "\n".join(line for line in text.splitlines() if ", optional |" in line)
-    assert names(optional) == {field.name for field in fields if field.default is not dataclasses.MISSING}
+    assert names(optional) == {
+        field.name
+        for field in fields
+        if not (field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING)
+    }
 
 
 @pytest.mark.parametrize(
@@ -79,6 +86,17 @@ def test_the_other_columns() -> None:
     assert {c.name for t in (Targets, XattrSets) for c in t.SCHEMA} <= set(re.findall(r"`([^`]+)`", text))
     listed = re.findall(r"^\| (`source`|`offset`.*?) \|", section("snapshot-format.md", "Parts"), re.MULTILINE)
     assert re.findall(r"`([^`]+)`", " ".join(listed)) == [c.name for c in IndexRows.SCHEMA]
+
+
+def test_every_kind_and_its_versions() -> None:
+    """Which versions of it are read, and which one is written."""
+    rows = re.findall(
+        r"^\| `([^`]+)` \| [^|]+ \| ([^|]+) \| ([^|]+) \|", section("snapshot-format.md", "Versions"), re.MULTILINE
+    )
+    assert {kind: (reads, writes) for kind, reads, writes in rows} == {
+        kind: (str(each.oldest) if each.oldest == each.newest else f"{each.oldest} to {each.newest}", str(each.written))
+        for kind, each in versions.BY_KIND.items()
+    }
 
 
 def test_every_codec() -> None:

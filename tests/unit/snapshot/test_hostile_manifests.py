@@ -281,12 +281,50 @@ def _part(rows: list[dict[str, Any]]) -> tuple[bytes, int]:
     return tail, sum(row["stored"] for row in rows) + len(tail)
 
 
-def test_a_later_format_is_not_guessed_at() -> None:
-    """A manifest of format 2 is Unsupported, and says what to do."""
-    header = json.dumps({"format": 2, "machine": "", "snapshot_id": "", "scanned_at_ns": 0, "rows": {}})
-    data = manifest.MAGIC + page(b"HEAD", 1, header.encode()) + page(b"END ", 0, b"")
-    with pytest.raises(Unsupported, match="use a newer poorwill"):
-        manifest.decode(data, "m")
+def test_a_later_version_is_not_guessed_at() -> None:
+    """A manifest of version 2 is Unsupported whatever else is in it, and says what to do."""
+    header = {"format": 2, "machine": "", "snapshot_id": "", "scanned_at_ns": 0, "rows": {}}
+    for found in (header, {"format": 2}, {**header, "rows": None}):
+        data = manifest.MAGIC + page(b"HEAD", 1, json.dumps(found).encode()) + page(b"END ", 0, b"")
+        with pytest.raises(Unsupported, match=r"^manifests/m: version 2 of the manifest format.*use a newer poorwill$"):
+            manifest.decode(data, "manifests/m")
+    for wrong in ("1", True, 1.0, 0, -1, None):
+        data = manifest.MAGIC + page(b"HEAD", 1, json.dumps({**header, "format": wrong}).encode())
+        with pytest.raises(Corrupt, match=r"^manifests/m: its version of the manifest format is "):
+            manifest.decode(data, "manifests/m")
+
+
+@pytest.mark.parametrize("field", ["machine", "snapshot_id", "scanned_at_ns", "rows"])
+def test_a_header_that_lacks_a_field(field: str) -> None:
+    """Or has one of another type; what it has besides is ignored."""
+    data = encoded(small_manifest())
+    _, _, _, stored = PAGE.unpack_from(data, len(manifest.MAGIC))
+    begins, ends = len(manifest.MAGIC) + PAGE.size, len(manifest.MAGIC) + PAGE.size + stored
+    header = json.loads(zstandard.decompress(data[begins:ends]))
+
+    def with_header(changed: dict[str, Any]) -> bytes:
+        return manifest.MAGIC + page(b"HEAD", 1, json.dumps(changed).encode()) + data[ends:]
+
+    assert encoded(manifest.decode(with_header({**header, "later": [1]}), "m")) == data
+    for changed in ({k: v for k, v in header.items() if k != field}, {**header, field: [7]}):
+        with pytest.raises(Corrupt, match=r"^m: its header page lacks a field, or one is of the wrong type$"):
+            manifest.decode(with_header(changed), "m")
+
+
+def test_a_part_of_a_later_version() -> None:
+    """The last byte of a part says its version; a byte that is no digit is no part's."""
+    tail = part_index.encode(SNAPSHOT_ID, 0, table(IndexRows, []))
+    assert tail.endswith(b"PWPARTv1")
+    for read in (lambda data: part_index.decode(data, len(data), "parts/m"), part_index_trailer):
+        with pytest.raises(Unsupported, match=r"^parts/m: version 2 of the part index format.*use a newer poorwill$"):
+            read(tail[:-1] + b"2")
+        for wrong in (b"0", b"x", b"\xb2"):
+            with pytest.raises(Corrupt, match=r"^parts/m: "):
+                read(tail[:-1] + wrong)
+
+
+def part_index_trailer(data: bytes) -> part_index.Trailer:
+    return part_index.read_trailer(data, "parts/m")
 
 
 def test_long_targets_stay_within_a_page() -> None:
