@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from poorwill.cli.output import Output, human
 from poorwill.control.records import trash
@@ -26,7 +25,11 @@ def retention(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     holdings = Holdings(open_store(arguments.store))
     plan = control.plan(holdings, policy, grace_s, machine=arguments.machine)
     for verdict in plan.verdicts:
-        output.event("snapshot", **_fields(verdict))
+        output.event(
+            "snapshot", machine=verdict.owner[0], snapshot_id=verdict.owner[1], name=verdict.name,
+            tags=list(verdict.tags), kept=bool(verdict.reasons), reasons=list(verdict.reasons),
+            freed_bytes=verdict.freed_bytes,
+        )  # fmt: skip
         output.lines([_line(verdict)])
     output.lines(_notes(plan))
     if not arguments.dry_run and plan.unreadable:
@@ -53,18 +56,6 @@ def undelete(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         snapshot_id=arguments.id, machine=metadata.machine,
     )  # fmt: skip
     return 0
-
-
-def _fields(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "machine": verdict.owner[0],
-        "snapshot_id": verdict.owner[1],
-        "name": verdict.name,
-        "tags": list(verdict.tags),
-        "kept": bool(verdict.reasons),
-        "reasons": list(verdict.reasons),
-        "freed_bytes": verdict.freed_bytes,
-    }
 
 
 def _line(verdict: Verdict) -> str:

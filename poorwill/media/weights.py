@@ -216,15 +216,19 @@ def _unreadable(error: OSError) -> None:
 
 
 def _described(folder: Path, path: str) -> WeightsFile:
-    try:
+    with _reading(folder / path):
         return WeightsFile(path, os.stat(folder / path).st_size, file_digest(folder / path))
-    except OSError as error:
-        raise WorkspaceError(f"{folder / path}: cannot be read: {error.strerror}") from error
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    try:
+    with _reading(path):
         found = os.stat(path)
+        return found.st_size, found.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be read: {error.strerror}") from error
-    return found.st_size, found.st_mtime_ns

@@ -37,15 +37,17 @@ class Plan:
 
     def raw_bytes(self) -> Array:
         """Raw bytes of each chunk. int64."""
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.length, dtype=np.int64)])
-        sizes: Array = ends[self.first[1:]] - ends[self.first[:-1]]
+        sizes: Array = np.diff(self._ends()[self.first])
         return sizes
 
     def chunk_offsets(self) -> Array:
         """Where each segment begins in its chunk. int64."""
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.length, dtype=np.int64)])
+        ends = self._ends()
         offsets: Array = ends[:-1] - np.repeat(ends[self.first[:-1]], np.diff(self.first))
         return offsets
+
+    def _ends(self) -> Array:
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.length, dtype=np.int64)])
 
     def chunk_of_segments(self) -> Array:
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.first))
