@@ -15,15 +15,17 @@ from pydantic import Field
 
 from blocks.lookup import webhook_block
 from blocks.webhooks import USERS
-from flows.stages import Stages, ended
+from flows.stages import ended
 from poorwill.errors import DeadlineExceeded, PoorwillError, UsageError
 from poorwill.media import delivery
 from poorwill.media.parameters import Asked, Resolved, resolve
 from poorwill.media.stop import Stop
 from tasks.download_image import download_image
 from tasks.infer import infer
+from tasks.reports.video_report import publish_video
+from tasks.stage_times import Stages
 from tasks.studio import Studio, studio
-from tasks.upload_video import publish, upload_video
+from tasks.upload_video import upload_video
 
 SEED_BITS = 53
 """What a JSON number keeps everywhere."""
@@ -91,7 +93,7 @@ def _generate(opened: Studio, model: str, image_url: str, asked: Asked) -> dict[
         return _result(opened, record)
     with stages("download"):
         image = download_image(image_url)
-    made = infer(asdict(parameters))
+    made = infer(parameters)
     opened.process.stop.check()
     facts = {
         "model": model,
@@ -102,10 +104,7 @@ def _generate(opened: Studio, model: str, image_url: str, asked: Asked) -> dict[
         "inference_began_at": made["inference_began_at"],
     }
     result = _result(opened, upload_video(facts))
-    try:
-        publish(result, opened)
-    except Exception as error:  # the video is delivered, whatever Prefect's UI shows
-        get_run_logger().warning("the artifacts of this run are not shown: %s", type(error).__name__)
+    publish_video(result, opened)
     return result
 
 

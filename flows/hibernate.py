@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from blocks.lookup import machine_block
 from flows.snapshot_run import Request, own_snapshot_id, take
-from flows.stages import failed
+from flows.stages import failed, threads
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import checked_path
 from poorwill.snapshot import limits
@@ -20,7 +19,7 @@ from poorwill.snapshot.order import Codec, OnUnreadable, SnapshotOrder, VerifyMo
 
 @flow(
     name="hibernate",
-    task_runner=ThreadPoolTaskRunner(max_workers=limits.PARTS),
+    task_runner=threads(limits.PARTS),
     flow_run_name="hibernate-{machine}",
     persist_result=False,
 )
@@ -75,5 +74,4 @@ def hibernate(
         )  # fmt: skip
         return take(Request(machine, store, order, destroy, stop_command, instance), block)
     except PoorwillError as error:
-        state: Any = failed(error)
-        return state
+        return failed(error)

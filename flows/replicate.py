@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from blocks.lookup import block_name_of, machine_if_any, store_block
-from flows.stages import failed
+from flows.stages import failed, threads
 from flows.wake_run import Request, Target, check_host, plan, resolve_as, snapshot_id_of, wake_target
 from poorwill.control.machine.costs import summed
 from poorwill.control.records import catalog
@@ -94,8 +93,7 @@ def replicate(
             return plan(request, targets[0], count)
         return summary(targets[0].snapshot_id, request, _all(request, targets))
     except PoorwillError as error:
-        state: Any = failed(error)
-        return state
+        return failed(error)
 
 
 def _targets(request: Request, snapshot: str, name: str, count: int) -> list[Target]:
@@ -146,7 +144,7 @@ def _awake_already(target: Target) -> dict[str, Any] | None:
 
 @flow(
     name="replica",
-    task_runner=ThreadPoolTaskRunner(max_workers=limits.PARTS),
+    task_runner=threads(limits.PARTS),
     flow_run_name="replica-{name}",
     persist_result=False,
 )
@@ -164,8 +162,7 @@ def wake_replica(name: str, machine: str, snapshot_id: str, request: Request) ->
             metadata = catalog.find(opened, snapshot_id)
         return wake_target(request, resolve_as(metadata, name, machine, request.provider))
     except PoorwillError as error:
-        state: Any = failed(error)
-        return state
+        return failed(error)
 
 
 def summary(snapshot_id: str, request: Request, replicas: list[Replica]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
@@ -64,17 +64,12 @@ def _slot(name: str, what: str, wait_s: float) -> Iterator[None]:
     slot = concurrency(
         name, timeout_seconds=wait_s, strict=True, lease_duration=LEASE_S, raise_on_lease_renewal_failure=True
     )
-    try:
-        slot.__enter__()
-    except TimeoutError:
-        raise Refused(
-            f"another run works on {what} since {wait_s:.0f} s or more: wait for it, or cancel it "
-            f"(concurrency limit {name})"
-        ) from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(slot)
+        except TimeoutError:
+            raise Refused(
+                f"another run works on {what} since {wait_s:.0f} s or more: wait for it, or cancel it "
+                f"(concurrency limit {name})"
+            ) from None
         yield
-    except BaseException as error:
-        if not slot.__exit__(type(error), error, error.__traceback__):
-            raise
-    else:
-        slot.__exit__(None, None, None)

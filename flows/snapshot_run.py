@@ -16,7 +16,7 @@ from blocks.lookup import machine_block, store_block
 from blocks.machines import Machine
 from blocks.providers import OwnMachines
 from flows.slots import machine_slot
-from flows.stages import Stages, each, openings
+from flows.stages import each, openings
 from poorwill.control.machine.costs import Cost
 from poorwill.control.records import catalog
 from poorwill.errors import NotFound, PoorwillError, Refused
@@ -33,6 +33,7 @@ from tasks.run_command import run_command
 from tasks.scan_workspace import scan_workspace
 from tasks.sessions import sessions
 from tasks.settle import settle
+from tasks.stage_times import Stages
 from tasks.verify_snapshot import verify_snapshot
 from tasks.write_metadata import write_metadata
 

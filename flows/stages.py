@@ -1,8 +1,7 @@
-"""What the flows share: the clock of their stages, their mapped steps, and how they end in failure."""
+"""What the flows share: their mapped steps, beginning again, and how they end."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
@@ -21,21 +20,6 @@ from tasks.sessions import sessions
 
 OPENINGS_MAX = 3
 """How often a run begins again after it lost its engine."""
-
-
-class Stages:
-    """Milliseconds per stage; a stage that is repeated adds up."""
-
-    def __init__(self) -> None:
-        self.timings_ms: dict[str, int] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.timings_ms[name] = self.timings_ms.get(name, 0) + round((time.monotonic() - began) * 1000)
 
 
 def openings() -> Iterator[AbstractContextManager[None]]:

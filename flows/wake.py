@@ -7,11 +7,10 @@ from contextlib import closing
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from blocks.lookup import store_block
-from flows.stages import failed
+from flows.stages import failed, threads
 from flows.wake_run import Request, plan, resolve, wake_target
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import Wish, checked_path
@@ -21,7 +20,7 @@ from poorwill.snapshot.order import RestoreOrder
 
 @flow(
     name="wake",
-    task_runner=ThreadPoolTaskRunner(max_workers=limits.PARTS),
+    task_runner=threads(limits.PARTS),
     flow_run_name="wake-{snapshot}",
     persist_result=False,
 )
@@ -83,5 +82,4 @@ def wake(
             target = resolve(opened, snapshot, machine, provider)
         return plan(request, target) if dry_run else wake_target(request, target)
     except PoorwillError as error:
-        state: Any = failed(error)
-        return state
+        return failed(error)

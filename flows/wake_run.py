@@ -14,7 +14,7 @@ from blocks.lookup import bare, block_name_of, machine_block, machine_if_any
 from blocks.machines import Machine
 from blocks.providers import AnyProvider, LocalProvider
 from flows.slots import machine_slot
-from flows.stages import Stages, each, openings
+from flows.stages import each, openings
 from poorwill.control.machine.provisioning import IMAGE_GB, MAY_BILL, disk_gb_for
 from poorwill.control.records import catalog
 from poorwill.control.snapshot import needs
@@ -36,6 +36,7 @@ from tasks.reports.machine_report import publish_offers
 from tasks.restore_part import open_restore, restore_part
 from tasks.run_command import run_command
 from tasks.sessions import sessions
+from tasks.stage_times import Stages
 
 
 @dataclass(frozen=True, slots=True)

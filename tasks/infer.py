@@ -14,6 +14,7 @@ from prefect import task
 from poorwill.media.parameters import Resolved
 from tasks.progress import ProgressArtifacts, generating
 from tasks.retries import policy, transient_in_time
+from tasks.stage_times import Stages
 from tasks.studio import Studio, current
 
 if TYPE_CHECKING:
@@ -26,25 +27,25 @@ UPDATE_S = 3.0
 
 
 @task(name="infer", **policy(transient_in_time))
-def infer(parameters: dict[str, Any]) -> dict[str, Any]:
+def infer(parameters: Resolved) -> dict[str, Any]:
     """Generate, encode, and prove that the file holds what was asked for; all of it in the run's folder.
 
     The pipeline stays loaded for the next run in this process. Returns `video` (facts of the file), `timings_ms`
     and `inference_began_at` (POSIX seconds). Stops with Cancelled at the next step when it is asked to.
 
     Args:
-        parameters: the fields of Resolved.
+        parameters: what to make, all of it resolved.
     """
     from PIL import Image
 
     from poorwill.media.inference import generate
 
-    opened, resolved, clock = current(), Resolved(**parameters), _Clock()
-    pipeline = opened.process.pipelines.get(opened.model.record(), lambda model: _load(opened, model))
-    clock.lap("load")
+    opened, stages = current(), Stages()
+    with stages("load"):
+        pipeline = opened.process.pipelines.get(opened.model.record(), lambda model: _load(opened, model))
     began_at = time.time()
     counters = {"steps": 0, "frames": 0}
-    measure = generating(resolved.steps, resolved.num_frames)
+    measure = generating(parameters.steps, parameters.num_frames)
 
     def on_step(done: int, total: int) -> None:
         counters["steps"] = done
@@ -53,19 +54,19 @@ def infer(parameters: dict[str, Any]) -> dict[str, Any]:
         counters["frames"] = done
 
     with Image.open(opened.image) as image, ProgressArtifacts(counters.copy, measure, update_s=UPDATE_S):
-        frames = generate(pipeline, image, resolved, on_step=on_step, stop=opened.process.stop)
-        clock.lap("infer")
-        facts = _encode(frames, resolved, opened, on_frame)
-    clock.lap("encode")
-    return {"video": facts, "timings_ms": clock.laps_ms, "inference_began_at": began_at}
+        with stages("infer"):
+            frames = generate(pipeline, image, parameters, on_step=on_step, stop=opened.process.stop)
+        with stages("encode"):
+            facts = _encode(frames, parameters.fps, opened, on_frame)
+    return {"video": facts, "timings_ms": stages.timings_ms, "inference_began_at": began_at}
 
 
-def _encode(frames: Frames, resolved: Resolved, opened: Studio, on_frame: Callable[[int, int], None]) -> dict[str, Any]:
+def _encode(frames: Frames, fps: float, opened: Studio, on_frame: Callable[[int, int], None]) -> dict[str, Any]:
     """Write the three files; the video is read back by its encoder."""
     from poorwill.media import previews, video
 
     files = opened.files
-    found = video.encode(frames, resolved.fps, files.video, on_frame=on_frame, check=opened.process.stop.check)
+    found = video.encode(frames, fps, files.video, on_frame=on_frame, check=opened.process.stop.check)
     files.poster.write_bytes(previews.poster(frames))
     files.contact_sheet.write_bytes(previews.contact_sheet(frames))
     return {**asdict(found), "fps": float(found.fps)}
@@ -82,15 +83,3 @@ def _load(opened: Studio, model: Model) -> LoadedPipeline:
 
 def _cache_root() -> Path:
     return Path(os.environ.get("POORWILL_WEIGHTS_DIR") or Path.home() / ".cache" / "poorwill" / "weights")
-
-
-class _Clock:
-    """Milliseconds of each stage."""
-
-    def __init__(self) -> None:
-        self.laps_ms: dict[str, int] = {}
-        self._since_s = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now_s = time.monotonic()
-        self.laps_ms[name], self._since_s = round((now_s - self._since_s) * 1000), now_s

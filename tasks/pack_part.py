@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import task
-from prefect.context import TaskRunContext
 
-from tasks.retries import policy, transient_or_upload_gone
+from tasks.retries import attempt_number, policy, transient_or_upload_gone
 from tasks.sessions import sessions
-
-
-def attempt_number() -> int:
-    """How many times the current task run was tried, from 1: the engine drops events of older attempts."""
-    context = TaskRunContext.get()
-    return context.task_run.run_count if context is not None else 1
 
 
 @task(name="pack_part", task_run_name="pack_part-{number:02d}", **policy(transient_or_upload_gone))

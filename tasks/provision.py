@@ -14,18 +14,13 @@ from blocks.providers import AnyProvider
 from poorwill.control.machine import provisioning
 from poorwill.control.machine.provisioning import Noted
 from poorwill.control.records import intents
-from poorwill.errors import DeadlineExceeded, PoorwillError, Refused, UsageError
+from poorwill.errors import PoorwillError, Refused, UsageError
 from poorwill.providers.base import Instance, Provider, Wish
 from poorwill.store.base import Store
-from tasks.retries import policy, transient
+from tasks.retries import policy, transient_in_time
 
 START_TIMEOUT_S = 900.0
-
-
-def transient_in_time(task: Any, task_run: Any, state: Any) -> bool:
-    """Not for a machine that did not start in all its time: it bills, and it would not start in twice that either."""
-    late = isinstance(state.result(raise_on_failure=False), DeadlineExceeded)
-    return transient(task, task_run, state) and not late
+"""A machine that takes longer bills, and would not start in twice that either: it is not tried again."""
 
 
 @task(name="provision", **policy(transient_in_time))

@@ -10,8 +10,7 @@ from prefect import task
 from poorwill.control.records import catalog
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.snapshot.order import RestoreOrder
-from tasks.pack_part import attempt_number
-from tasks.retries import policy, transient_with_engine
+from tasks.retries import attempt_number, policy, transient_with_engine
 from tasks.sessions import sessions
 
 

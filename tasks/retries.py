@@ -1,49 +1,46 @@
 """How tasks are retried: transient errors alone, with growing waits.
 
-No task is cached (NO_CACHE): a run that is begun again takes up from what the store holds, which is true also
-on another worker and after Prefect's own storage was lost, and which a cached "done" could contradict.
+No task is cached (NO_CACHE): a run that is begun again continues from what the store holds. That is true also on
+another worker and after Prefect's own storage was lost, and a cached "done" could contradict it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
 from prefect.tasks import exponential_backoff
 
-from poorwill.errors import DeadlineExceeded, EngineLost, NotFound, TransientError
+from poorwill.errors import DeadlineExceeded, EngineLost, NotFound, PoorwillError, TransientError
 
 RETRIES = 4
 
 
-def _error(state: Any) -> BaseException | None:
-    found = state.result(raise_on_failure=False)
-    return found if isinstance(found, BaseException) else None
+Condition = Callable[[Any, Any, Any], bool]
+Errors = type[PoorwillError] | tuple[type[PoorwillError], ...]
 
 
-def transient(task: Any, task_run: Any, state: Any) -> bool:
-    """For steps that reach the engine themselves: a lost one is started again."""
-    return isinstance(_error(state), TransientError)
+def _retried(when: Errors, unless: Errors = ()) -> Condition:
+    def condition(task: Any, task_run: Any, state: Any) -> bool:
+        error = state.result(raise_on_failure=False)
+        return isinstance(error, when) and not isinstance(error, unless)
+
+    return condition
 
 
-def transient_with_engine(task: Any, task_run: Any, state: Any) -> bool:
-    """For steps that continue what an engine has in memory: when it is lost, the flow begins again at the scan."""
-    error = _error(state)
-    return isinstance(error, TransientError) and not isinstance(error, EngineLost)
+transient = _retried(TransientError)
+"""For steps that reach the engine themselves: a lost one is started again."""
+transient_with_engine = _retried(TransientError, unless=EngineLost)
+"""For steps that continue what an engine has in memory: when it is lost, the flow begins again at the scan."""
+transient_or_upload_gone = _retried((TransientError, NotFound), unless=EngineLost)
+"""For packing: a store that was restarted may have forgotten the part's upload. The part starts over."""
+transient_in_time = _retried(TransientError, unless=DeadlineExceeded)
+"""For steps with a deadline of their own: one that was not enough would not be enough again."""
 
 
-def transient_or_upload_gone(task: Any, task_run: Any, state: Any) -> bool:
-    """For packing: a store that was restarted may have forgotten the part's upload. The part starts over."""
-    return transient_with_engine(task, task_run, state) or isinstance(_error(state), NotFound)
-
-
-def transient_in_time(task: Any, task_run: Any, state: Any) -> bool:
-    """For generating: a run whose time is over is not helped by more of it, nor by a server that was too slow."""
-    error = _error(state)
-    return isinstance(error, TransientError) and not isinstance(error, DeadlineExceeded)
-
-
-def policy(condition: Any = transient) -> dict[str, Any]:
+def policy(condition: Condition = transient) -> dict[str, Any]:
     """Keyword arguments for `prefect.task`: waits of about 1, 2, 4 and 8 s."""
     return {
         "retries": RETRIES,
@@ -53,3 +50,9 @@ def policy(condition: Any = transient) -> dict[str, Any]:
         "cache_policy": NO_CACHE,
         "persist_result": False,
     }
+
+
+def attempt_number() -> int:
+    """How many times the current task run was tried, from 1: the engine drops events of older attempts."""
+    context = TaskRunContext.get()
+    return context.task_run.run_count if context is not None else 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 from uuid import UUID
 
+from cachetools import TTLCache
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, WorkPool
 from prefect.exceptions import ObjectNotFound
@@ -15,14 +15,14 @@ REMEMBERED_MAX = 256
 
 
 class JobVariables:
-    """Reads them from pool, deployment and run, in that order; a deployment's are remembered for REMEMBERED_S."""
+    """Reads them from pool, deployment and run, each before the next; a deployment's are kept for REMEMBERED_S."""
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
-        self._deployments: dict[UUID, tuple[float, dict[str, Any]]] = {}
+        self._deployments: TTLCache[UUID, dict[str, Any]] = TTLCache(REMEMBERED_MAX, REMEMBERED_S)
 
     async def of(self, run: FlowRun, pool: WorkPool) -> dict[str, Any]:
-        """Name -> value. Raises what Prefect's client does, but not for a deployment that is gone."""
+        """Name -> value; nothing of a deployment that is gone. Errors of Prefect's client."""
         properties = pool.base_job_template.get("variables", {}).get("properties", {})
         found = {name: field["default"] for name, field in properties.items() if "default" in field}
         if run.deployment_id is not None:
@@ -30,14 +30,11 @@ class JobVariables:
         return found | (run.job_variables or {})
 
     async def _of_deployment(self, deployment: UUID) -> dict[str, Any]:
-        read_s, variables = self._deployments.get(deployment, (float("-inf"), {}))
-        if time.monotonic() - read_s < REMEMBERED_S:
-            return variables
-        try:
-            variables = dict((await self._client.read_deployment(deployment)).job_variables or {})
-        except ObjectNotFound:
-            variables = {}
-        if len(self._deployments) >= REMEMBERED_MAX:
-            self._deployments.clear()
-        self._deployments[deployment] = (time.monotonic(), variables)
+        variables = self._deployments.get(deployment)
+        if variables is None:
+            try:
+                variables = dict((await self._client.read_deployment(deployment)).job_variables or {})
+            except ObjectNotFound:
+                variables = {}
+            self._deployments[deployment] = variables
         return variables

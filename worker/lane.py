@@ -120,14 +120,14 @@ class Lane:
         try:
             ended = await asyncio.wait_for(resident.run(run_id), job.run_timeout_s)
         except asyncio.TimeoutError:
-            await self._drop()
+            await self._end_process(kill=True)
             return Outcome(
                 crash=f"{self.name}: the run was ended after {job.run_timeout_s} s, the most that its deployment "
                 "allows (job variable run_timeout_s)",
                 cancelled=self._cancelled,
             )
         except BaseException:
-            await self._drop()
+            await self._end_process(kill=True)
             raise
         return await self._after(resident, ended, job)
 
@@ -151,9 +151,7 @@ class Lane:
 
     async def close(self) -> None:
         """End its process: at once if it works on a run. Idempotent."""
-        resident, self._resident = self._resident, None
-        if resident is not None:
-            await (resident.kill() if self.run_id is not None else resident.end())
+        await self._end_process(kill=self.run_id is not None)
 
     async def _ready(self, environment: Mapping[str, str], folder: Path) -> Resident:
         """A living process with that environment: the one it has, or another one."""
@@ -163,7 +161,7 @@ class Lane:
             if resident is not None and resident.alive:
                 if (resident.environment, resident.folder) == (wanted, folder):
                     return resident
-                await self.close_idle()
+                await self._end_process()
             self.affinity = ""
             try:
                 self._resident = resident = await self._start(wanted, folder)
@@ -175,12 +173,6 @@ class Lane:
             self._failures = 0
             return resident
 
-    async def close_idle(self) -> None:
-        """End the process that waits for a run; the next run starts another one."""
-        resident, self._resident = self._resident, None
-        if resident is not None:
-            await resident.end()
-
     async def _after(self, resident: Resident, ended: Ended | Died, job: GpuJobConfiguration) -> Outcome:
         if isinstance(ended, Died):
             self._resident = None
@@ -189,7 +181,7 @@ class Lane:
         if self.kind == "control" or retire:
             if retire:
                 log.info("%s: its process %d is replaced: %s", self.name, resident.pid, retire)
-            await self.close_idle()
+            await self._end_process()
         message = f"{self.name}: {ended.error}" if ended.error else None
         if ended.unreachable:
             return Outcome(again=message, cancelled=self._cancelled)
@@ -203,10 +195,11 @@ class Lane:
             return f"its memory grew by {growth / 1e6:.0f} MB to {resident.rss_bytes / 1e6:.0f} MB"
         return None
 
-    async def _drop(self) -> None:
+    async def _end_process(self, kill: bool = False) -> None:
+        """The next run starts another one."""
         resident, self._resident = self._resident, None
         if resident is not None:
-            await resident.kill()
+            await (resident.kill() if kill else resident.end())
 
 
 def _death(died: Died) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import time
 from pathlib import Path
+
+from poorwill.file_lock import FileLock, lock_file
 
 REMEMBERED_S = 7 * 24 * 3600.0
 
@@ -16,19 +16,18 @@ class Presence:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._path = folder, _path(folder, name)
-        self._held = -1
+        self._held: FileLock | None = None
 
     def __enter__(self) -> Presence:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._forget_old()
-        self._held = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._held = lock_file(self._path)
         return self
 
     def __exit__(self, *error: object) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
-        os.close(self._held)
+        if self._held is not None:
+            self._path.unlink(missing_ok=True)
+            self._held.close()
 
     def is_gone(self, name: str) -> bool:
         """Whether that worker ran on this host and has died. False for a worker that left no lock file here."""
@@ -45,16 +44,12 @@ class Presence:
 def _is_free(path: Path) -> bool:
     """Whether the lock file is there and nobody holds it."""
     try:
-        seen = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        lock = lock_file(path, create=False)
     except OSError:
         return False
-    try:
-        fcntl.flock(seen, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(seen)
+    if lock is not None:
+        lock.close()
+    return lock is not None
 
 
 def _path(folder: Path, name: str) -> Path:
