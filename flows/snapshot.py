@@ -14,7 +14,8 @@ from flows.stages import failed, threads
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import checked_path
 from poorwill.snapshot import limits
-from poorwill.snapshot.order import Codec, OnUnreadable, SnapshotOrder, VerifyMode
+from poorwill.snapshot.choices import Codec, OnUnreadable, VerifyMode
+from poorwill.snapshot.order import SnapshotOrder
 
 
 @flow(

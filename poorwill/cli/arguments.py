@@ -7,7 +7,7 @@ from typing import Any
 
 from poorwill import __version__
 from poorwill.cli import hosts
-from poorwill.snapshot.order import CODECS
+from poorwill.snapshot.choices import CODECS
 
 EXIT_CODES = """exit codes: 0 done, 1 failed, 2 usage, 3 done but something was left out, 4 corrupt or unverifiable,
 5 not found, 6 refused (would overwrite, would lose), 7 store or network, 130 interrupted"""

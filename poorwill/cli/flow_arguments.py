@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from poorwill.cli import plugins
 from poorwill.errors import UsageError
-from poorwill.snapshot.order import CODECS, ON_UNREADABLE, VERIFY_MODES
+from poorwill.snapshot.choices import CODECS, ON_UNREADABLE, VERIFY_MODES
 
 COMMANDS = {
     "hibernate": "put a machine to sleep: snapshot, prove, destroy",
@@ -23,8 +22,7 @@ SERVER = "The server: PREFECT_API_URL with PREFECT_API_AUTH_STRING, else the loc
 STORE = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter of a flow. kind: text, int, float, list (may be repeated), on or off (a flag).
 
     A parameter that is not given is not sent: the deployment's default holds. `option` is another name than the

@@ -22,7 +22,7 @@ from poorwill.codecs.openzl import OpenZL
 from poorwill.codecs.planes import Layout, Planes
 from poorwill.codecs.zstd import Zstd
 from poorwill.errors import UsageError
-from poorwill.snapshot.order import CODECS
+from poorwill.snapshot.choices import CODECS
 
 RAW_ABOVE = 0.98
 """Coded sizes above this share of the raw size are not worth decoding."""

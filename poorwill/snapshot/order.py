@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from poorwill.errors import UsageError
 from poorwill.snapshot import ids, labels, limits
+from poorwill.snapshot.choices import CODECS, VERIFY_MODES, Codec, VerifyMode
 
-Codec = Literal["auto", "ans", "planes", "zstd", "raw"]
-VerifyMode = Literal["stored", "full", "sample"]
-OnUnreadable = Literal["fail", "skip"]
-CODECS: tuple[Codec, ...] = get_args(Codec)
-VERIFY_MODES: tuple[VerifyMode, ...] = get_args(VerifyMode)
-ON_UNREADABLE: tuple[OnUnreadable, ...] = get_args(OnUnreadable)
 CACHE_BYTES_MAX = 100_000_000_000
 
 

@@ -17,8 +17,9 @@ from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.remote.base import Host
 from poorwill.snapshot import ids
+from poorwill.snapshot.choices import VerifyMode
 from poorwill.snapshot.metadata import Metadata
-from poorwill.snapshot.order import RestoreOrder, SnapshotOrder, VerifyMode
+from poorwill.snapshot.order import RestoreOrder, SnapshotOrder
 from poorwill.store.base import Store
 from tests.support.engines import ThreadHost
 

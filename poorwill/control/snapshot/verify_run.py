@@ -17,8 +17,8 @@ from poorwill.engine.pool import Bench
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.errors import Corrupt, PoorwillError, Unsupported
 from poorwill.snapshot import keys
+from poorwill.snapshot.choices import VerifyMode
 from poorwill.snapshot.metadata import THIS_TOOL, Metadata
-from poorwill.snapshot.order import VerifyMode
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.base import Store
 

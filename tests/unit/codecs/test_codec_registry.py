@@ -11,7 +11,7 @@ from poorwill.codecs.planes import Planes
 from poorwill.codecs.raw import Raw
 from poorwill.codecs.zstd import Zstd
 from poorwill.errors import Unsupported, UsageError
-from poorwill.snapshot.order import CODECS
+from poorwill.snapshot.choices import CODECS
 
 # A line here is never changed: snapshots with these ids exist. New ids are added.
 FOR_EVER = {"raw": 0, "zstd": 1, "planes": 2, "openzl": 3, "nvcomp-ans/6": 4}
