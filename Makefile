@@ -17,6 +17,11 @@ GPU_PYTHON ?= $(GPU_VENV)/bin/python
 UV := .venv-lock/bin/uv
 LOCK := UV_PYTHON_DOWNLOADS=never $(UV) pip compile --quiet --universal --upgrade --no-annotate \
     --custom-compile-command 'make lock'
+HASHED := $(LOCK) --constraints constraints.txt --generate-hashes --only-binary :all:
+SHIPPED := poorwill/remote/install
+IMAGES := deployments/docker
+# $(call without,FILES): options that leave out the packages which those files pin.
+without = $$(sed -nE 's/^([^ =]+)==.*/--no-emit-package \1/p' $(1))
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status demo test test-gpu lint lock bench bench-gpu clean distclean
@@ -29,7 +34,7 @@ help:
 	@echo "make demo KEEP=1   the same, and leave the servers up"
 	@echo "make test          lint, then all tests"
 	@echo "make lint          ruff, mypy, the import contracts, lengths and rooms alone"
-	@echo "make lock          pin the newest versions that work together"
+	@echo "make lock          pin the newest versions that work together, and hashes of what is shipped"
 	@echo "make test-gpu      the tests that need an NVIDIA GPU, and its wheels alone; GPU_EXTRA=gpu-cu13 for CUDA 13"
 	@echo "make bench-gpu     measure what that GPU does; ARGS=--quick for a small try"
 	@echo "make bench         measure against restic, borg, tar and cp; ARGS=--quick for a small try"
@@ -87,13 +92,25 @@ $(UV):
 	@.venv-lock/bin/python -m pip install -qq --disable-pip-version-check uv==0.13.9
 
 # From Python 3.11 on every package has one version, the one that is tested; 3.10 gets the newest that it can install of
-# what the engine needs. So the first list, for 3.11 and later, binds the second, which has both.
+# what the engine needs. So the first list, for 3.11 and later, binds the second, which has both. Hashes are for what is
+# sent to machines (all that the package needs, without the command line's rich) and for images; one hash in
+# constraints.txt, and pip would refuse to install the package itself.
 lock: $(UV)
 	@$(LOCK) --python-version 3.11 --fork-strategy fewest --all-extras pyproject.toml --output-file .venv-lock/later.txt
 	@sed -i -E '/^[^#]/ s/ *(;.*)?$$/ ; python_version >= "3.11"/' .venv-lock/later.txt
 	@printf '%s\n' 'poorwill[s3,gpu,gpu-cu13] @ .' 'poorwill[control,generate,dev] @ . ; python_version >= "3.11"' | \
 	    $(LOCK) --python-version 3.10 --constraints .venv-lock/later.txt --no-emit-package poorwill \
 	    --output-file constraints.txt -
+	@echo rich | $(LOCK) --python-version 3.10 --constraints constraints.txt --output-file .venv-lock/command-line.txt -
+	@$(HASHED) --python-version 3.10 $(call without,.venv-lock/command-line.txt) pyproject.toml \
+	    --output-file $(SHIPPED)/requirements.txt
+	@$(HASHED) --python-version 3.10 --extra gpu \
+	    $(call without,.venv-lock/command-line.txt $(SHIPPED)/requirements.txt) pyproject.toml \
+	    --output-file $(SHIPPED)/requirements-gpu.txt
+	@echo setuptools | $(HASHED) --python-version 3.11 --extra s3 --extra control pyproject.toml - \
+	    --output-file $(IMAGES)/requirements-control.txt
+	@$(HASHED) --python-version 3.11 --extra generate --extra gpu $(call without,$(IMAGES)/requirements-control.txt) \
+	    pyproject.toml --output-file $(IMAGES)/requirements-gpu-worker.txt
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench $(ARGS)

@@ -22,7 +22,7 @@ from poorwill.remote.install import wheels
 from poorwill.remote.install.ship import PROOF, Installed, Shipment, command
 from poorwill.remote.local import LocalChannel
 from tests.support.local_shell import LocalShell, place
-from tests.support.small_wheel import bare_python, make_wheel
+from tests.support.small_wheel import bare_python, make_wheel, pinned
 
 TINY = ["poorwill-tiny==1.0"]
 TOOLS = ("sh", "grep", "timeout", "env", "uname")
@@ -188,6 +188,28 @@ def test_without_an_index_the_packages_come_from_here(
     installed = small(python, requirements=TINY, cache_dir=tmp_path / "cache").ship(machine)
     assert imports(machine, installed, "poorwill_tiny")
     assert len(machine.commands) == 3 and engines(machine) == [Path(installed.python).parents[2].name]
+
+
+def test_an_index_with_other_bytes_is_not_taken_from(
+    machine: LocalShell, python: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine's own index has another file under the name and version of a pin with a hash: pip refuses it there,
+    and the wheel comes from here. When this side's index has it too, nothing is installed."""
+    right = pinned(next(index.glob("*.whl")))
+    make_wheel(tmp_path / "tampered", "poorwill-tiny", code="VERSION = 'tampered'\n")
+    machine.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "tampered")}
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "tampered"))
+    shipment = small(python, requirements=[right], cache_dir=tmp_path / "cache")
+    with pytest.raises(HostUnfit, match=r"DO NOT MATCH THE HASHES.* nor through this side .*DO NOT MATCH THE HASHES"):
+        shipment.ship(machine)
+    assert engines(machine) == []
+
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    installed = shipment.ship(machine)
+    tiny = next(Path(installed.python).parents[1].glob("lib/*/site-packages/poorwill_tiny.py"))
+    assert tiny.read_text() == 'VERSION = "1.0"\n'
 
 
 def test_another_version_replaces_the_engine(machine: LocalShell, python: Path) -> None:

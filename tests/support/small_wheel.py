@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -9,13 +10,13 @@ import zipfile
 from pathlib import Path
 
 
-def make_wheel(folder: Path, name: str, version: str = "1.0") -> Path:
-    """A pure wheel with one empty module, named like the distribution with `_` for `-`."""
+def make_wheel(folder: Path, name: str, version: str = "1.0", code: str | None = None) -> Path:
+    """A pure wheel with one module, named like the distribution with `_` for `-`, that holds its version or `code`."""
     folder.mkdir(parents=True, exist_ok=True)
     module = name.replace("-", "_")
     path, info = folder / f"{module}-{version}-py3-none-any.whl", f"{module}-{version}.dist-info"
     files = {
-        f"{module}.py": f'VERSION = "{version}"\n',
+        f"{module}.py": code or f'VERSION = "{version}"\n',
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -24,6 +25,12 @@ def make_wheel(folder: Path, name: str, version: str = "1.0") -> Path:
             wheel.writestr(file, content)
         wheel.writestr(f"{info}/RECORD", "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"]))
     return path
+
+
+def pinned(wheel: Path) -> str:
+    """The line of a file of requirements that takes this wheel and no other."""
+    name, version = wheel.name.split("-")[:2]
+    return f"{name.replace('_', '-')}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
 
 
 def bare_python(folder: Path) -> Path:

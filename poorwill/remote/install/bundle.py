@@ -51,9 +51,9 @@ def digest(requirements: Sequence[str]) -> str:
 
 
 def requirements(name: str) -> tuple[str, ...]:
-    """The lines of a file of requirements in this package, without comments."""
-    lines = (_HERE / name).read_text().splitlines()
-    return tuple(line for line in lines if line.strip() and not line.startswith("#"))
+    """The pins of a file of requirements in this package, each with its hashes on one line, without comments."""
+    lines = (_HERE / name).read_text().replace(" \\\n    --hash", " --hash").splitlines()
+    return tuple(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 
 def script(name: str) -> bytes:

@@ -138,9 +138,12 @@ class Installation:
             places = ("--no-index", "--find-links", str(self.files))
         # A configuration file may name constraints as well; the environment is stronger.
         environment.update(PIP_CONSTRAINT=os.devnull, TMPDIR=str(self.building.path))
+        # Pip takes hashes from a file alone, and then nothing that has another one.
+        requirements = self.building.path / "requirements.txt"
+        requirements.write_text("\n".join(packages))
         status, output = self.python_run(
-            ["-c", PIP, str(pip), "install", "--quiet", "--no-deps", "--no-compile", "--no-user",
-             "--no-cache-dir", "--no-input", "--disable-pip-version-check", *places, *packages],
+            ["-c", PIP, str(pip), "install", "--quiet", "--no-deps", "--no-compile", "--no-user", "--no-cache-dir",
+             "--no-input", "--disable-pip-version-check", *places, "--requirement", str(requirements)],
             timeout_s, environment,
         )  # fmt: skip
         if status != 0:
@@ -153,7 +156,7 @@ class Installation:
         try:
             self.check_space(self.order["gpu_free_bytes_min"])
             self.pip(self.order["gpu_packages"], self.left_s() / 2)
-            self.log.append(f"GPU packages: {', '.join(self.order['gpu_packages'])}")
+            self.log.append(f"GPU packages: {', '.join(line.split()[0] for line in self.order['gpu_packages'])}")
         except Failure as failure:
             self.log.append(f"without GPU packages: {last_lines(str(failure))}")
 

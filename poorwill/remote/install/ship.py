@@ -68,9 +68,10 @@ def command(installed: Installed, module: str, args: Sequence[str] = ()) -> str:
 class Shipment:
     """What is installed, and how. It has no state: one serves many machines at once.
 
-    wheels_dir: a folder of wheels to install from, instead of any package index.
+    wheels_dir: a folder of wheels to install from, instead of any package index; they may be of your own making.
     cache_dir: where wheels fetched for machines without an index are kept; default ~/.cache/poorwill/wheels.
-    requirements, gpu_requirements: exact pins, complete; the latter where `nvidia-smi -L` lists a GPU.
+    requirements, gpu_requirements: exact pins, complete; the latter where `nvidia-smi -L` lists a GPU. What comes from
+    an index has to have a hash that they name, if they name any.
     """
 
     requirements: Sequence[str] = field(default_factory=lambda: bundle.requirements("requirements.txt"))
@@ -138,7 +139,7 @@ class _Installation:
         pins = wheels.resolved(self.what.requirements, self.python.target)
         gpu = wheels.resolved(self.what.gpu_requirements, self.python.target) if self.seen.gpu else []
         if self.what.wheels_dir is not None:
-            return self._offline(pins, gpu, None)
+            return self._offline(wheels.without_hashes(pins), wheels.without_hashes(gpu), None)
         count = f"{len(pins) + len(gpu)} packages"
         answer = self._send(pins, gpu, [], ONLINE_S, f"installing {count} from the machine's package index")
         if answer.get("failed") == "packages":

@@ -29,6 +29,8 @@ GLIBC_MINOR_MIN = 17
 _CREDENTIALS = re.compile(r"//[^/\s@]*@")  # of a private package index, in its address
 _UNFINISHED = ".downloading-"
 _UNFINISHED_S_MAX = 86400.0
+REQUIREMENTS = "requirements.txt"
+"""Beside the wheels: pip takes hashes from a file alone."""
 _SETTINGS = ("--quiet", "--no-input", "--disable-pip-version-check", "--timeout", "15", "--retries", "2")
 
 
@@ -66,14 +68,21 @@ class Target:
 
 
 def resolved(lines: Sequence[str], target: Target) -> list[str]:
-    """The exact pins among `lines` that hold on `target`, without their markers.
+    """The exact pins among `lines` that hold on `target`: with their hashes, without their markers.
 
     Markers are evaluated here: `pip download --python-version` evaluates them for the Python that runs pip.
     """
-    wanted = [Requirement(line) for line in lines]
-    return [
-        f"{one.name}{one.specifier}" for one in wanted if one.marker is None or one.marker.evaluate(target.environment)
-    ]
+    pins = []
+    for line in lines:
+        wanted, *hashes = line.split(" --hash=")
+        one = Requirement(wanted)
+        if one.marker is None or one.marker.evaluate(target.environment):
+            pins.append(" --hash=".join([f"{one.name}{one.specifier}", *hashes]))
+    return pins
+
+
+def without_hashes(pins: Sequence[str]) -> list[str]:
+    return [pin.partition(" --hash=")[0] for pin in pins]
 
 
 def choose(folder: Path, pins: Sequence[str], target: Target) -> list[Path]:
@@ -86,7 +95,7 @@ def choose(folder: Path, pins: Sequence[str], target: Target) -> list[Path]:
             continue
         if offered & tags:
             found[f"{name}=={version}"] = path
-    names = [_normal(pin) for pin in pins]
+    names = [_normal(pin) for pin in without_hashes(pins)]
     missing = [name for name in names if name not in found]
     if missing:
         raise HostUnfit(
@@ -99,7 +108,8 @@ def choose(folder: Path, pins: Sequence[str], target: Target) -> list[Path]:
 def download(pins: Sequence[str], target: Target, cache: Path | None = None) -> list[Path]:
     """Wheels of `pins`, out of the cache or by this side's pip with this side's configuration.
 
-    HostUnfit with pip's last words if that fails. A set of wheels appears in the cache whole or not at all.
+    Where pins have hashes, pip takes no other file. HostUnfit with pip's last words if that fails. A set of wheels
+    appears in the cache whole or not at all.
     """
     root = cache if cache is not None else _cache()
     key = hashlib.sha256("\n".join(pins).encode()).hexdigest()[:12]
@@ -136,10 +146,12 @@ def _publish(fresh: Path, folder: Path) -> None:
 
 
 def _run_pip(pins: Sequence[str], target: Target, folder: Path) -> None:
+    (folder / REQUIREMENTS).write_text("\n".join(pins))
     platforms = [word for platform in target.platforms for word in ("--platform", platform)]
     command = [
         sys.executable, "-m", "pip", "download", *_SETTINGS, "--only-binary=:all:", "--no-deps", "--dest", str(folder),
-        "--python-version", f"{target.python[0]}.{target.python[1]}", "--implementation", "cp", *platforms, *pins,
+        "--python-version", f"{target.python[0]}.{target.python[1]}", "--implementation", "cp", *platforms,
+        "--requirement", REQUIREMENTS,
     ]  # fmt: skip
     try:
         done = subprocess.run(

@@ -25,12 +25,13 @@ from poorwill.remote.install import bundle, wheels
 from poorwill.remote.install.probe import MARK
 from poorwill.remote.install.ship import Installed, Shipment, command
 from poorwill.remote.install.wheels import Target
-from tests.support.small_wheel import make_wheel
+from tests.support.small_wheel import make_wheel, pinned
 
 ROOT = Path(__file__).parents[3]
 PYTHONS = [(3, minor) for minor in range(10, 15)]
 ENGINE = bundle.requirements("requirements.txt")
 GPU = bundle.requirements("requirements-gpu.txt")
+OTHER_HASH = f"tiny==1.0 --hash=sha256:{'0' * 64}"
 GOOD_PYTHON = {
     "path": "/usr/bin/python3", "version": [3, 11, 2], "missing": [], "libc": "glibc 2.36",
     "implementation": "CPython", "bits": 64, "machine": "x86_64", "gil": True,
@@ -127,7 +128,7 @@ def test_the_digest_covers_package_and_requirements() -> None:
 def test_requirements_are_exact_and_complete(python: tuple[int, int], machine: str) -> None:
     """For every Python and processor: each package once, with one version, and all that it needs is among them."""
     target = Target(python, machine, 36)
-    pins = wheels.resolved(ENGINE, target)
+    pins = wheels.without_hashes(wheels.resolved(ENGINE, target))
     names = [canonicalize_name(Requirement(pin).name) for pin in pins]
     assert len(names) == len(set(names)) and all("==" in pin and ";" not in pin for pin in pins)
     environment = {**target.environment, "extra": ""}
@@ -144,19 +145,19 @@ def installed_here() -> set[str]:
     return {canonicalize_name(one.name) for one in importlib.metadata.distributions()}
 
 
-def test_requirements_are_what_was_tested_here() -> None:
-    """From Python 3.11 on the engine on a machine runs with the very versions that constraints.txt pins."""
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
-    here = {canonicalize_name(one.name): str(one.specifier) for one in map(Requirement, lines)}
-    for pin in map(Requirement, wheels.resolved(ENGINE, Target((3, 11), "x86_64", 36))):
-        assert str(pin.specifier) == here[canonicalize_name(pin.name)], pin
+def test_what_is_installed_on_machines_has_hashes() -> None:
+    """Every pin names the hashes of its files: on a machine and here pip takes nothing else."""
+    for line in (*ENGINE, *GPU):
+        _, *hashes = line.split(" --hash=")
+        assert hashes and all(re.fullmatch("sha256:[0-9a-f]{64}", one) for one in hashes), line[:80]
 
 
 def test_requirements_fulfil_what_the_package_declares() -> None:
     """Every dependency of pyproject.toml but the command line's is pinned for the engine, within its bounds."""
     declared = (ROOT / "pyproject.toml").read_text().split("\ndependencies = [")[1].split("]")[0]
     for python in PYTHONS:
-        pins = [Requirement(pin) for pin in wheels.resolved(ENGINE, Target(python, "x86_64", 36))]
+        resolved = wheels.resolved(ENGINE, Target(python, "x86_64", 36))
+        pins = [Requirement(pin) for pin in wheels.without_hashes(resolved)]
         versions = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
         for line in (line.strip().strip(',"') for line in declared.strip().splitlines()):
             needed = Requirement(line)
@@ -209,6 +210,19 @@ def test_fetched_wheels_are_kept_and_bounded(tmp_path: Path, monkeypatch: pytest
     message = unfit(ScriptedShell(looks(GOOD_PYTHON), failed), Shipment(requirements=["tiny==1.0"], cache_dir=cache))
     assert "neither from its own package index (connection refused) nor through this side (pip download" in message
     assert "tiny==1.0" in message
+
+
+def test_wheels_with_another_hash_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that has other bytes under the same name and version is refused by pip here; with the hash it is not."""
+    right, target = pinned(make_wheel(tmp_path / "index", "tiny")), Target((3, 11), "x86_64", 36)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    with pytest.raises(HostUnfit, match="DO NOT MATCH THE HASHES"):
+        wheels.download([OTHER_HASH], target, tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("py*"))
+    (wheel,) = wheels.download([right], target, tmp_path / "cache")
+    assert wheel.name == "tiny-1.0-py3-none-any.whl"
 
 
 def test_pips_last_words_hold_no_credentials() -> None:
