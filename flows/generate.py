@@ -116,11 +116,11 @@ def _resolved(asked: Asked, opened: Studio) -> Resolved:
     return resolve(asked, opened.model.profile(), opened.model.record())
 
 
-def _result(opened: Studio, record: dict[str, Any]) -> dict[str, Any]:
+def _result(opened: Studio, record: delivery.VideoRecord) -> dict[str, Any]:
     expires_s = opened.media.url_expires_s
     found = delivery.urls(opened.store, opened.run, expires_s)
     return {
-        **record,
+        **record.document(),
         "url": found["video"],
         "poster_url": found["poster"],
         "contact_sheet_url": found["contact_sheet"],

@@ -12,7 +12,7 @@ from tasks.studio import current
 
 
 @task(name="upload_video", **policy(transient_in_time))
-def upload_video(facts: dict[str, Any]) -> dict[str, Any]:
+def upload_video(facts: dict[str, Any]) -> delivery.VideoRecord:
     """Upload video, poster and contact sheet, and then the record, with which the run's video exists.
 
     Idempotent. Returns the record.

@@ -158,4 +158,4 @@ def _is_whole(built: Studio, run: str, names: set[str]) -> bool:
         size = built.store.head(delivery.key_of(run, "video")).size
     except PoorwillError:
         return False
-    return record is not None and size == record["bytes"]["video"]
+    return record is not None and size == record.bytes["video"]

@@ -91,7 +91,7 @@ class Studio:
         record = delivery.delivered(self.store, str(run))
         if found.state is None or not found.state.is_completed() or record is None:
             raise CommandFailed(f"a run ended without its video: {_state(found)}")
-        return record
+        return record.document()
 
     def deploy_to_process_pool(self) -> UUID:
         """The same flow in a pool of Prefect's own type `process`, which is made."""

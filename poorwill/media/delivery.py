@@ -9,12 +9,14 @@ One run has one video. A run that is begun anew finds the record and is done, or
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from poorwill.errors import Corrupt, NotFound
-from poorwill.snapshot import versions
+from poorwill.snapshot import documents, fields, versions
+from poorwill.snapshot.record import Record
 from poorwill.store.base import Store
 
 RECORD_BYTES_MAX = 256 << 10
@@ -31,29 +33,50 @@ class Files:
     contact_sheet: Path
 
 
+@dataclass(frozen=True, slots=True)
+class VideoRecord(Record):
+    """What a run made: the kind `video`. It is not sealed, and may hold floating-point numbers.
+
+    bytes: the sizes of the files. parameters: all that the video was made with. image: what it begins with. video:
+    facts of the file.
+    """
+
+    run: str
+    bytes: Mapping[str, int]
+    model: str
+    parameters: Mapping[str, Any]
+    image: Mapping[str, Any]
+    video: Mapping[str, Any]
+    timings_ms: Mapping[str, int]
+    inference_began_at: float  # POSIX seconds
+
+    def document(self) -> dict[str, Any]:
+        return {"format": versions.BY_KIND["video"].written, **Record.document(self)}
+
+
 def key_of(run: str, what: str) -> str:
     """The key of a run's `video`, `poster`, `contact_sheet` or `record`."""
     return f"videos/{run}/{'video.json' if what == 'record' else _NAMES[what][0]}"
 
 
-def delivered(store: Store, run: str) -> dict[str, Any] | None:
+def delivered(store: Store, run: str) -> VideoRecord | None:
     """The record of a run's video, None before it is delivered. Corrupt; Unsupported for a later version."""
     key = key_of(run, "record")
     try:
-        record = json.loads(store.get(key, bytes_max=RECORD_BYTES_MAX))
+        return _decoded(store.get(key, bytes_max=RECORD_BYTES_MAX), f"{store.describe()}: {key}")
     except NotFound:
         return None
-    except ValueError as error:
-        raise Corrupt(
-            f"{store.describe()}: {key} is not JSON: delete it to generate the video again", key=key
-        ) from error
-    if not isinstance(record, dict):
-        raise Corrupt(f"{store.describe()}: {key} is not a JSON object: delete it to generate the video again", key=key)
-    versions.check(record.get("format"), "video", f"{store.describe()}: {key}")
-    return record
+    except Corrupt as error:
+        raise Corrupt(f"{error.message}: delete it to generate the video again", key=key) from error
 
 
-def deliver(store: Store, run: str, files: Files, facts: dict[str, Any]) -> dict[str, Any]:
+def _decoded(data: bytes, what: str) -> VideoRecord:
+    document = documents.parsed(data, what)
+    versions.check(document.pop("format", None), "video", what)
+    return fields.read(VideoRecord, document, what)
+
+
+def deliver(store: Store, run: str, files: Files, facts: Mapping[str, Any]) -> VideoRecord:
     """Upload the files, look whether the store has them whole, and write the record: `facts` and each file's size.
 
     Idempotent, and safe to repeat after any failure. Corrupt if the store holds another size than was sent.
@@ -65,8 +88,8 @@ def deliver(store: Store, run: str, files: Files, facts: dict[str, Any]) -> dict
         sizes[what], found = path.stat().st_size, store.head(key).size
         if found != sizes[what]:
             raise Corrupt(f"{store.describe()}: {key} holds {found} bytes, expected {sizes[what]}", key=key)
-    record = {"format": versions.BY_KIND["video"].written, "run": run, "bytes": sizes, **facts}
-    store.put(key_of(run, "record"), json.dumps(record, indent=1).encode())
+    record = VideoRecord(run=run, bytes=sizes, **facts)
+    store.put(key_of(run, "record"), json.dumps(record.document(), indent=1).encode())
     return record
 
 

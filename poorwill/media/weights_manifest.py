@@ -12,13 +12,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import blake3
 
 from poorwill.errors import Corrupt
-from poorwill.snapshot import versions
+from poorwill.snapshot import documents, fields, versions
+from poorwill.snapshot.fields import Length, Range
+from poorwill.snapshot.record import Record
 from poorwill.store.object_key import key_fault
 
 NAME = "weights.json"
@@ -29,11 +31,11 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class WeightsFile:
+class WeightsFile(Record):
     """One file: its path below the folder, its size in bytes and its BLAKE3 in hexadecimal digits."""
 
     path: str
-    size: int
+    size: Annotated[int, Range(0, FILE_BYTES_MAX)]
     blake3: str
 
 
@@ -41,11 +43,11 @@ class WeightsFile:
 class WeightsManifest:
     """All files of a folder of weights."""
 
-    files: tuple[WeightsFile, ...]
+    files: Annotated[tuple[WeightsFile, ...], Length(FILES_MAX)]
 
     def encode(self) -> bytes:
         """The document; the same bytes for the same files."""
-        document = {"format": versions.written_format("weights"), "files": [asdict(file) for file in self.files]}
+        document = {"format": versions.written_format("weights"), **fields.write(self)}
         return json.dumps(document, indent=1).encode() + b"\n"
 
     @classmethod
@@ -54,20 +56,13 @@ class WeightsManifest:
 
         Corrupt for anything but a manifest whose files can lie in one folder; Unsupported for a later version.
         """
-        try:
-            document = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise Corrupt(f"{what}: not a JSON document: {error}") from None
-        if not isinstance(document, dict):
-            raise Corrupt(f"{what}: not a JSON object")
+        document = documents.parsed(data, what)
         versions.check_format(document.get("format"), "weights", what)
-        entries = document.get("files")
-        if not isinstance(entries, list) or not 0 < len(entries) <= FILES_MAX:
-            raise Corrupt(f"{what}: field 'files' is not a list of 1 to {FILES_MAX} files")
-        files = tuple(_file(entry, what) for entry in entries)
-        for fault in _place_faults([file.path for file in files]):
-            raise Corrupt(f"{what}: {fault}")
-        return cls(files)
+        manifest = fields.read(cls, document, what)
+        for fault in (*map(_fault, manifest.files), *_place_faults([file.path for file in manifest.files])):
+            if fault is not None:
+                raise Corrupt(f"{what}: {fault}")
+        return manifest
 
 
 def digest_of(data: bytes) -> str:
@@ -84,20 +79,19 @@ def path_fault(path: str) -> str | None:
     return key_fault(path)
 
 
-def _file(entry: Any, what: str) -> WeightsFile:
-    match entry:
-        case {"path": str(path), "size": int(size), "blake3": str(digest), **rest} if (
-            not rest and not isinstance(size, bool) and 0 <= size <= FILE_BYTES_MAX and _DIGEST.fullmatch(digest)
-        ):
-            if (fault := path_fault(path)) is not None:
-                raise Corrupt(f"{what}: it names a file {path[:120]!a}: {fault}")
-            return WeightsFile(path, size, digest)
-    raise Corrupt(f"{what}: not the path, size and blake3 of a file: {repr(entry)[:120]!a}")
+def _fault(file: WeightsFile) -> str | None:
+    if (fault := path_fault(file.path)) is not None:
+        return f"it names a file {file.path[:120]!a}: {fault}"
+    if file.further or _DIGEST.fullmatch(file.blake3) is None:
+        return f"not the path, size and blake3 of a file alone: {repr(file.document())[:120]!a}"
+    return None
 
 
 def _place_faults(paths: list[str]) -> Iterator[str]:
     """Whether two files have one place: the same path, or the one's path is a folder of the other's."""
     known = set(paths)
+    if not known:
+        yield "it names no file"
     if len(known) < len(paths):
         yield "it names a file twice"
     for path in paths:

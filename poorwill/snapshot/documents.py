@@ -40,22 +40,31 @@ def seal(document: Document) -> bytes:
     return json.dumps({**body, "checksum": _checksum(body)}, indent=1, ensure_ascii=True).encode() + b"\n"
 
 
+def parsed(data: bytes, what: str) -> Document:
+    """The JSON object in `data`, which may be anything; `what` names it in errors. Corrupt."""
+    if len(data) > limits.DOCUMENT_BYTES_MAX:
+        raise Corrupt(f"{what}: {len(data)} bytes, expected at most {limits.DOCUMENT_BYTES_MAX}")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"{what}: not a JSON document: {error}") from None
+    if not isinstance(document, dict):
+        raise Corrupt(f"{what}: not a JSON object")
+    return document
+
+
 def unseal(data: bytes, kind: str, what: str) -> Document:
     """The document in `data`, which must be of `kind` (its "format" is "poorwill-<kind>/<version>").
 
     Corrupt if it is not JSON, of another kind, or its checksum differs; Unsupported for a version that is not read.
     `SealedRecord.unseal` checks its fields as well.
     """
-    if len(data) > limits.DOCUMENT_BYTES_MAX:
-        raise Corrupt(f"{what}: {len(data)} bytes, expected at most {limits.DOCUMENT_BYTES_MAX}")
+    document = parsed(data, what)
+    expected = document.pop("checksum", None)
     try:
-        document = json.loads(data)
-        if not isinstance(document, dict):
-            raise Corrupt(f"{what}: not a JSON object")
-        expected = document.pop("checksum", None)
         found = _checksum(document)
-    except (ValueError, RecursionError) as error:
-        raise Corrupt(f"{what}: not a JSON document: {error}") from None
+    except RecursionError:
+        raise Corrupt(f"{what}: not a JSON document: it is nested too deeply") from None
     if found != expected:
         raise Corrupt(f"{what}: its checksum is {found}, expected {expected!r}")
     versions.check_format(document.get("format"), kind, what)

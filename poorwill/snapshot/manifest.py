@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import zstandard
 
 from poorwill.errors import Corrupt
-from poorwill.snapshot import limits, versions
+from poorwill.snapshot import documents, fields, limits, versions
 from poorwill.snapshot.columns import Table
 from poorwill.snapshot.invariants import check
 from poorwill.snapshot.tables import Chunks, Entries, Manifest, Parts, Segments, Targets, XattrSets
@@ -33,16 +34,20 @@ _TABLES: tuple[tuple[bytes, str, type[Table], int], ...] = (
 T = TypeVar("T", bound=Table)
 
 
+@dataclass(frozen=True, slots=True)
+class _Header:
+    machine: str
+    snapshot_id: str
+    scanned_at_ns: int
+    rows: Mapping[str, Any]  # how many each table has
+
+
 def encode(manifest: Manifest) -> Iterator[bytes]:
     """The manifest's bytes, a page at a time. Deterministic for one zstd version."""
     compressor = zstandard.ZstdCompressor(level=1, write_checksum=True, write_content_size=True)
-    header = {
-        "format": versions.BY_KIND["manifest"].written,
-        "machine": manifest.machine,
-        "snapshot_id": manifest.snapshot_id,
-        "scanned_at_ns": manifest.scanned_at_ns,
-        "rows": {name: len(getattr(manifest, name)) for _, name, _, _ in _TABLES},
-    }
+    rows = {name: len(getattr(manifest, name)) for _, name, _, _ in _TABLES}
+    header = fields.write(_Header(manifest.machine, manifest.snapshot_id, manifest.scanned_at_ns, rows))
+    header["format"] = versions.BY_KIND["manifest"].written
     yield MAGIC
     yield _page(compressor, _HEADER, 1, json.dumps(header, sort_keys=True).encode())
     for kind, name, _, _ in _TABLES:
@@ -74,11 +79,10 @@ def decode(data: bytes, what: str) -> Manifest:
         raise Corrupt(f"{what}: not a manifest: begins with {data[:8]!r}, expected {MAGIC!r}")
     pages = _pages(data, what)
     header = _header(pages, what)
-    counts = header["rows"]
     tables: dict[str, Table] = {}
     kind, rows, raw = next(pages)
     for wanted, name, table, rows_max in _TABLES:
-        count = _bounded(counts.get(name), rows_max, f"{what}: rows of {name}")
+        count = _bounded(header.rows.get(name), rows_max, f"{what}: rows of {name}")
         found: list[Table] = []
         seen = 0
         while kind == wanted:
@@ -92,33 +96,18 @@ def decode(data: bytes, what: str) -> Manifest:
         tables[name] = table.joined(found)
     if kind != _END:
         raise Corrupt(f"{what}: page of kind {kind!r} out of order")
-    manifest = Manifest(header["machine"], header["snapshot_id"], header["scanned_at_ns"], **tables)  # type: ignore[arg-type]
+    manifest = Manifest(header.machine, header.snapshot_id, header.scanned_at_ns, **tables)  # type: ignore[arg-type]
     check(manifest, what)
     return manifest
 
 
-def _header(pages: Iterator[tuple[bytes, int, bytes]], what: str) -> dict[str, Any]:
+def _header(pages: Iterator[tuple[bytes, int, bytes]], what: str) -> _Header:
     kind, _, raw = next(pages)
     if kind != _HEADER or len(raw) > 1 << 16:
         raise Corrupt(f"{what}: the first page is not a header")
-    try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise Corrupt(f"{what}: its header page cannot be read: {error!r}") from None
-    if not isinstance(header, dict):
-        raise Corrupt(f"{what}: its header page is not a JSON object")
+    header = documents.parsed(raw, f"{what}: its header page")
     versions.check(header.get("format"), "manifest", what)
-    scanned_at_ns = header.get("scanned_at_ns")
-    well_formed = (
-        isinstance(header.get("rows"), dict)
-        and isinstance(header.get("machine"), str)
-        and isinstance(header.get("snapshot_id"), str)
-        and type(scanned_at_ns) is int
-        and 0 <= scanned_at_ns < 1 << 63
-    )
-    if not well_formed:
-        raise Corrupt(f"{what}: its header page lacks a field, or one is of the wrong type")
-    return dict(header)
+    return fields.read(_Header, header, f"{what}: its header page")
 
 
 def _bounded(count: object, most: int, what: str) -> int:

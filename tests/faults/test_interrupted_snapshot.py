@@ -156,13 +156,14 @@ def test_the_workspace_changed_between_the_runs(local_store: LocalStore, tmp_pat
     assert differences(workspace, tmp_path / "back") == []
 
 
-def test_a_part_that_is_damaged_is_not_adopted(local_store: LocalStore, tmp_path: Path) -> None:
-    """A finished part whose index does not fit is packed again."""
+@pytest.mark.parametrize("ending", [b"", b"2"], ids=["cut short", "of a later version"])
+def test_a_part_that_cannot_be_read_is_not_adopted(local_store: LocalStore, tmp_path: Path, ending: bytes) -> None:
+    """A finished part whose index does not fit, or is of a later version, is packed again."""
     workspace, snapshot_id = aged(make_large(tmp_path / "w", 2)), ids.new_snapshot_id()
     with pytest.raises(StoreUnavailable):
         take(stopping(local_store, 2), workspace, snapshot_id)
     for key in part_objects(local_store):
-        local_store.put(key, local_store.get(key)[:-3])
+        local_store.put(key, local_store.get(key)[: -len(ending) or -3] + ending)
     take(local_store, workspace, snapshot_id)
     restore(local_store, snapshot_id, tmp_path / "back")
     assert differences(workspace, tmp_path / "back") == []

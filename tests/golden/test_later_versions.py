@@ -73,8 +73,8 @@ def write(store: Store, kind: str) -> None:
         store.put(f"{WEIGHTS}/a", b"a")
     else:
         assert kind == "video"
-        record = {"format": versions.BY_KIND["video"].written, "run": RUN}
-        store.put(delivery.key_of(RUN, "record"), json.dumps(record).encode())
+        video = delivery.VideoRecord(RUN, {"video": 1}, "tiny", {}, {}, {}, {}, 0.5)
+        store.put(delivery.key_of(RUN, "record"), json.dumps(video.document()).encode())
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_a_run_of_the_deployment_gives_a_url(rig: Rig, s3_server: S3Server, tmp_
         second = deployed.run()
         assert rig.ended(second) == ["COMPLETED"]
         record = delivery.delivered(deployed.store, str(second))
-        assert record is not None and record["timings_ms"]["load"] < 500
+        assert record is not None and record.timings_ms["load"] < 500
 
         with pytest.raises(Exception, match="409"):
             deployed.run(num_frames="many")
