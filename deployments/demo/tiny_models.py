@@ -23,36 +23,19 @@ SEED = 7
 _LETTERS = [chr(code) for code in range(0x21, 0x7F)]
 
 
-def make_skyreels(folder: str | os.PathLike[str]) -> Path:
-    """A `HunyuanSkyreelsImageToVideoPipeline` in `folder`, which is made. Sizes: multiples of 16, frames: 4k+1."""
-    return _saved(_skyreels, folder)
-
-
-def make_ltx(folder: str | os.PathLike[str]) -> Path:
-    """An `LTXImageToVideoPipeline` in `folder`, which is made. Sizes: multiples of 32, frames: 8k+1."""
-    return _saved(_ltx, folder)
-
-
-def make_wan(folder: str | os.PathLike[str]) -> Path:
-    """A `WanImageToVideoPipeline` in `folder`, which is made: like Wan 2.2, without an image encoder.
-
-    Sizes: multiples of 16, frames: 4k+1.
-    """
-    return _saved(_wan, folder)
-
-
-def _saved(build: Callable[[], diffusers.DiffusionPipeline], folder: str | os.PathLike[str]) -> Path:
-    """Whole, or not there."""
+def make(name: str, folder: str | os.PathLike[str]) -> Path:
+    """One of PIPELINES in `folder`, which is made: whole, or not at all."""
     made = Path(folder)
     draft = made.with_name(f".{made.name}-draft")
     shutil.rmtree(draft, ignore_errors=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        build().save_pretrained(draft, safe_serialization=True)
+        PIPELINES[name]().save_pretrained(draft, safe_serialization=True)
     return draft.rename(made)
 
 
 def _skyreels() -> diffusers.DiffusionPipeline:
+    """Sizes: multiples of 16, frames: 4k+1."""
     transformer = diffusers.HunyuanVideoTransformer3DModel(
         in_channels=8,
         out_channels=4,
@@ -102,6 +85,7 @@ def _skyreels() -> diffusers.DiffusionPipeline:
 
 
 def _ltx() -> diffusers.DiffusionPipeline:
+    """Sizes: multiples of 32, frames: 8k+1."""
     transformer = diffusers.LTXVideoTransformer3DModel(
         in_channels=8,
         out_channels=8,
@@ -130,6 +114,7 @@ def _ltx() -> diffusers.DiffusionPipeline:
 
 
 def _wan() -> diffusers.DiffusionPipeline:
+    """Like Wan 2.2, without an image encoder. Sizes: multiples of 16, frames: 4k+1."""
     transformer = diffusers.WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=12,
@@ -186,8 +171,7 @@ def _numbered(names: list[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-MAKERS = {"skyreels": make_skyreels, "ltx": make_ltx, "wan": make_wan}
+PIPELINES: dict[str, Callable[[], diffusers.DiffusionPipeline]] = {"skyreels": _skyreels, "ltx": _ltx, "wan": _wan}
 
 if __name__ == "__main__":
-    kind, place = sys.argv[1:]
-    MAKERS[kind](place)
+    make(*sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -25,15 +26,11 @@ def create_pool(name: str = POOL) -> WorkPool:
         raise PoorwillError("Prefect does not know the worker type gpu: install Poorwill into this environment")
     template = kind.get_default_base_job_template()
     with get_client(sync_client=True) as client:
-        try:
+        with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=name, type="gpu", base_job_template=template))
-        except ObjectAlreadyExists:
-            pass
         for queue in (GENERATE, CONTROL):
-            try:
+            with suppress(ObjectAlreadyExists):
                 client.create_work_queue(name=queue, work_pool_name=name)
-            except ObjectAlreadyExists:
-                pass
         return client.read_work_pool(name)
 
 

@@ -68,7 +68,7 @@ class Studio:
 
 @pytest.fixture(scope="session")
 def tiny_skyreels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make_skyreels(tmp_path_factory.mktemp("tiny") / "skyreels")
+    return tiny_models.make("skyreels", tmp_path_factory.mktemp("tiny") / "skyreels")
 
 
 @pytest.fixture(scope="module")

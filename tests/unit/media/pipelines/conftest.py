@@ -47,7 +47,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def folder(name: str) -> Path:
         if name not in made:
-            made[name] = getattr(tiny_models, f"make_{name}")(root / name)
+            made[name] = tiny_models.make(name, root / name)
         return made[name]
 
     return folder
