@@ -31,8 +31,8 @@ def _names(kind: type[Any]) -> list[str]:
         try:
             client.read_block_type_by_slug(slug)
         except ObjectNotFound:
-            return []  # nobody has made such a block yet
-        # Prefect gives all of them at once, whatever limit is asked for.
+            return []  # no such block was ever made
+        # Prefect returns all of them at once, whatever the limit.
         found = client.read_block_documents_by_type(slug, include_secrets=False)
     if len(found) > BLOCKS_MAX:
         raise Refused(f"Prefect holds {len(found)} blocks of type {slug}, at most {BLOCKS_MAX} are read")

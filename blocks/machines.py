@@ -49,7 +49,7 @@ class Machine(SshAccess):
     )
 
     def endpoint(self, provider: Provider) -> Endpoint:
-        """Where this instance is reached. NotFound, and Refused where nobody knows."""
+        """Where this instance is reached. NotFound if it is gone, Refused if its address is unknown."""
         if self.ssh_host:
             return SshEndpoint(self.ssh_host, self.ssh_port, self.ssh_user)
         found = provider.endpoint(self.instance)

@@ -1,4 +1,4 @@
-"""The JSON schema of a block, worked out once: Prefect asks for it hundreds of times to save one block."""
+"""The JSON schema of a block, computed once: Prefect asks for it hundreds of times to save one block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SteadySchema(Block):
 
     @classmethod
     def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
-        """A copy of its own for each caller."""
+        """A new copy for each caller."""
         asked = (cls, args, tuple(sorted(options.items())))
         if asked not in cls._schemas:
             cls._schemas[asked] = super().model_json_schema(*args, **options)

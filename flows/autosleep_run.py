@@ -25,7 +25,7 @@ from poorwill.errors import PoorwillError, Refused, UsageError
 from poorwill.snapshot import durations
 from tasks import idle_watch
 from tasks.ask_activity import ask_activity
-from tasks.events import MACHINE_IDLE, tell
+from tasks.events import MACHINE_IDLE, emit
 from tasks.reports.machine_report import publish_idleness
 
 AT_ONCE_MAX = 8
@@ -179,7 +179,7 @@ def _judge(name: str, block: Machine, answer: Any, request: Request) -> Row:
         verdict = Verdict(True, _why_unreachable(answer), 0.0, False, watch)
         row = replace(row, why=verdict.why)
     row, watch = _act(row, verdict, request)
-    idle_watch.write(name, watch)
+    idle_watch.write(name, replace(watch, run=row.run))
     return row
 
 
@@ -194,27 +194,24 @@ def _act(row: Row, verdict: Verdict, request: Request) -> tuple[Row, Watch]:
 
     After one that failed the time begins anew: whatever was in its way gets as long to go away.
     """
-    run = started_runs.find(verdict.watch.run) if verdict.watch.run else None
-    watch = replace(verdict.watch, run=str(run.id) if run is not None else "")
-    if run is not None and (run.state is None or run.state.is_final()):
-        return replace(row, done=_ended(run), idle_s=0.0), idleness.begun_anew(watch)
-    if (
-        run is not None
-        and verdict.active
-        and started_runs.withdraw(run, f"{row.machine} is {row.state}: {verdict.why}")
-    ):
-        return replace(row, done=f"hibernation {run.name}, which waited for a worker, was cancelled"), replace(
-            watch, run=""
-        )
+    watch = verdict.watch
+    run = started_runs.find(watch.run) if watch.run else None
     if run is not None:
+        if run.state is None or run.state.is_final():
+            return replace(row, done=_ended(run), idle_s=0.0), idleness.begun_anew(watch)
+        if verdict.active and started_runs.withdraw(run, f"{row.machine} is {row.state}: {verdict.why}"):
+            return replace(row, done=f"hibernation {run.name}, which waited for a worker, was cancelled"), watch
         return replace(row, done=f"hibernation {run.name} is under way", run=str(run.id)), watch
     if not verdict.due:
         return row, watch
+    row = replace(row, due=True)
     try:
-        row, watch = _hibernate(replace(row, due=True), watch, request)
+        row = _hibernate(row, watch, request)
     except PoorwillError as error:
-        row = replace(row, due=True, error=error.message)
-    return row, _announced(row, watch, request)
+        row = replace(row, error=error.message)
+    if not watch.told or row.run:  # once for each time that it is idle, and again when a dry run's words become deeds
+        _announce(row, request.dry_run)
+    return row, replace(watch, told=True)
 
 
 def _ended(run: FlowRun) -> str:
@@ -223,7 +220,7 @@ def _ended(run: FlowRun) -> str:
     return f"watched anew: hibernation {run.name} ended as {state}{': ' + message[:300] if message else ''}"
 
 
-def _hibernate(row: Row, watch: Watch, request: Request) -> tuple[Row, Watch]:
+def _hibernate(row: Row, watch: Watch, request: Request) -> Row:
     """Start one, as a run of its own. Two autosleeps read the same start of the idle time, and so start the same run.
 
     Refused if the machine's newest snapshot is of another directory, which destroying the machine would lose.
@@ -234,32 +231,28 @@ def _hibernate(row: Row, watch: Watch, request: Request) -> tuple[Row, Watch]:
             "it by itself, with machine= and workspace=, or hibernate it once by hand"
         )
     if request.dry_run:
-        return replace(row, done="nothing, as this is a dry run: it would be hibernated"), watch
+        return replace(row, done="nothing, as this is a dry run: it would be hibernated")
+    parameters = {
+        "machine": row.machine,
+        "instance": row.instance,
+        "store": request.store,
+        "workspace": request.workspace,
+    }
     run = started_runs.start(
         HIBERNATE,
-        {
-            "machine": row.machine,
-            "instance": row.instance,
-            "store": request.store,
-            "workspace": request.workspace,
-        },
+        parameters,
         key=f"autosleep:{row.machine}:{row.instance}:{watch.idle_since_s:.3f}",
         name=f"hibernate-{row.machine}",
         tags=["autosleep"],
     )
-    return replace(row, done=f"hibernation {run.name} was started", run=str(run.id)), replace(watch, run=str(run.id))
+    return replace(row, done=f"hibernation {run.name} was started", run=str(run.id))
 
 
-def _announced(row: Row, watch: Watch, request: Request) -> Watch:
-    """Emit the event, once for each time that a machine is idle, and again when a dry run's words become deeds."""
-    if not watch.told or row.run:
-        idle, after = durations.rough(row.idle_s), durations.rough(row.idle_after_s or 0.0)
-        message = (
-            f"machine {row.machine} is idle for {idle}, and may be for {after}: {row.why}; {row.error or row.done}"
-        )
-        facts = {"instance": row.instance, "idle_s": round(row.idle_s), "price_per_hour": row.price_per_hour}
-        tell(MACHINE_IDLE, "machine", row.machine, message, **facts, run=row.run, dry_run=request.dry_run)
-    return replace(watch, told=True)
+def _announce(row: Row, dry_run: bool) -> None:
+    idle, after = durations.rough(row.idle_s), durations.rough(row.idle_after_s or 0.0)
+    message = f"machine {row.machine} is idle for {idle}, and may be for {after}: {row.why}; {row.error or row.done}"
+    facts = {"instance": row.instance, "idle_s": round(row.idle_s), "price_per_hour": row.price_per_hour}
+    emit(MACHINE_IDLE, "machine", row.machine, message, **facts, run=row.run, dry_run=dry_run)
 
 
 def _result(request: Request, rows: Sequence[Row]) -> dict[str, Any]:

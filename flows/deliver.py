@@ -13,7 +13,7 @@ from blocks.webhooks import USERS
 from flows.stages import ending, failed
 from poorwill.errors import PoorwillError, UsageError
 from tasks.deliver import delivery_of_notice, describe_run, post_message
-from tasks.events import WEBHOOK_UNDELIVERED, tell
+from tasks.events import WEBHOOK_UNDELIVERED, emit
 
 
 class Notice(BaseModel):
@@ -61,6 +61,6 @@ def deliver(run: str | None = None, notice: Notice | None = None, webhook: str =
 
 def _undelivered(webhook: str, run: str | None, notice: Notice | None, why: str) -> None:
     if notice is not None and notice.event == WEBHOOK_UNDELIVERED:
-        return  # that would be told by the webhook that does not work, and so on
+        return  # the webhook that does not work would send it, and so on
     what = f"the end of run {run}" if run is not None else f"the event {notice.event if notice else '?'}"
-    tell(WEBHOOK_UNDELIVERED, "webhook", webhook, f"{what} was not delivered: {why}", run=run)
+    emit(WEBHOOK_UNDELIVERED, "webhook", webhook, f"{what} was not delivered: {why}", run=run)

@@ -14,7 +14,7 @@ from poorwill.control.machine.costs import summed
 from poorwill.control.machine.reaping import Finding
 from poorwill.errors import PoorwillError, Refused
 from poorwill.snapshot import durations
-from tasks.events import STILL_BILLING, tell
+from tasks.events import STILL_BILLING, emit
 from tasks.reap import destroy_orphan, survey_machines
 from tasks.reports.machine_report import publish_findings
 
@@ -93,7 +93,7 @@ def _tell(provider: str, finding: Finding, why: str) -> None:
     if finding.state == "orphan":
         name = finding.machine or finding.instance
         message = f"instance {finding.instance} of {provider}, created for {name}, bills and nobody uses it: {why}"
-        tell(STILL_BILLING, "machine", name, message, provider=provider, instance=finding.instance)
+        emit(STILL_BILLING, "machine", name, message, provider=provider, instance=finding.instance)
 
 
 def _result(provider: str, findings: list[Finding]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from poorwill.snapshot import ids, keys
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import SnapshotOrder
 from tasks.destroy_instance import destroy_instance
-from tasks.events import STILL_BILLING, tell
+from tasks.events import STILL_BILLING, emit
 from tasks.open_machine import open_machine
 from tasks.pack_part import pack_part
 from tasks.progress import ProgressArtifacts, packing
@@ -153,7 +153,7 @@ def _told_if_it_bills(request: Request, instance: str) -> Iterator[None]:
             f"snapshot {request.snapshot_id} of {request.machine} is verified, but instance {instance} was not "
             f"destroyed and goes on billing: {why}"
         )
-        tell(STILL_BILLING, "machine", request.machine, message, snapshot_id=request.snapshot_id, instance=instance)
+        emit(STILL_BILLING, "machine", request.machine, message, snapshot_id=request.snapshot_id, instance=instance)
         raise
 
 

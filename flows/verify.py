@@ -17,7 +17,7 @@ from poorwill.control.records import catalog
 from poorwill.control.removal.rotation import Share
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Unsupported
 from poorwill.snapshot import durations
-from tasks.events import VERIFICATION_FAILED, tell
+from tasks.events import VERIFICATION_FAILED, emit
 from tasks.read_back import choose_due, read_back
 from tasks.reports.artifacts import publish_table
 
@@ -103,7 +103,7 @@ def _note(store: str, found: _Found, row: dict[str, Any], error: PoorwillError) 
     get_run_logger().error("snapshot %s: %s", row["snapshot"], error.message)
     if isinstance(error, BAD):
         message = f"snapshot {row['snapshot']} of store {store} cannot be read back: {error.message}"
-        tell(VERIFICATION_FAILED, "snapshot", row["snapshot"], message, machine=row["machine"], store=store)
+        emit(VERIFICATION_FAILED, "snapshot", row["snapshot"], message, machine=row["machine"], store=store)
 
 
 def _is_there(store: str, due: dict[str, Any]) -> bool:

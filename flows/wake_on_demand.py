@@ -101,8 +101,8 @@ class Demand:
     def taker(self, client: SyncPrefectClient) -> str:
         """Who takes runs from the queue, in words; "" if nobody does. NotFound.
 
-        That the pool has workers does not tell: one that only hibernates and wakes is among them. A queue is looked at
-        by its workers every second or few; but one whose GPUs are all busy does not look, and has runs in hand.
+        Workers of the pool are no evidence: one that only hibernates and wakes is among them. A queue's workers poll it
+        every few seconds; a worker whose GPUs are all busy does not poll, but works on runs of the queue.
         """
         try:
             if client.read_work_pool(self.pool).is_paused or self._queue(client).is_paused:

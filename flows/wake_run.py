@@ -26,7 +26,7 @@ from poorwill.snapshot import ids
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.base import Store
-from tasks.events import STILL_BILLING, tell
+from tasks.events import STILL_BILLING, emit
 from tasks.finish_restore import finish_restore
 from tasks.open_machine import open_machine
 from tasks.progress import ProgressArtifacts, restoring
@@ -234,7 +234,7 @@ def _provision_and_restore(request: Request, target: Target, stages: Stages) -> 
         sessions.close(target.run)
         said = discard(*own)
         if MAY_BILL in said:
-            tell(STILL_BILLING, "machine", target.name, f"the wake of {target.name} failed, and {said}")
+            emit(STILL_BILLING, "machine", target.name, f"the wake of {target.name} failed, and {said}")
         if said and isinstance(error, PoorwillError):
             raise from_wire({**error.to_wire(), "message": f"{error.message}; {said}"}) from None
         if said:

@@ -1,4 +1,4 @@
-"""Telling: what is said of a run that ended, and the message on its way."""
+"""The steps of delivering a webhook: describe the run that ended, and send the message."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from poorwill.web.webhook import Receiver
 from tasks.retries import policy
 
 _IDS = UUID("a5b1c9be-7c4f-4d0e-9d3a-2f6f9a0f6f0e")
-"""Ids of deliveries are made from it: the same thing told twice has the same id."""
+"""The namespace of delivery ids: the same message sent twice has the same id."""
 
 
 @task(name="describe_run", **policy())
 def describe_run(run: str) -> dict[str, Any] | None:
-    """What is told of a run's end; None of a run that has no `webhook_url`, or has not ended (it was begun again).
+    """The message about a run's end; None for a run without a `webhook_url`, or one that was begun again.
 
     `url` and its like are of the video, where there is one. NotFound for a run that is gone.
     """
@@ -71,7 +71,7 @@ def post_message(webhook: str, delivery: str, body: dict[str, Any], run: str | N
 
 
 def delivery_of_notice(webhook: str, event_id: str) -> str:
-    """The id under which an event is told to that webhook."""
+    """The delivery id of an event at that webhook."""
     return str(uuid5(_IDS, f"{webhook}/{event_id}"))
 
 
@@ -91,7 +91,7 @@ def _read(run: str) -> FlowRun:
         with get_client(sync_client=True) as client:
             return patiently(lambda: client.read_flow_run(run_id))
     except ObjectNotFound:
-        raise NotFound(f"there is no run {run}: it was deleted before its end could be told") from None
+        raise NotFound(f"there is no run {run}: it was deleted before its end could be delivered") from None
 
 
 def _flow_name(run: FlowRun) -> str:

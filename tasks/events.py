@@ -1,7 +1,7 @@
 """Events of Poorwill on Prefect's event stream, which automations listen to.
 
-An event is a sentence that an operator may want to be told: `poorwill.<event>` about one resource,
-`poorwill.<kind>.<name>`. It is told beside what a run does: that it could not be told is logged, and fails nothing.
+An event is a sentence for an operator: `poorwill.<event>` about one resource, `poorwill.<kind>.<name>`. An event that
+cannot be emitted is logged, and fails nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MACHINE_IDLE = "poorwill.machine.idle"
 WEBHOOK_UNDELIVERED = "poorwill.webhook.undelivered"
 
 
-def tell(event: str, kind: str, name: str, message: str, **facts: Any) -> None:
+def emit(event: str, kind: str, name: str, message: str, **facts: Any) -> None:
     """Emit `event` about `poorwill.<kind>.<name>`; `message` is one line for a person, without a secret.
 
     The event is also related to the current run, which Prefect adds itself.
@@ -28,4 +28,4 @@ def tell(event: str, kind: str, name: str, message: str, **facts: Any) -> None:
     try:
         emit_event(event, resource=resource, payload={"message": message, **facts})
     except Exception as error:
-        log.warning("event %s of %s was not told: %s", event, name, type(error).__name__)
+        log.warning("event %s of %s was not emitted: %s", event, name, type(error).__name__)

@@ -1,4 +1,4 @@
-"""The steps of reaping: look at all machines and at all that speaks for them; destroy one."""
+"""The steps of reaping: find all machines and the evidence for each, and destroy one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def survey_machines(provider: str, store: str | None, grace_s: float, held: list
     Args:
         provider: name of a provider block.
         store: name of a store block; None: every one that Prefect knows.
-        grace_s: what is younger is no orphan.
+        grace_s: machines younger than this are no orphans.
         held: machines that runs work on.
     """
     with evidence_of(store) as (_, evidence):
@@ -46,7 +46,7 @@ def destroy_orphan(provider: str, store: str | None, grace_s: float, finding: di
         reaping.reap_one(source, stores, found, evidence, Rule(time.time(), grace_s))
     for named in evidence.named:
         block = machine_if_any(named.block)
-        # Only a block that says "waking" can have named an orphan; a record that is gone may have had any.
+        # Only a block in state "waking" can have named an orphan; a record of a machine that is gone may have any.
         if block is not None and named.instance == found.instance == block.instance and named.status == "waking":
             block.instance, block.status = "", "asleep"
             save_machine(named.block, block)

@@ -36,7 +36,7 @@ class Planned:
 def plan_retention(store: str, rules: dict[str, Any], machine: str | None, grace_s: float, stale_s: float) -> Planned:
     """Judge every snapshot of the store; nothing is removed. UsageError for a policy without a rule.
 
-    What a machine is asleep in is kept, whatever the policy says. UsageError if the machine blocks cannot be read.
+    Snapshots that machines are asleep in are kept, whatever the policy. UsageError if machine blocks cannot be read.
 
     Args:
         store: name of a store block.
@@ -88,7 +88,7 @@ def delete_snapshot(store: str, snapshot: str, force: bool) -> dict[str, Any]:
 
 
 def asleep() -> dict[str, str]:
-    """Snapshot id -> why it must be kept, for every machine block that says so."""
+    """Snapshot id -> why it must be kept, for every machine that is asleep in one or being woken from one."""
     blocks = inventory.machines()
     return {
         block.snapshot: f"machine {name} is {'being woken from' if block.status == 'waking' else 'asleep in'} it"

@@ -18,7 +18,7 @@ def upload_video(facts: dict[str, Any]) -> delivery.VideoRecord:
     Idempotent. Returns the record.
 
     Args:
-        facts: what the record says, beside the sizes.
+        facts: the record's fields, without the sizes.
     """
     opened = current()
     return delivery.deliver(opened.store, opened.run, opened.files, facts)

@@ -32,7 +32,7 @@ def summary(lanes: tuple[Lane, ...], *, polling: bool, draining: bool) -> dict[s
 
 
 class HealthServer:
-    """Answers from a thread of its own, so also while the worker's loop is busy. `with` starts and stops it."""
+    """Answers from its own thread, also while the worker's event loop is busy. `with` starts and stops it."""
 
     def __init__(self, address: tuple[str, int], look: Callable[[], dict[str, Any]]) -> None:
         """OSError if the address cannot be bound."""

@@ -29,8 +29,10 @@ class Lanes:
         return any(lane.free for lane in self.all if lane.kind == kind)
 
     def reserve(self, run: UUID, kind: Kind, affinity: str) -> Lane | None:
-        """A free lane for this run: one that has loaded the same, else one that has loaded nothing, else the one that
-        is idle for longest. None if there is none."""
+        """A free lane for this run, None if none is free.
+
+        One that has loaded the same is preferred, then one that has loaded nothing, then the one idle for longest.
+        """
         free = [lane for lane in self.all if lane.kind == kind and lane.free]
         if run in self._held or not free:
             return None

@@ -22,7 +22,7 @@ from worker.presence import Presence
 
 log = logging.getLogger(__name__)
 PENDING_S = 60.0
-"""A run that was just taken off the queue has no sign yet of who took it."""
+"""How long a run that was taken off the queue may be without the name of the worker that took it."""
 UNHELD_S = 30.0
 GAP_S = 5.0
 ATTEMPTS_MAX = 5

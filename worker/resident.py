@@ -105,7 +105,7 @@ class Resident:
 
     async def run(self, flow_run_id: str) -> Ended | Died:
         """Have it run one flow run, and wait for the end of that or of the process."""
-        with contextlib.suppress(OSError):  # it has just died: the answer says so
+        with contextlib.suppress(OSError):  # it has just died: there is no answer then
             self._send(run=flow_run_id)
             await self._stdin.drain()
         answer = await self._answer()

@@ -120,7 +120,7 @@ def _performed(flow_run_id: UUID) -> dict[str, Any]:
     try:
         ended["retire"] = _why_retire(_run(flow_run_id))
     except (Abort, Pause):
-        pass  # the server said no, for example because the run was cancelled meanwhile
+        pass  # the server refused, for example because the run was cancelled meanwhile
     except httpx.TransportError as error:
         ended |= {"error": f"{type(error).__name__}: {error}", "unreachable": True}
     except BaseException as error:

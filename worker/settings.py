@@ -1,4 +1,4 @@
-"""What one worker is told by its environment: it describes this host, where a work pool describes runs."""
+"""The settings of one worker, from its environment: they describe this host, as a work pool describes runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of machines in Prefect's UI: what is offered, what bills and for whom, what a replication came to."""
+"""Tables of machines in Prefect's UI: offers, machines that bill, replicas, and idle machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What retention shows in Prefect's UI: a table of what is kept and why and of what goes, and a summary."""
+"""What retention shows in Prefect's UI: a table of the snapshots that are kept or removed, and a summary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def publish_retention(store: str, planned: Planned, grace_s: float, price_per_gb
 
 
 def rows(plan: Plan) -> list[Row]:
-    """What goes first, then what is kept; at most ROWS_MAX, and a last one with the sums."""
+    """Removed snapshots first, then those that are kept; at most ROWS_MAX, and a last row with the sums."""
     ordered = sorted(plan.verdicts, key=lambda verdict: bool(verdict.reasons))
     kept = sum(bool(verdict.reasons) for verdict in plan.verdicts)
     shown = [row_of(verdict) for verdict in ordered[:ROWS_MAX]]

@@ -149,10 +149,10 @@ def snapshot_markdown(
 def _coded_by(coding: Coding | None) -> list[str]:
     if coding is None:
         return []
-    told = f"Coded by the {coding.by.upper()} ({coding.codec}): {coding.reason}."
+    text = f"Coded by the {coding.by.upper()} ({coding.codec}): {coding.reason}."
     if coding.fell_back:
-        told += f" {coding.fell_back} chunks fell back to the CPU: {coding.warning or ''}."
-    return [one_line(told), ""]
+        text += f" {coding.fell_back} chunks fell back to the CPU: {coding.warning or ''}."
+    return [one_line(text), ""]
 
 
 def wake_markdown(result: dict[str, Any], samples: Sequence[Sample]) -> str:

@@ -49,6 +49,6 @@ def _markdown(result: dict[str, Any], contact_sheet: str) -> str:
 
 
 def _cell(value: object) -> str:
-    """One cell of a table, whatever a prompt holds."""
+    """One cell of a table; a prompt may hold any characters."""
     text = str(value)[:2000].replace("\n", " ").replace("|", "\\|")
     return text.replace("<", "&lt;").replace("[", "\\[").replace("!", "\\!")

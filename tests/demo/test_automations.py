@@ -25,7 +25,7 @@ from deployments.servers.prefect_server import PrefectServer
 from flows.deliver import Notice, deliver
 from flows.generate import generate
 from poorwill.errors import UsageError
-from tasks.events import STILL_BILLING, VERIFICATION_FAILED, WEBHOOK_UNDELIVERED, tell
+from tasks.events import STILL_BILLING, VERIFICATION_FAILED, WEBHOOK_UNDELIVERED, emit
 from tests.unit.web.receiver import MessageReceiver
 from tests.worker.rig import until
 
@@ -139,10 +139,10 @@ def test_operators_are_notified(client: SyncPrefectClient, receiver: MessageRece
     lost = ended(client, hibernating, Failed(message=LONG))
     silent = ended(client, hibernating, Crashed())
     kept = ended(client, hibernating, Completed())
-    tell(STILL_BILLING, "machine", "trainer", "vast 123 is still billing; destroy it by hand")
-    tell(VERIFICATION_FAILED, "snapshot", "trainer.20260102T030405Z-0000abcd", "part 3 is damaged")
+    emit(STILL_BILLING, "machine", "trainer", "vast 123 is still billing; destroy it by hand")
+    emit(VERIFICATION_FAILED, "snapshot", "trainer.20260102T030405Z-0000abcd", "part 3 is damaged")
     for _ in range(3):
-        tell(WEBHOOK_UNDELIVERED, "webhook", "webhooks", "the end of run 7 was not delivered")
+        emit(WEBHOOK_UNDELIVERED, "webhook", "webhooks", "the end of run 7 was not delivered")
     unready(client)
     messages = [(message.path.partition("?")[0], json.loads(message.body)) for message in receiver.wait(8)]
     assert {body["title"]: body["message"].splitlines()[0] for path, body in messages if path == "/apprise"} == {

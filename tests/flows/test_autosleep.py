@@ -1,4 +1,4 @@
-"""Machines that nobody uses, on a real Prefect server: who is put to sleep, once, and who is left alone.
+"""Machines that nobody uses, on a real Prefect server: which are put to sleep, once, and which are left alone.
 
 The host of these machines is this one, where other tests work: limits are set so wide or so narrow that they decide.
 """
@@ -90,7 +90,7 @@ def watched_for(world: World, idle_s: float) -> Watch:
 
 
 def test_an_idle_machine_is_put_to_sleep_once(world: World) -> None:
-    """Idle for longer than it may be since an earlier look: one run of hibernate, whoever asks how often."""
+    """Idle for too long since an earlier look: one run of hibernate, however many autosleeps there are."""
     first = sleep(world, idle="1h")
     assert (first["state"], first["due"], first["idle_s"], first["done"]) == ("idle", False, 0, "nothing")
 
@@ -124,8 +124,8 @@ def states(world: World) -> list[str]:
     return sorted(run.state.name for run in hibernations(world) if run.state is not None)
 
 
-def test_a_machine_that_is_used_again(world: World) -> None:
-    """The hibernation that waits for a worker is cancelled, also that of an instance which the machine is no more."""
+def test_a_machine_in_use_again_is_not_hibernated(world: World) -> None:
+    """The hibernation that waits for a worker is cancelled, also that of an earlier instance of the machine."""
     waiting(world, world.block().instance)
     used = sleep(world, **NARROW)
     assert used["state"] == "active" and "cores busy" in used["why"] and "was cancelled" in used["done"]
@@ -135,8 +135,8 @@ def test_a_machine_that_is_used_again(world: World) -> None:
     assert sleep(world, idle="1h")["idle_s"] == 0 and states(world) == ["Cancelled"] * 2
 
 
-def test_after_a_hibernation_that_failed(world: World) -> None:
-    """It is told, and another one is begun only after the machine was idle for as long again."""
+def test_a_failed_hibernation_starts_the_idle_time_anew(world: World) -> None:
+    """It is reported, and another one is started only after the machine was idle for as long again."""
     run = waiting(world, world.block().instance)
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(run.id, Failed(message="Refused: files changed"), force=True)
@@ -145,8 +145,8 @@ def test_after_a_hibernation_that_failed(world: World) -> None:
     assert sleep(world, idle="0s")["due"] and states(world) == ["Failed", "Scheduled"]
 
 
-def test_what_cannot_be_asked_is_left_alone(world: World) -> None:
-    """It is reported, the hibernation that waits is cancelled, and what was seen of it before counts no more."""
+def test_an_unreachable_machine_is_left_alone(world: World) -> None:
+    """It is reported, the hibernation that waits is cancelled, and the idle time so far does not count."""
     block, kept = world.block(), world.block().instance
     waiting(world, "local-0123456789ab")
     block.instance = "local-0123456789ab"
@@ -176,7 +176,7 @@ def test_what_cannot_be_asked_is_left_alone(world: World) -> None:
         ({"provider": blocks.OwnMachines()}, "left alone", "never destroyed"),
     ],
 )
-def test_who_is_not_asked(fields: dict[str, Any], state: str | None, why: str) -> None:
+def test_machines_that_are_not_asked(fields: dict[str, Any], state: str | None, why: str) -> None:
     """And why."""
     given = {"provider": blocks.LocalProvider(root="/m"), "instance": "i", "snapshot": "s-1", "name": "m", **fields}
     row = left_alone("m", blocks.Machine(**given), Request("s", 60.0, False, None, "/w", Limits(), 1.0), {"busy"})
@@ -198,9 +198,9 @@ def test_all_machines_at_once(world: World) -> None:
     blocks.Machine.delete("slow")
 
 
-def test_what_is_kept_is_what_was_kept_before(world: World, tmp_path: Path) -> None:
-    """A machine whose newest snapshot is of another directory is not hibernated, which would destroy that one; once it
-    is told by itself, with its directory, it is."""
+def test_autosleep_keeps_the_directory_of_the_newest_snapshot(world: World, tmp_path: Path) -> None:
+    """A machine whose newest snapshot is of another directory is not hibernated, which would lose that directory. With
+    machine= and workspace= it is."""
     (tmp_path / "elsewhere").mkdir()
     taken = take(world.store, tmp_path / "elsewhere", machine=world.name)
     try:
@@ -215,15 +215,15 @@ def test_what_is_kept_is_what_was_kept_before(world: World, tmp_path: Path) -> N
         deletion.delete(world.store, taken.id, threads=1)
 
 
-def test_a_hibernation_of_another_instance(world: World) -> None:
-    """One that waited until the machine had become another one touches nothing."""
+def test_a_hibernation_of_another_instance_is_refused(world: World) -> None:
+    """One that waited until the machine was another instance touches nothing."""
     with pytest.raises(Refused, match=f"is instance {world.block().instance} now, and another was meant"):
         hibernate(**world.hibernation(instance="another"))
     assert world.provider.exists(world.block().instance) and not world.keys("")
 
 
-def test_what_is_wrong_is_said(world: World) -> None:
-    """A store that is not there at once; a deployment that is not there after all machines were seen to."""
+def test_a_missing_store_or_deployment_fails_the_run(world: World) -> None:
+    """A missing store at once; a missing deployment after all machines were judged."""
     with pytest.raises(NotFound, match="no store block named 'nowhere'"):
         sleep(world, store="nowhere")
     with get_client(sync_client=True) as client:  # the last test here: nobody needs it any more

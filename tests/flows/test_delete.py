@@ -15,7 +15,7 @@ from tests.support.runs import take
 from tests.support.workspaces import make_large
 
 
-def test_not_what_a_machine_is_asleep_in(world: World, tmp_path: Path) -> None:
+def test_a_snapshot_that_a_machine_is_asleep_in_is_not_deleted(world: World, tmp_path: Path) -> None:
     """Refused, naming the machine, and nothing changes; with force it goes, all of it."""
     snapshot_id = ids.new_snapshot_id()
     take(world.store, make_large(tmp_path / "w", 1), snapshot_id, machine=world.name)

@@ -1,4 +1,4 @@
-"""The flow deliver on a real Prefect server, to a real receiver: what is told, and what is seen when it cannot be."""
+"""The flow deliver on a real Prefect server, to a real receiver: its messages, and what a failed delivery shows."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def run_of(webhook_url: str | None, how: str = "done", **other: Any) -> str:
     return str(state.state_details.flow_run_id)
 
 
-def test_the_end_of_a_run_that_made_a_video(block: str, receiver: MessageReceiver, tmp_path: Path) -> None:
-    """Its id, status, times and the video's URL, signed; told again, it has the same delivery id."""
+def test_the_message_of_a_run_that_made_a_video(block: str, receiver: MessageReceiver, tmp_path: Path) -> None:
+    """Its id, status, times and the video's URL, signed; sent again, it has the same delivery id."""
     blocks.Media(store=blocks.LocalStore(directory=str(tmp_path / "store"))).save(block)
     run = run_of(receiver.url(), media=block)
     files = [tmp_path / name for name in ("video", "poster", "sheet")]
@@ -95,7 +95,7 @@ def test_the_end_of_a_run_that_made_a_video(block: str, receiver: MessageReceive
         ("cancelled", None),
     ],
 )
-def test_ends_without_a_video(block: str, receiver: MessageReceiver, how: str, error: Any) -> None:
+def test_the_message_of_a_run_without_a_video(block: str, receiver: MessageReceiver, how: str, error: Any) -> None:
     """The error's type and message for one that failed, without secrets, and no error for one that was stopped."""
     deliver(run=run_of(receiver.url(), how), webhook=block)
     body = json.loads(receiver.messages[0].body)
@@ -103,8 +103,8 @@ def test_ends_without_a_video(block: str, receiver: MessageReceiver, how: str, e
     assert "url" not in body
 
 
-def test_runs_with_nothing_to_tell(block: str, receiver: MessageReceiver) -> None:
-    """One that was given no URL, and one that was begun again: its next end will be told."""
+def test_runs_without_a_message(block: str, receiver: MessageReceiver) -> None:
+    """A run without a webhook_url, and one that was begun again, whose next end will have one."""
     without, again = run_of(None), run_of(receiver.url())
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(again, Running(), force=True)
@@ -123,9 +123,9 @@ def test_a_notice_goes_to_the_operators_url(receiver: MessageReceiver) -> None:
     assert json.loads(receiver.messages[0].body) == notice.model_dump()
 
 
-def test_what_cannot_be_delivered_fails_and_is_told(receiver: MessageReceiver) -> None:
+def test_a_failed_delivery_fails_the_run_and_emits_an_event(receiver: MessageReceiver) -> None:
     """A receiver that is down: the run fails with one line that names host and attempts and nothing else of the URL,
-    and an event says so. A notice about that is not told of in turn."""
+    and an event says so. A notice about such an event emits no further one."""
     block = saved(receiver, url=SecretStr(receiver.url()), attempts_max=1)
     run = run_of(receiver.url(), "failed")
     receiver.close()
@@ -155,9 +155,9 @@ def test_what_cannot_be_asked(prefect_server: PrefectServer, parameters: dict[st
     assert state.is_failed() and str(state.message).startswith(why)
 
 
-def test_a_run_is_refused_before_it_works_for_nothing(receiver: MessageReceiver) -> None:
-    """A webhook_url that could not be told in the end ends `generate` at once: inside the network, or no URL; and so
-    does a server on which nothing signs."""
+def test_a_bad_webhook_url_is_refused_before_the_run_works(receiver: MessageReceiver) -> None:
+    """`generate` fails at once for a webhook_url inside the network or that is not a URL, and on a server without a
+    webhook block to sign with."""
 
     def refused(url: str) -> str:
         state = generate("data:,", "", model="no-model", media="no-media", webhook_url=url, return_state=True)
@@ -175,8 +175,8 @@ def test_a_run_is_refused_before_it_works_for_nothing(receiver: MessageReceiver)
     assert "there is no media block" in refused(receiver.url())
 
 
-def test_secrets_come_back_from_the_server(receiver: MessageReceiver) -> None:
-    """What signs survives being saved and loaded, and the server shows it to nobody who does not ask for secrets."""
+def test_secrets_are_stored_and_not_shown(receiver: MessageReceiver) -> None:
+    """They survive being saved and loaded, and the server shows them only with include_secrets."""
     name = saved(receiver, url=SecretStr(receiver.url()), secrets=[SecretStr(SECRET), SecretStr(SECRET + "2")])
     assert list(blocks.Webhook.load(name).receiver().secrets) == [SECRET, SECRET + "2"]
     with get_client(sync_client=True) as client:

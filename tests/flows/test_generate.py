@@ -146,7 +146,7 @@ def test_the_model_stays_and_a_seed_is_a_video(studio: Studio, process: ProcessS
 
 
 def test_a_run_that_begins_anew_finds_its_video(studio: Studio) -> None:
-    """Nothing is made twice: the record of the run answers, also when the picture is no more."""
+    """Nothing is made twice: the record of the run answers, also when the picture is gone."""
     made = studio.run().result()
     before = studio.store.head(delivery.key_of(made["run"], "video")).modified_s
     with get_client(sync_client=True) as client:
@@ -213,7 +213,7 @@ def test_blocks_are_saved_again_and_read_back(prefect_server: PrefectServer, kin
     ],
     ids=["frames", "size", "model", "media", "loopback", "metadata", "scheme", "bucket", "not an image"],
 )
-def test_what_cannot_be_is_refused_with_words(
+def test_impossible_parameters_are_refused(
     studio: Studio, process: ProcessState, wrong: dict[str, Any], kind: type[BaseException], says: str
 ) -> None:
     """The user's own mistakes: before a model is loaded, at once (nothing is retried), and nothing is stored."""
@@ -226,14 +226,14 @@ def test_what_cannot_be_is_refused_with_words(
     assert process.pipelines.model is None and [found.key for found in studio.store.list("videos/")] == before
 
 
-def test_a_picture_that_is_not_there_is_not_asked_for_again(studio: Studio) -> None:
-    """404 is an answer."""
+def test_a_missing_picture_is_not_retried(studio: Studio) -> None:
+    """404 is a final answer."""
     error = studio.error(image_url=studio.image_url + ".old")
     assert isinstance(error, NotFound) and "HTTP 404" in str(error)
 
 
-def test_a_run_whose_time_is_over_stops(studio: Studio) -> None:
-    """timeout_s, at the next step; it is told what to lower, and tasks do not try again."""
+def test_a_run_stops_at_its_timeout(studio: Studio) -> None:
+    """timeout_s, at the next step; the message says what to lower, and tasks are not retried."""
     error = studio.error(timeout_s=1, **LONG)
     assert isinstance(error, DeadlineExceeded) and "timeout_s=1" in str(error)
 

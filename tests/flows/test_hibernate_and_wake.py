@@ -162,7 +162,7 @@ def test_through_s3_with_credentials_in_blocks(world: World, s3_server: S3Server
 
 
 def test_a_dry_run_creates_nothing(world: World) -> None:
-    """It says which machine would be created and what it costs, and there is none afterwards, nor an intent."""
+    """It shows which machine would be created and what it costs; afterwards there is no machine, and no intent."""
     world.machine(small)
     hibernate(**world.hibernation())
     plan = wake(SNAPSHOT_ID, world.store_name, machine=world.name, dry_run=True)
@@ -175,8 +175,8 @@ def test_a_dry_run_creates_nothing(world: World) -> None:
 
 
 def test_a_snapshot_that_needs_a_gpu_on_a_host_of_ones_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host without a GPU is told before there is a machine. One that seems to have one, on which nothing of CUDA
-    works, is told by the engine, and the machine is gone again."""
+    """A host without a GPU is refused before there is a machine. One that seems to have a GPU, but without a working
+    CUDA, is refused by the engine, and the machine is gone again."""
     world.machine(small)
     hibernate(**world.hibernation())
     reseal(world.store, SNAPSHOT_ID, ["nvcomp>=6,<7"])
@@ -215,8 +215,8 @@ def test_a_machine_that_cannot_be_woken_is_destroyed_again(world: World) -> None
     assert (world.block().instance, world.block().status) == ("", "asleep")
 
 
-def test_a_wish_that_cannot_be_met_leaves_nothing(world: World) -> None:
-    """The provider's refusal is the error; there is no machine, no intent, and no talk of one."""
+def test_a_wish_without_an_offer_leaves_nothing(world: World) -> None:
+    """The provider's refusal is the error; there is no machine, no intent, and the message mentions none."""
     world.machine(small)
     hibernate(**world.hibernation())
     with pytest.raises(Refused, match="leave out gpu") as refused:
@@ -307,7 +307,7 @@ def test_one_at_a_time(world: World) -> None:
         ({"codec": "lzma"}, ParameterTypeError, "codec"),
     ],
 )
-def test_nonsense_is_refused_before_anything_is_touched(
+def test_wrong_parameters_are_refused_before_anything_is_touched(
     world: World, given: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     """Each wrong parameter gets an error that names it; the machine is there, and the store is empty."""
@@ -317,8 +317,8 @@ def test_nonsense_is_refused_before_anything_is_touched(
     assert world.provider.exists(world.block().instance) and world.keys("") == []
 
 
-def test_waking_nonsense_is_refused(world: World) -> None:
-    """No such snapshot, no machine to take the latest of, no provider: said before anything is created."""
+def test_waking_with_wrong_parameters_is_refused(world: World) -> None:
+    """No such snapshot, no machine to take the latest of, no provider: refused before anything is created."""
     wrong: list[tuple[dict[str, Any], type[PoorwillError]]] = [
         ({"snapshot": SNAPSHOT_ID}, NotFound),
         ({"snapshot": "latest"}, UsageError),

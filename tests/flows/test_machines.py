@@ -117,7 +117,7 @@ def test_replicate(world: World) -> None:
 
 
 def test_a_wake_killed_with_its_machine_created(world: World, tmp_path: Path) -> None:
-    """Nobody noted the machine: reap sees it for what it is, and the next wake of the snapshot adopts it."""
+    """Its block does not name the machine: reap reports it, and the next wake of the snapshot adopts it."""
     expected = list_tree(world.machine(small))
     hibernate(**world.hibernation(parts=PARTS))
     parameters = {"snapshot": SNAPSHOT_ID, "store": world.store_name, "machine": world.name}

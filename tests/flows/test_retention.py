@@ -99,7 +99,7 @@ def test_a_dry_run_then_the_trash_then_gone(world: World, tmp_path: Path) -> Non
 
 
 def test_each_machine_by_itself_and_costs(world: World, tmp_path: Path) -> None:
-    """Only the machine that is named is judged; what is stored is priced by the store's block."""
+    """Only the named machine is judged; the price of storage is that of the store's block."""
     days = taken(world, tmp_path)
     take(world.store, tmp_path / "workspace", "20250101T000000Z-00000001", machine="other")
     block = blocks.LocalStore(directory=str(world.folder / "store"), price_per_gb_month=1000.0)
@@ -114,8 +114,8 @@ def test_each_machine_by_itself_and_costs(world: World, tmp_path: Path) -> None:
     assert retention(world.store_name, machine=world.name, keep_tags=["t"])["kept"][days[1]] == ["tag t"]
 
 
-def test_flows_give_names_and_tags(world: World) -> None:
-    """They are in the metadata; what cannot be one is refused before anything is touched."""
+def test_snapshots_have_the_names_and_tags_of_their_flow(world: World) -> None:
+    """They are in the metadata; an invalid one is refused before anything is touched."""
     world.machine(small)
     with pytest.raises(UsageError, match="is not a tag"):
         snapshot(**world.hibernation(tags=["a b"]))
@@ -125,8 +125,8 @@ def test_flows_give_names_and_tags(world: World) -> None:
     assert (found.name, found.tags) == ("before the upgrade", ("a", "b"))
 
 
-def test_mistakes_change_nothing(world: World, tmp_path: Path) -> None:
-    """A policy without a rule, a grace that is no time, metadata that cannot be read."""
+def test_a_wrong_policy_removes_nothing(world: World, tmp_path: Path) -> None:
+    """Nor does an invalid grace period, or metadata that cannot be read."""
     days = taken(world, tmp_path)
     before = set(world.keys(""))
     with pytest.raises(UsageError, match="would keep nothing"):

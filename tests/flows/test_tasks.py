@@ -64,7 +64,7 @@ def destroy(world: World) -> dict[str, Any]:
 
 
 class TestDestroying:
-    """Called by itself, `destroy_instance` demands everything that `hibernate` would have seen to."""
+    """Called by itself, `destroy_instance` demands everything that `hibernate` ensures."""
 
     def test_without_a_snapshot(self, world: World) -> None:
         """Nothing was ever taken: refused, and the machine is named as billing."""
@@ -227,7 +227,7 @@ def test_uploaded_never_runs_ahead_of_compressed() -> None:
 
 
 class TestCharts:
-    """Pictures are well-formed whatever they are given."""
+    """Pictures are well-formed for any input."""
 
     def test_lines_and_bars_are_xml(self) -> None:
         """Names are escaped, empty input draws an empty chart."""
@@ -254,8 +254,8 @@ class TestCharts:
         assert found is not None and base64.b64decode(found[1]).decode() == svg
 
 
-def test_a_name_that_two_types_share_has_to_be_full(world: World) -> None:
-    """A bare name finds its block among all types of the role; where two have it, the message says how to tell them."""
+def test_a_name_of_two_blocks_needs_its_type(world: World) -> None:
+    """A bare name finds its block among all types of the role; for two the message gives the full ones."""
     assert lookup.store_block(world.store_name).directory == str(world.folder / "store")
     keys_ = blocks.stores.AwsCredentials(aws_access_key_id="id", aws_secret_access_key=SecretStr("hush"))
     blocks.S3Store(bucket="b", credentials=keys_).save(world.store_name)
@@ -270,7 +270,7 @@ def test_a_name_that_two_types_share_has_to_be_full(world: World) -> None:
 
 
 def test_a_run_without_a_session_is_a_lost_engine() -> None:
-    """A task in a process that has no engine for the run says so, with an error that makes the flow begin again."""
+    """In a process that has no engine for the run a task raises an error that makes the flow begin again."""
     for ask in (sessions.get, sessions.snapshot, sessions.restore):
         with pytest.raises(EngineLost, match="open the machine again"):
             ask("no-such-run")

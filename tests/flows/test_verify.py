@@ -64,7 +64,7 @@ def test_every_byte_once_and_what_is_damaged_last(world: World, tmp_path: Path) 
 
 
 def test_a_part_that_outlived_its_snapshot_is_read_with_another(world: World, tmp_path: Path) -> None:
-    """Its own snapshot is in the trash, and is read no more."""
+    """Its own snapshot is in the trash, and is not read any more."""
     parts = taken(world, tmp_path)
     trash.move(world.store, (world.name, OLD))
     assert verify(world.store_name, "100%")["verified"] == [CHILD, OTHER]
@@ -72,8 +72,8 @@ def test_a_part_that_outlived_its_snapshot_is_read_with_another(world: World, tm
     assert verify(world.store_name, "30d")["verified"] == []
 
 
-def test_a_share_that_is_none(world: World) -> None:
-    """Said in one line."""
+def test_an_unreadable_share_is_refused(world: World) -> None:
+    """In one line."""
     for share in ("all", "0%", "101%", ""):
         with pytest.raises(UsageError, match=r"share|duration"):
             verify(world.store_name, share)

@@ -1,4 +1,4 @@
-"""Runs that wait wake a machine, once; and what speaks against it, on a real Prefect server without any worker."""
+"""Runs that wait wake a machine, once; and what prevents a wake, on a real Prefect server without any worker."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def polling() -> Iterator[None]:
         thread.join()
 
 
-def test_somebody_takes_the_runs(world: World, asleep: str, waiting: list[FlowRun]) -> None:
-    """A worker that looks at the queue, or is busy with another run of it; not one that has just gone, or was lost."""
+def test_no_wake_while_a_worker_takes_the_runs(world: World, asleep: str, waiting: list[FlowRun]) -> None:
+    """A worker that polls the queue, or is busy with another run of it; but not one that has just gone, or died."""
     with polling():
         assert "a worker that looks at the queue" in ask(world, worker_quiet_s=30)["why"]
     busy, run = f"gpu {uuid4().hex[:8]}", waiting[0]
@@ -155,7 +155,7 @@ def test_somebody_takes_the_runs(world: World, asleep: str, waiting: list[FlowRu
     assert done["woken"] and done["waiting"] == 2
 
 
-def test_nothing_to_do(world: World, asleep: str, job: UUID) -> None:
+def test_no_wake_without_waiting_runs_or_a_snapshot(world: World, asleep: str, job: UUID) -> None:
     """No run waits; and a machine that was never put to sleep."""
     assert ask(world)["why"] == "no run waits" and not wakes(world)
     with get_client(sync_client=True) as client:
@@ -176,7 +176,7 @@ def test_nothing_to_do(world: World, asleep: str, job: UUID) -> None:
         ({"status": "asleep", "name": "busy"}, "another run works on machine"),
     ],
 )
-def test_who_cannot_be_woken(fields: dict[str, Any], why: str) -> None:
+def test_machines_that_cannot_be_woken(fields: dict[str, Any], why: str) -> None:
     """And why."""
     block = blocks.Machine(**{"provider": blocks.LocalProvider(root="/m"), "name": "m", **fields})
     found = obstacle("m", block, {"busy"})

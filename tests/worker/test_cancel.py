@@ -19,7 +19,7 @@ def test_a_run_stops_at_its_next_step(lane: Rig) -> None:
     assert first == second == third and (began, ended) == ("began", "stopped")
 
 
-def test_a_run_that_does_not_hear_is_killed(lane: Rig) -> None:
+def test_a_run_that_does_not_stop_is_killed(lane: Rig) -> None:
     """After cancel_grace_s its process goes with it; the run is cancelled, not crashed, and the next one runs."""
     deaf = lane.run(lane.deploy(jobs.deaf, cancel_grace_s=1))
     lane.lines(1)

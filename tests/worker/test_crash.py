@@ -1,4 +1,4 @@
-"""What kills a run's process fails that run alone, with words. A real worker, a real server."""
+"""What kills a run's process fails that run alone, with a message. A real worker, a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a run's end to its user's program: automation, a run of `deliver` on a worker, a receiver with bad days."""
+"""From a run's end to its user's program: automation, a run of `deliver` and a receiver that fails at first."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SECRET = "whsec-0123456789abcdef"
 
 
 @pytest.mark.timeout(240)
-def test_a_run_is_told_by_webhook(lane: Rig) -> None:
-    """A run that fails is told once, by an id that stays the same while its receiver answers 500, 500, 200; and its
-    operator is told as well. The run of `deliver` says how it went."""
+def test_the_end_of_a_run_is_delivered_by_webhook(lane: Rig) -> None:
+    """Once for a run that fails, with an id that stays the same while its receiver answers 500, 500, 200; its operator
+    is notified as well. The run of `deliver` shows how it went."""
     delivering = lane.deploy(deliver, gpus=0)
     deployment = lane.deploy(generate)
     with MessageReceiver(500, 500, 200) as users, MessageReceiver() as operators:

@@ -58,7 +58,7 @@ class Deployed:
 @pytest.mark.timeout(240)
 def test_a_run_of_the_deployment_gives_a_url(rig: Rig, s3_server: S3Server, tmp_path: Path) -> None:
     """Anybody who has the URL gets the MP4, as video/mp4. The second run finds the model loaded. A run that is
-    cancelled keeps the process and stores nothing; parameters that are none are refused before there is a run; and
+    cancelled keeps the process and stores nothing; wrong parameters are refused before there is a run; and
     the same idempotency key is the same run."""
     rig.worker(PRELOAD=PRELOAD)
     with PictureServer() as pictures:

@@ -12,7 +12,7 @@ from tests.worker.rig import Rig
 
 
 @pytest.mark.parametrize("same_host", [True, False], ids=["seen by its lock", "seen by its heartbeats"])
-def test_a_killed_worker_s_run_is_begun_anew(rig: Rig, tmp_path: Path, same_host: bool) -> None:
+def test_the_run_of_a_killed_worker_begins_anew(rig: Rig, tmp_path: Path, same_host: bool) -> None:
     """Its process dies with it; another worker, of the same host or (with another state folder) of another one,
     puts the run back into the queue and does it. A run that was being cancelled is cancelled."""
     release = tmp_path / "release"

@@ -38,7 +38,7 @@ def test_the_engine_runs_a_run_by_its_id() -> None:
     assert list(inspect.signature(control_listener._set_intent).parameters) == ["value"]
 
 
-def test_the_server_tells_what_recovery_asks() -> None:
+def test_the_server_has_the_fields_that_recovery_reads() -> None:
     """Of runs and of workers."""
     assert {"labels", "run_count", "expected_start_time", "job_variables", "state"} <= set(FlowRun.model_fields)
     assert {"name", "last_heartbeat_time", "heartbeat_interval_seconds"} <= set(Worker.model_fields)

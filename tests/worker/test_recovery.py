@@ -69,7 +69,7 @@ def swept(
 
 
 def test_only_runs_of_workers_that_are_gone_go_back(rig: Rig, hosts: Presence) -> None:
-    """Those of a living worker, of this one, of one that nobody knows, and of nobody, are left as they are."""
+    """Those of a living worker, of this one, of an unknown one, and of none, are left as they are."""
     lost = made(rig, DEAD, Pending(), Running())
     others = [made(rig, owner, Pending(), Running()) for owner in (ALIVE, ME, "of another host 3", "")]
     swept(rig, hosts, others[1])
@@ -78,14 +78,14 @@ def test_only_runs_of_workers_that_are_gone_go_back(rig: Rig, hosts: Presence) -
 
 
 def test_a_run_that_was_being_cancelled_is_cancelled(rig: Rig, hosts: Presence) -> None:
-    """There is nobody left who could stop it."""
+    """No worker is left that could stop it."""
     run = made(rig, DEAD, Pending(), Running(), Cancelling())
     swept(rig, hosts)
     assert rig.state(run) == "CANCELLED"
 
 
 def test_a_run_that_was_just_taken_is_given_time(rig: Rig, hosts: Presence) -> None:
-    """Pending says nothing of who took it until a moment later; one that stays so was lost on the way."""
+    """A pending run names its worker only a moment later; one that stays without a name was lost on the way."""
     runs = [made(rig, owner, Pending()) for owner in ("", DEAD)]
     swept(rig, hosts)
     assert [rig.state(run) for run in runs] == ["PENDING"] * 2
@@ -102,7 +102,7 @@ def test_a_run_that_kills_its_workers_ends(rig: Rig, hosts: Presence) -> None:
 
 
 def test_many_sweepers_put_a_run_back_once(rig: Rig, hosts: Presence) -> None:
-    """A second one would take it from whoever has begun it meanwhile."""
+    """A second sweep would take it from the worker that has begun it meanwhile."""
     run = made(rig, DEAD, Pending(), Running())
     swept(rig, hosts, sweepers=4)
     states = rig.client.read_flow_run_states(run)
@@ -110,7 +110,7 @@ def test_many_sweepers_put_a_run_back_once(rig: Rig, hosts: Presence) -> None:
 
 
 def test_a_run_that_waited_too_long_fails(rig: Rig, hosts: Presence) -> None:
-    """With words; one that was put back by a sweep has had its turn, and waits on."""
+    """With a message; a run that was put back by a sweep has begun once, and waits on."""
     past = datetime.now(timezone.utc) - timedelta(seconds=100)
     deployment = rig.deploy(jobs.at_once)
     due = Scheduled(scheduled_time=past)

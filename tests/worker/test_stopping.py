@@ -49,7 +49,7 @@ def test_a_drained_worker_ends_its_runs_and_takes_no_other(rig: Rig, tmp_path: P
     assert rig.state(waiting) == "SCHEDULED" and not psutil.pid_exists(int(pid))
 
 
-def test_what_does_not_end_in_time_goes_back(rig: Rig, tmp_path: Path) -> None:
+def test_a_run_that_does_not_end_in_time_goes_back(rig: Rig, tmp_path: Path) -> None:
     """After the drain timeout the run is in the queue again, and another worker does it."""
     release = tmp_path / "release"
     worker = rig.worker("first", DRAIN_TIMEOUT_S="1")

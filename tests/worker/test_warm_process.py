@@ -11,7 +11,7 @@ from tests.worker.rig import Rig, until
 
 
 def test_runs_share_a_process(lane: Rig) -> None:
-    """Same pid, and what one run has kept the next one finds: a model stays loaded."""
+    """Same pid, and the next run finds what a run has kept: a model stays loaded."""
     deployment = lane.deploy(jobs.remember)
     assert lane.ended(*(lane.run(deployment) for _ in range(3))) == ["COMPLETED"] * 3
     told = lane.lines(3)
@@ -32,7 +32,7 @@ def test_another_environment_needs_another_process(lane: Rig) -> None:
 
 
 def test_runs_begin_where_their_job_says(lane: Rig, tmp_path: Path) -> None:
-    """The working folder of a job variable; one that is not there fails the run with words, not the worker."""
+    """The working folder of a job variable; a missing one fails the run with a message, and not the worker."""
     folder = tmp_path / "work"
     folder.mkdir()
     assert lane.ended(lane.run(lane.deploy(jobs.remember, working_dir=str(folder)))) == ["COMPLETED"]

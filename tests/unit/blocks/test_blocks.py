@@ -14,22 +14,22 @@ from blocks.lookup import patiently
     "kind",
     [blocks.Machine, blocks.VastProvider, blocks.Ec2Provider, blocks.OwnMachines, blocks.Media, blocks.VideoModel],
 )
-def test_a_schema_that_is_remembered_is_the_right_one(kind: type[Block]) -> None:
-    """It equals one that is worked out anew, and what a caller does to it stays with the caller."""
+def test_a_remembered_schema_is_the_right_one(kind: type[Block]) -> None:
+    """It equals one that is computed anew, and a caller's changes stay with the caller."""
     anew = Block.model_json_schema.__func__(kind)  # type: ignore[attr-defined]
     kind.model_json_schema()["properties"].clear()
     assert kind.model_json_schema() == anew
 
 
-def test_no_secret_of_a_block_shows() -> None:
-    """Neither keys of providers nor private keys are in what is printed or logged."""
+def test_blocks_do_not_print_secrets() -> None:
+    """Neither keys of providers nor private keys."""
     vast = blocks.VastProvider(api_key="hush-1", ssh_key="hush-2", ssh_passphrase="hush-3")
     machine = blocks.Machine(provider=vast, ssh_key="hush-4")
     assert "hush" not in f"{vast} {vast!r} {machine} {machine!r} {machine.identity()!r}"
 
 
 def test_a_server_that_is_restarted_does_not_fail_a_run() -> None:
-    """Blocks are asked for again while nobody answers; what the server does say is final, and patience ends."""
+    """Blocks are loaded again while the server is away; an answer of the server is final, and patience ends."""
     block = blocks.LocalStore(directory="/d")
     answers: list[BaseException | Block] = [httpx.ConnectError("refused"), httpx.ReadError("reset"), block]
 

@@ -36,8 +36,8 @@ def made(**fields: Any) -> Webhook:
         ({"attempts_max": 21}, "less than or equal to 20"),
     ],
 )
-def test_what_it_refuses_to_hold(fields: dict[str, Any], why: str) -> None:
-    """And the refusal does not repeat a secret."""
+def test_invalid_fields_are_refused(fields: dict[str, Any], why: str) -> None:
+    """The refusal does not repeat a secret."""
     with pytest.raises(ValidationError, match=why) as caught:
         made(**fields)
     assert "user:pw" not in str(caught.value.errors(include_input=False))
@@ -64,13 +64,13 @@ def test_operators_and_users() -> None:
         ("file:///etc/passwd", UsageError, "webhook_url: the URL begins with"),
     ],
 )
-def test_users_urls_are_judged_before_anything_is_resolved(url: str, error: type[Exception], why: str) -> None:
-    """By the rules of the network itself, as far as the URL tells; port 80 alone is allowed here."""
+def test_users_urls_are_checked_before_anything_is_resolved(url: str, error: type[Exception], why: str) -> None:
+    """By the rules of the network, as far as a URL shows; only port 80 is allowed here."""
     with pytest.raises(error, match=why):
         made(allow=["10.0.0.1:80"]).receiver_at(url)
 
 
-def test_secrets_are_shown_to_nobody() -> None:
+def test_secrets_are_not_printed() -> None:
     """In Prefect's UI and in logs a block and what it hands out show neither URL nor secret nor header."""
     block = made(url=SecretStr(URL), headers=SecretDict({"Authorization": "Bearer x"}))
     for shown in (repr(block), str(block), repr(block.receiver())):

@@ -1,4 +1,4 @@
-"""Whom a sweep takes for dead: rules over heartbeats, without clocks of other hosts."""
+"""Which workers count as dead: rules over heartbeats, without clocks of other hosts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ STEP_S = 5
     steps=st.lists(st.tuples(st.integers(1, STEP_S), st.booleans()), max_size=60),
     skew_s=st.integers(-1_000_000, 1_000_000),
 )
-def test_dead_is_who_did_not_beat_while_watched(interval_s: int, steps: list[tuple[int, bool]], skew_s: int) -> None:
-    """Exactly then, whatever the server's clock says against ours."""
+def test_a_worker_without_heartbeats_while_watched_is_dead(
+    interval_s: int, steps: list[tuple[int, bool]], skew_s: int
+) -> None:
+    """Exactly then, however the server's clock differs from ours."""
     watch, now_s, beat = Heartbeats(gap_s_max=STEP_S), 0, START + timedelta(seconds=skew_s)
     watch.observe({"w": (beat, interval_s)}, now_s)
     silent_since_s = now_s
@@ -31,8 +33,8 @@ def test_dead_is_who_did_not_beat_while_watched(interval_s: int, steps: list[tup
         assert watch.dead("w") == (now_s - silent_since_s >= MISSED * interval_s)
 
 
-def test_an_outage_of_the_server_kills_nobody() -> None:
-    """Nobody could beat while it was away: the watch begins anew."""
+def test_no_worker_counts_as_dead_after_an_outage_of_the_server() -> None:
+    """No heartbeat could arrive while it was away: the watch begins anew."""
     watch = Heartbeats(gap_s_max=30)
     watch.observe({"w": (START, 10)}, 0)
     watch.observe({"w": (START, 10)}, 20)
@@ -44,7 +46,7 @@ def test_an_outage_of_the_server_kills_nobody() -> None:
     assert watch.dead("w")
 
 
-def test_the_unknown_are_not_dead() -> None:
+def test_an_unknown_worker_is_not_dead() -> None:
     """A worker without a record, one whose record went, and one that never gave an interval."""
     watch = Heartbeats(gap_s_max=1000)
     watch.observe({"a": (START, None), "b": (START, 1)}, 0)

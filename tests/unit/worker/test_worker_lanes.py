@@ -72,7 +72,7 @@ def test_a_run_goes_where_its_model_is() -> None:
     ]  # fmt: skip
 
 
-def test_a_lane_has_one_run() -> None:
+def test_a_lane_takes_one_run_at_a_time() -> None:
     """No more runs than lanes of their kind, each run once, and a lane that is given back twice is free once."""
     of = lanes(Host())
     first, second = uuid4(), uuid4()
@@ -106,7 +106,7 @@ def test_a_host_whose_processes_do_not_start_is_not_given_the_queue() -> None:
 
 
 def test_a_run_that_is_cancelled_while_its_process_starts_does_not_begin() -> None:
-    """And is told as cancelled, not as crashed."""
+    """And ends as cancelled, not as crashed."""
     host = Host()
     lane = lanes(host).all[0]
 
@@ -122,7 +122,7 @@ def test_a_run_that_is_cancelled_while_its_process_starts_does_not_begin() -> No
 
 
 def test_a_run_whose_server_was_away_is_begun_anew() -> None:
-    """It neither crashed, nor did its process do anything wrong."""
+    """It has not crashed, and its process stays."""
     host = Host()
     lane = lanes(host).all[0]
     asyncio.run(lane.execute("r", job(), ""))
@@ -133,7 +133,7 @@ def test_a_run_whose_server_was_away_is_begun_anew() -> None:
 
 
 def test_a_process_is_kept_for_the_same_environment_and_folder() -> None:
-    """What names a run in its environment does not count; another variable or folder needs another process."""
+    """Variables that name a run do not count; another variable or folder needs another process."""
     host = Host()
     lane = lanes(host).all[0]
     for fields in (

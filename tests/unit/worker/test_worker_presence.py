@@ -1,4 +1,4 @@
-"""Locks by which workers of one host know of each other; a process that is killed drops its own."""
+"""The locks by which the workers of a host find dead ones; a process that is killed drops its own."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_a_worker_that_was_killed_is_gone(tmp_path: Path) -> None:
         assert mine.is_gone("other 1") and mine.is_gone("other 1")
 
 
-def test_what_was_left_long_ago_is_removed(tmp_path: Path) -> None:
-    """When a worker starts; not what was left yesterday, nor what is held, however old."""
+def test_old_lock_files_are_removed(tmp_path: Path) -> None:
+    """When a worker starts; but not those of yesterday, nor those that are held, however old."""
     with Presence(tmp_path, "old but alive 1"):
         for name in ("dead_2", "old_but_alive_1"):
             (tmp_path / f"{name}.lock").touch()
@@ -44,8 +44,8 @@ def test_what_was_left_long_ago_is_removed(tmp_path: Path) -> None:
             assert sorted(path.stem for path in tmp_path.iterdir()) == ["dead_3", "me_0", "old_but_alive_1"]
 
 
-def test_nothing_is_said_of_whom_nobody_knows(tmp_path: Path) -> None:
-    """Not of this host, or ended in good order: its lock file is not there. And not of oneself."""
+def test_an_unknown_worker_is_not_gone(tmp_path: Path) -> None:
+    """A worker of another host, or one that ended in good order, has no lock file here. And not the worker itself."""
     with Presence(tmp_path, "me 0") as mine:
         with Presence(tmp_path, "other 1"):
             assert not mine.is_gone("other 1")
