@@ -1,1 +1,1 @@
-"""Machines created, watched and destroyed so that none bills unknown."""
+"""Machines: created, watched and destroyed, so that none bills unnoticed."""

@@ -11,7 +11,7 @@ DAYS_PER_MONTH = 30.4
 
 
 def summed(prices: Iterable[float]) -> float:
-    """The sum of the prices that are known; a provider tells NaN for one that is not."""
+    """The sum of the known prices; an unknown one is NaN."""
     return sum(price for price in prices if not isnan(price))
 
 
@@ -21,13 +21,13 @@ def shown(price: float, digits: int) -> float | str:
 
 
 def per_month(stored_bytes: int, price_per_gb_month: float) -> float:
-    """What keeping so many bytes costs. GB are 10^9 bytes."""
+    """What it costs to store so many bytes. GB are 10^9 bytes."""
     return stored_bytes / 1e9 * price_per_gb_month
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`stored_bytes` is what the snapshot uses in the store, also of parts it shares with earlier ones.
+    """`stored_bytes` is what the snapshot uses in the store, including parts that it shares with earlier ones.
 
     GB are 10^9 bytes, as S3 bills them to within 7%. Requests and traffic are not counted.
     """
@@ -50,7 +50,7 @@ class Cost:
 
     @property
     def saved_per_day(self) -> float:
-        """Of a day asleep against one awake; below 0 if storing costs more than the machine."""
+        """By a day asleep instead of awake; below 0 if storing costs more than the machine."""
         return self.per_day_awake - self.per_month_stored / DAYS_PER_MONTH
 
     def to_result(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Cost:
         }
 
     def sentence(self, asleep: bool) -> str:
-        """For people. A machine without a price saves nothing, and is not said to save 0.00."""
+        """For people. Without a price of the machine it does not name an amount."""
         stored = f"the snapshot takes {self.stored_gb:,.2f} GB, ${self.per_month_stored:,.2f} a month"
         if self.price_per_hour <= 0:
             return f"Cost: this machine has no price per hour, so sleeping saves no money; {stored}."

@@ -1,4 +1,4 @@
-"""The one door to destroying a machine: it re-reads from the store everything it relies on."""
+"""Whether a machine may be destroyed, by what is read from the store again at that moment."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SCAN_DEADLINE_S = 3600.0
 
 
 def check_destroyable(store: Store, machine: str, snapshot_id: str, instance: str) -> Metadata:
-    """The snapshot's metadata, if losing `instance` loses nothing. Refused otherwise, saying what is missing.
+    """The snapshot's metadata, if nothing is lost with `instance`. Refused otherwise, saying what is missing.
 
-    Requires: committed metadata of this instance; a verification record of mode stored or full that names this
-    snapshot, this instance and this manifest, and read or recently read every part; the manifest, hashed now;
-    every part's size, asked now.
+    It needs the committed metadata of this instance; a verification record of mode stored or full that names this
+    snapshot, instance and manifest, and every part read, now or recently; the manifest, hashed now; and the size of
+    every part, asked for now.
     """
     keep = f"instance {instance} of machine {machine} was not destroyed and goes on billing"
     try:
@@ -49,7 +49,7 @@ def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: 
 
 
 def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> None:
-    """Refused if the workspace differs from the snapshot: someone worked on since."""
+    """Refused if the workspace differs from the snapshot: somebody has worked on it since."""
     paths = changed_paths(store, session, order, metadata)
     if paths:
         raise Refused(
@@ -60,10 +60,10 @@ def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, 
 
 
 def changed_paths(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> list[str]:
-    """What differs between the workspace now and a snapshot of it, by times and sizes; a few names at most."""
+    """A few paths whose times or sizes differ between the workspace now and a snapshot of it."""
     answer = ReadGrants(store, {metadata.manifest.key}).answer
-    told = session.request(
+    found = session.request(
         "changed", deadline_s=SCAN_DEADLINE_S, answer=answer, settings=fields.write(order, PackSettings),
         manifest=metadata.manifest.document(), left_out=[left.path for left in metadata.left_out],
     )  # fmt: skip
-    return [str(path) for path in told["paths"]]
+    return [str(path) for path in found["paths"]]

@@ -1,8 +1,8 @@
-"""Whether a machine is idle, since when, and why not: pure rules over what its engine told.
+"""Whether a machine is idle, since when, and why not: pure rules over what its engine reports.
 
-What is not known counts as activity: a machine that is left awake costs money, one that is put to sleep under
-somebody costs work. What a machine tells is typed and bounded here before anything else sees it; one that lies can
-keep itself awake, or ask to be put to sleep, and nothing more.
+What is unknown counts as activity: a machine that is left awake costs money, one that falls asleep while somebody uses
+it costs work. The report is typed and bounded here before it is used anywhere. A machine that lies can keep itself
+awake, or have itself put to sleep, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ TEXT_MAX = 200
 WHY_MAX = 6
 NUMBER_MAX = 1e18
 HELD_MIB = 1024.0
-"""A GPU with more memory in use than this is held by somebody, also where its processes cannot be seen."""
+"""A GPU with more memory in use counts as held, even if its processes cannot be seen."""
 GAP_S_MIN = 3600.0
-"""Between two looks that are further apart, and further than the machine may be idle, anything may have happened."""
+"""A machine that was not looked at for longer, and longer than it may be idle, is watched from the beginning."""
 NETWORK, CPU, GPU, LOGINS, TERMINALS, CLIENTS = "network", "CPU", "GPU", "logins", "terminals", "clients"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an idle machine may show at most. Rates are of the window, and of the time since the look before."""
+    """What an idle machine may show at most. Rates hold for the window, and for the time since the look before."""
 
     gpu_percent_max: float = 5.0
     gpus_held_max: int = 0  # with processes, or with more than HELD_MIB in use
@@ -40,7 +40,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """None: not known."""
+    """A GPU's load. None: unknown."""
 
     utilisation_percent: float | None
     memory_used_mib: float | None
@@ -67,14 +67,14 @@ class Observation:
     unknown: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Observation:
-        """From the result of the engine's request `activity`, whoever wrote it. Raises nothing."""
-        unknown = [_text(line) for line in _rows(told.get("unreadable")) or []]
-        lists = {name: _rows(told.get(name)) for name in ("gpus", "logins", "terminals", "clients")}
+    def read(cls, report: Mapping[str, Any]) -> Observation:
+        """From the result of the engine's request `activity`, which may hold anything. Raises nothing."""
+        unknown = [_text(line) for line in _rows(report.get("unreadable")) or []]
+        lists = {name: _rows(report.get(name)) for name in ("gpus", "logins", "terminals", "clients")}
         numbers = {
-            name: _number(told.get(name)) for name in ("network_bytes", "network_bytes_per_s", "cpu_s", "cpu_cores")
+            name: _number(report.get(name)) for name in ("network_bytes", "network_bytes_per_s", "cpu_s", "cpu_cores")
         }
-        unknown += [f"{name}: more than {ROWS_MAX}" for name in lists if _is_long(told.get(name))]
+        unknown += [f"{name}: more than {ROWS_MAX}" for name in lists if _is_long(report.get(name))]
         absent = {"gpus": GPU, "logins": LOGINS, "terminals": TERMINALS, "clients": CLIENTS, "network_bytes": NETWORK,
                   "network_bytes_per_s": NETWORK, "cpu_s": CPU, "cpu_cores": CPU}  # fmt: skip
         for name, kind in absent.items():
@@ -82,11 +82,11 @@ class Observation:
             if missing and not any(line.startswith(kind) for line in unknown):
                 unknown.append(kind)
         return cls(
-            boot=_text(told.get("boot")),
+            boot=_text(report.get("boot")),
             gpus=tuple(_gpu(row) for row in lists["gpus"] or []),
             logins=tuple(_text(_cell(row, "who")) or "somebody" for row in lists["logins"] or []),
             terminals=tuple(
-                # A time that is none is now.
+                # A malformed time counts as now.
                 (_text(_cell(row, "name")), _number(_cell(row, "idle_s")) or 0.0)
                 for row in lists["terminals"] or []
             ),
@@ -101,10 +101,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is kept of a machine from one look to the next. Times are seconds since 1970, by the control side.
+    """What is remembered of a machine from one look to the next. Times are POSIX seconds of the control side.
 
-    idle_since_s: None while it is active. run: the hibernation that was started for it. told: whether an event said
-    that it is idle for longer than it may.
+    idle_since_s: None while it is active. run: the hibernation that was started for it. told: whether an event was sent
+    that it has been idle for longer than it may.
     """
 
     instance: str
@@ -121,7 +121,7 @@ class Watch:
 
     @classmethod
     def read(cls, kept: Any) -> Watch | None:
-        """What `to_json` gave, or None for anything else: then the machine is watched from the beginning."""
+        """What `to_json` gave; None for anything else, and the machine is watched from the beginning."""
         if not isinstance(kept, dict) or not isinstance(kept.get("instance"), str):
             return None
         seen_s, since_s = _number(kept.get("seen_s")), _number(kept.get("idle_since_s"))
@@ -141,7 +141,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`idle_s` is 0 while active. `due`: idle for as long as it may be. `watch` is to be kept for the next look."""
+    """`idle_s` is 0 while active. `due`: idle for as long as it may be. `watch` is for the next look."""
 
     active: bool
     why: str
@@ -153,10 +153,10 @@ class Verdict:
 def judge(
     before: Watch | None, instance: str, seen: Observation, now_s: float, idle_after_s: float, limits: Limits
 ) -> Verdict:
-    """What one more look at a machine comes to.
+    """The verdict of one more look at a machine.
 
-    Another instance than before is another machine: it starts from zero. So does one that was not looked at for longer
-    than GAP_S_MIN and `idle_after_s`, and one whose last look lies in the future.
+    A new instance starts from zero; so does a machine that was not looked at for longer than GAP_S_MIN and
+    `idle_after_s`, and one whose last look lies in the future.
     """
     past = before if before is not None and _continues(before, instance, now_s, idle_after_s) else None
     signs = signs_of(seen, past, now_s, limits)
@@ -172,18 +172,18 @@ def judge(
 
 
 def unreachable(before: Watch | None, instance: str, now_s: float) -> Watch:
-    """What is kept of a machine that could not be asked: what it did meanwhile is not known, so it starts from zero."""
+    """The watch of a machine that cannot be reached: what it does is unknown, so it starts from zero."""
     run = before.run if before is not None and before.instance == instance else ""
     return Watch(instance, now_s, run=run)
 
 
 def begun_anew(watch: Watch) -> Watch:
-    """After a hibernation that came to nothing: the machine is watched again before another one is begun."""
+    """The watch after a failed hibernation: the machine has to be idle again before the next one."""
     return replace(watch, run="", told=False, idle_since_s=None if watch.idle_since_s is None else watch.seen_s)
 
 
 def signs_of(seen: Observation, before: Watch | None, now_s: float, limits: Limits) -> tuple[str, ...]:
-    """What speaks for somebody using the machine; empty if it is idle."""
+    """The signs that the machine is in use; empty if it is idle."""
     return (
         *(f"{line} (not known)" for line in seen.unknown),
         *_gpu_signs(seen.gpus, limits),
@@ -224,11 +224,11 @@ def _rates(when: str, network_bytes_per_s: float | None, cores: float | None, li
 
 
 def _since(seen: Observation, before: Watch | None, now_s: float, limits: Limits) -> Iterable[str]:
-    """A window of seconds misses most of what happens: the sums tell what did between two looks."""
+    """A window of seconds misses most of what happens: the counters show what happened between two looks."""
     if before is None or before.network_bytes is None or before.cpu_s is None or now_s <= before.seen_s:
         return
     if seen.network_bytes is None or seen.cpu_s is None:
-        return  # said already
+        return  # already among the unknown
     ago = f"since the look {durations.rough(now_s - before.seen_s)} ago"
     if before.boot != seen.boot or seen.network_bytes < before.network_bytes or seen.cpu_s < before.cpu_s:
         yield f"restarted {ago}"
@@ -260,7 +260,7 @@ def _count(number: int, noun: str) -> str:
 
 def _gpu(row: Any) -> Gpu:
     used, processes = _number(_cell(row, "memory_used_mib")), _number(_cell(row, "processes"))
-    # Without either nobody knows whether it is held.
+    # Without either it is unknown whether the GPU is held: it counts as held.
     held = 1 if used is None and processes is None else None
     return Gpu(_number(_cell(row, "utilisation_percent")), used, held if processes is None else int(processes))
 
@@ -278,14 +278,14 @@ def _cell(row: Any, name: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    """In ASCII: what a machine names may hold marks that reorder a line, or halves of characters."""
+    """A string in ASCII: a machine's own may hold marks that reorder a line, or halves of characters."""
     if not isinstance(value, str):
         return ""
     return one_line(value[:TEXT_MAX].encode("ascii", "backslashreplace").decode())[:TEXT_MAX]
 
 
 def _number(value: Any) -> float | None:
-    """A finite number from 0 to NUMBER_MAX, or None."""
+    """A finite number from 0 to NUMBER_MAX; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if 0 <= value <= NUMBER_MAX else None

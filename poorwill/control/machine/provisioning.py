@@ -1,8 +1,8 @@
-"""Creating machines so that none ever bills unknown: an intent record is in the store before the machine exists.
+"""Creating machines so that none ever bills unnoticed: an intent record is in the store before the machine exists.
 
-Whoever finds an open intent of the same wake adopts the machine with its label instead of creating a second one.
-Only a machine whose intent is not woken, which nobody was told of, may be destroyed without a verified snapshot
-of it. Callers hold the machine's slot: two wakes of one machine at once are not told apart here.
+A wake that finds an open intent of its own adopts the machine with that label instead of creating a second one. Only a
+machine whose intent is not woken, so that nobody knows of it yet, may be destroyed without a verified snapshot. Callers
+hold the machine's slot: two wakes of one machine at the same time look like one here.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from poorwill.snapshot import keys
 from poorwill.store.base import Store
 
 MAY_BILL = "may still be billing"
-"""In what `discard` says: somebody has to look after that machine."""
+"""Part of what `discard` returns if an operator has to look after that machine."""
 DESTROY_TIMEOUT_S = 900.0
 LOOKS_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Waits between looks for a machine that may have been created: providers list a new one some seconds late."""
+"""Pauses between looks for a machine that may have been created: providers list a new one some seconds late."""
 LISTED_AFTER_S = 300.0
 """A machine that is not listed this long after it may have been created was not created."""
 CREATIONS_MAX = 2
-"""How often one call creates, each time after it looked; the caller may call again."""
+"""How often one call tries to create a machine, each time after a look for it; the caller may call again."""
 DISK_FACTOR = 1.2
 IMAGE_GB = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """POSIX time, and how to let some of it pass."""
+    """POSIX time, and how to wait."""
 
     now_s: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
@@ -45,7 +45,7 @@ CLOCK = Clock()
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What the block of a machine says of its instance. `status` is awake, asleep or waking."""
+    """The instance in a machine's block. `status` is awake, asleep or waking."""
 
     instance: str
     status: str
@@ -54,14 +54,14 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An intent, and whether it was written just now: then no machine can have its label yet."""
+    """An intent, and whether it is new: then no machine can have its label yet."""
 
     intent: Intent
     fresh: bool
 
 
 def disk_gb_for(data_bytes: int, image_gb: int = IMAGE_GB) -> int:
-    """Disk to ask for where a wake names none: the data and a fifth more for work, and the image's own."""
+    """The disk for a wake that names none: the data and a fifth more for work, and the image."""
     return math.ceil(data_bytes * DISK_FACTOR / 1e9) + image_gb
 
 
@@ -76,12 +76,12 @@ def begin(
     flow_run: str = "",
     clock: Clock = CLOCK,
 ) -> Begun:
-    """The open intent of this wake, or a new one, written now. Safe to repeat.
+    """The open intent of this wake, or a new one, which is written. Safe to repeat.
 
-    An intent whose machine is gone is closed. One that is woken is given back, and its machine is not restored
-    onto again, only if the machine's block (`noted`) says that just the bookkeeping of that wake was cut off.
+    Closes intents whose machines are gone. Returns a woken intent only if the machine's block (`noted`) shows that this
+    very wake was interrupted in its bookkeeping; its machine is not restored again.
 
-    Refused, naming what bills: the machine is awake, or another wake of it was begun and may have left one behind.
+    Refused, naming what bills, if the machine is awake, or if another wake of it was begun and may have left one.
     """
     asked = {each.describe(): each for each in (provider, *([noted.provider] if noted else []))}
     own = []
@@ -109,7 +109,7 @@ def begin(
 
 
 def _is_over(asked: Provider, intent: Intent, snapshot_id: str, provider: Provider, clock: Clock) -> bool:
-    """Whether nothing is left of an intent's machine. An open intent of this very wake is not over: it goes on."""
+    """Whether nothing is left of an intent's machine. An open intent of this very wake is never over."""
     if (intent.snapshot_id, intent.provider, intent.woken) == (snapshot_id, provider.describe(), False):
         return False
     if intent.instance and asked.exists(intent.instance):
@@ -118,7 +118,7 @@ def _is_over(asked: Provider, intent: Intent, snapshot_id: str, provider: Provid
 
 
 def _refuse_other(intent: Intent, machine: str, snapshot_id: str, provider: Provider, noted: Noted | None) -> None:
-    """Refused unless the intent is one that this wake may go on with."""
+    """Refused unless this wake may go on with the intent."""
     same = (intent.snapshot_id, intent.provider) == (snapshot_id, provider.describe())
     cut_off = noted is not None and (noted.status, noted.instance) == ("waking", intent.instance)
     if same and (cut_off or not intent.woken):
@@ -163,8 +163,8 @@ def provision(
 ) -> tuple[Instance, Intent, bool]:
     """The intent's machine, running: adopted if it exists, else created. Returns (machine, intent, adopted).
 
-    Before every creation that may not be the first it is looked for, several times. Safe to repeat after any
-    error or kill with the intent that `begin` then gives. Refused if two machines carry the label.
+    Before every creation that may be the second, it looks for the machine several times. Safe to repeat after any error
+    or kill, with the intent that `begin` then returns. Refused if two machines have the label.
     """
     found = [] if begun.fresh else _one(looked_for(provider, begun.intent, clock), begun.intent)
     intent, instance = (begun.intent, found[0]) if found else _created(store, provider, begun, wish, clock)
@@ -178,26 +178,26 @@ def _created(store: Store, provider: Provider, begun: Begun, wish: Wish, clock: 
     intent = begun.intent
     for creation in range(1, CREATIONS_MAX + 1):
         if creation > 1 or not begun.fresh:
-            # What it names is gone: from here on the record is of a machine that may come to be.
+            # The machine that it names is gone: from here on the record is about a new one.
             intent = replace(intent, created_at=intents.written_time(clock.now_s()), instance="", woken=False)
             intents.write(store, intent)
         try:
             return intent, provider.create(intent.label, wish)
         except TransientError:
             if creation == CREATIONS_MAX:
-                raise  # whoever calls again looks first, and so does discard
+                raise  # the next call looks for it first, and so does `discard`
             found = _one(looked_for(provider, intent, clock), intent)
             if found:
                 return intent, found[0]
         except PermanentError:
             if not provider.list_by_label(intent.label):
-                intents.close(store, intent.label)  # the answer was no: nothing was created
+                intents.close(store, intent.label)  # the provider refused: nothing was created
             raise
     raise AssertionError("unreachable")
 
 
 def looked_for(provider: Provider, intent: Intent, clock: Clock) -> list[Instance]:
-    """The machines of an intent; waited for a minute if none is listed, and one may have been created just now."""
+    """The machines of an intent. If none is listed and one may be new, it looks again for a minute."""
     began = intents.read_time(intent.created_at)
     recent = began is None or clock.now_s() - began < LISTED_AFTER_S
     for wait_s in (*(LOOKS_S if recent else ()), None):
@@ -216,7 +216,7 @@ def _one(found: list[Instance], intent: Intent) -> list[Instance]:
 
 
 def mark_woken(store: Store, label: str) -> None:
-    """From here on the machine may hold work of somebody: nothing destroys it without a snapshot of it. Idempotent."""
+    """From here on the machine may hold somebody's work: it is not destroyed without a snapshot. Idempotent."""
     intent = intents.read(store, label)
     if intent is None:
         raise Refused(
@@ -228,9 +228,9 @@ def mark_woken(store: Store, label: str) -> None:
 
 
 def discard(store: Store, provider: Provider, label: str, clock: Clock = CLOCK) -> str:
-    """Destroy the machine of an intent that was not woken, and close the intent. Returns what was done, for a message.
+    """Destroy the machine of an intent that is not woken, and close the intent. Returns a message about what was done.
 
-    Never raises a PoorwillError: it is called while another error is on its way, and says what still bills.
+    Raises no PoorwillError, as it is called while another error is handled: the message says what still bills.
     """
     try:
         intent = intents.read(store, label)
@@ -262,7 +262,7 @@ def _discard(store: Store, provider: Provider, intent: Intent, clock: Clock) -> 
 
 
 def destroyed(provider: Provider, instance: str) -> str:
-    """Destroy an instance and ask again. Returns "", or what still bills and why; raises no PoorwillError."""
+    """Destroy an instance. Returns "", or what still bills and why. Raises no PoorwillError."""
     try:
         provider.destroy(instance, DESTROY_TIMEOUT_S)
         if not provider.exists(instance):

@@ -1,8 +1,8 @@
-"""Which machines bill, and for whom: orphans are told from machines that hold somebody's work.
+"""Which machines bill, and for whom: orphans, and machines that hold somebody's work.
 
-A machine is destroyed only if everything that could speak for it was read and does not: no record in the stores
-says that it was woken, no block names it, no run works on it, and it is older than the grace period. What the
-evidence does not cover, such as machines of stores that were not read, is reported and left alone.
+A machine is destroyed only if everything was read that could give a reason to keep it, and gives none: no record in the
+stores says that it was woken, no block names it, no run works on it, and it is older than the grace period. Machines
+that the evidence does not cover, such as those of stores that were not read, are reported and left alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What speaks for machines. `unreadable` names what could not be read: then nothing may be destroyed."""
+    """Reasons to keep machines. `unreadable` names what could not be read: then nothing may be destroyed."""
 
     tags: frozenset[str]  # of the stores that were read
     intents: tuple[Intent, ...]
@@ -44,7 +44,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One machine, or one record without a machine (`gone`), as reap sees it. `age_s` is None if nobody knows it."""
+    """One machine, or one record without a machine (`gone`), as reap sees it. `age_s` is None if it is unknown."""
 
     state: State
     instance: str
@@ -57,14 +57,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What counts as old: a machine that nothing speaks for is an orphan once it is older than `grace_s`."""
+    """A machine without a reason to keep it is an orphan once it is older than `grace_s`."""
 
     now_s: float
     grace_s: float
 
 
 def read_evidence(stores: Iterable[Store]) -> Evidence:
-    """What the stores say. Raises no PoorwillError: a store that cannot be read is named as unreadable."""
+    """What the stores hold. Raises no PoorwillError: a store that cannot be read is `unreadable`."""
     tags, found, unreadable = set[str](), list[Intent](), list[str]()
     for store in stores:
         try:
@@ -78,7 +78,7 @@ def read_evidence(stores: Iterable[Store]) -> Evidence:
 def survey(provider: Provider, evidence: Evidence, rule: Rule) -> list[Finding]:
     """Every machine of the provider whose label begins with `poorwill-`, and every record whose machine is gone.
 
-    Raises what the provider does; Refused beyond MACHINES_MAX machines.
+    Raises the provider's errors; Refused beyond MACHINES_MAX machines.
     """
     listed = provider.list_by_prefix(intents.LABEL_PREFIX)
     if len(listed) > MACHINES_MAX:
@@ -96,7 +96,7 @@ def survey(provider: Provider, evidence: Evidence, rule: Rule) -> list[Finding]:
 
 
 def classify(instance: Instance, evidence: Evidence, rule: Rule) -> Finding:
-    """What one machine is, by evidence alone; the provider is not asked."""
+    """What one machine is, by the evidence alone, without a request to the provider."""
     own = [each for each in evidence.intents if each.label == instance.label or each.instance == instance.id]
     named = [each for each in evidence.named if each.instance == instance.id]
     parsed = intents.parsed_label(instance.label)
@@ -110,7 +110,7 @@ def classify(instance: Instance, evidence: Evidence, rule: Rule) -> Finding:
     if any(each.status != "waking" or not own for each in named):
         return replace(about, state="awake", note=blocks)
     if not own and (parsed is None or parsed[0] not in evidence.tags):
-        return replace(about, state="foreign", note="of a store that was not read, or of somebody else")
+        return replace(about, state="foreign", note="belongs to a store that was not read, or to somebody else")
     if machine in evidence.held:
         return replace(about, state="waking", note="a run works on it")
     if age_s is None or age_s < rule.grace_s:
@@ -122,10 +122,10 @@ def classify(instance: Instance, evidence: Evidence, rule: Rule) -> Finding:
 
 
 def reap_one(provider: Provider, stores: Sequence[Store], finding: Finding, evidence: Evidence, rule: Rule) -> None:
-    """Destroy an orphan, or close a record whose machine is gone, if `evidence`, read just now, still allows it.
+    """Destroy an orphan, or close a record whose machine is gone, if the evidence still allows it.
 
-    The caller holds the machine's slot, and leaves it out of `evidence.held`. Safe to repeat. Refused if it is no
-    orphan any more; any other error names the instance that may still be billing.
+    `evidence` was read just now by the caller, who holds the machine's slot and leaves it out of `evidence.held`. Safe
+    to repeat. Refused if it is not an orphan any more; any other error names the instance that may still be billing.
     """
     if evidence.unreadable:
         raise Refused(f"nothing is destroyed while this cannot be read: {'; '.join(evidence.unreadable)}")
@@ -151,7 +151,7 @@ def _destroy(provider: Provider, finding: Finding, evidence: Evidence, rule: Rul
         if fits:
             provider.destroy(finding.instance, DESTROY_TIMEOUT_S)
         if fits and provider.exists(finding.instance):
-            raise EngineFailed("the provider says that it is still there")
+            raise EngineFailed("the provider still lists it")
     except PoorwillError as error:
         bills = f"instance {finding.instance} of {provider.describe()} may still be billing: destroy it by hand"
         raise from_wire({**error.to_wire(), "message": f"{error.message}; {bills}"}) from None
@@ -160,7 +160,7 @@ def _destroy(provider: Provider, finding: Finding, evidence: Evidence, rule: Rul
 
 
 def _seen(provider: Provider, finding: Finding, rule: Rule) -> Instance | None:
-    """The machine as the provider has it now, or, if it only exists still, as it was found; None if it is gone."""
+    """The machine as the provider describes it now, or as it was found if it only exists; None if it is gone."""
     try:
         return provider.get(finding.instance)
     except NotFound:
@@ -181,7 +181,7 @@ def _unlisted(intent: Intent) -> Instance:
 
 
 def _is_over(intent: Intent, evidence: Evidence, rule: Rule) -> bool:
-    """Whether a record may be taken for one without a machine: an open one may be about to get one."""
+    """Whether a record counts as one without a machine. An open record may be about to get one."""
     age_s = _age_s([intent.created_at], rule)
     old = age_s is not None and age_s >= rule.grace_s and intent.machine not in evidence.held
     return intent.woken or old
@@ -194,6 +194,6 @@ def _gone(intent: Intent, rule: Rule) -> Finding:
 
 
 def _age_s(times: Iterable[str], rule: Rule) -> float | None:
-    """By the latest time that can be read: a machine is as young as anything that is said of it."""
+    """The age by the latest time that can be read."""
     read = [seconds for each in times if (seconds := intents.read_time(each)) is not None]
     return rule.now_s - max(read) if read else None

@@ -1,4 +1,4 @@
-"""Removing one snapshot at a user's word, at once, without harming any other."""
+"""Removing one snapshot at a user's request, at once, without harm to others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from poorwill.store.base import Store
 
 
 def delete(store: Store, snapshot_id: str, *, force: bool = False, threads: int = THREADS) -> dict[str, Any]:
-    """Remove a snapshot; parts that others, committed, in the trash or being taken, may use are kept. Idempotent.
+    """Remove a snapshot, except parts that others may use: committed, in the trash or being taken. Idempotent.
 
-    Both phases of a removal, without the grace period between them: a wake from this snapshot that is under way fails.
-    Refused while a run of this very snapshot has not ended (it may be about to destroy the machine), unless `force`:
-    that also gives up a run that was cut off, and nobody may work on it. NotFound, and Refused if something cannot be
-    read: then the snapshot stays in the trash.
+    Both phases of a removal, without the grace period between them: a running wake from this snapshot fails. Refused
+    while the run that takes this snapshot has not ended (it may be about to destroy the machine), unless `force`, which
+    also gives up an interrupted run; no other run may work on the snapshot then. NotFound; Refused if something cannot
+    be read: then the snapshot stays in the trash.
     """
     owner = _owner_of(store, ids.checked_snapshot_id(snapshot_id), force)
     if not force and _is_pending(store, owner):
@@ -29,7 +29,7 @@ def delete(store: Store, snapshot_id: str, *, force: bool = False, threads: int 
     try:
         trash.move(store, owner)
     except NotFound:
-        pass  # an earlier deletion was cut off, or it was never committed
+        pass  # an earlier deletion was interrupted, or the snapshot was never committed
     holdings = Holdings(store, threads)
     uploads = list(store.list_uploads(keys.parts_of(*owner)))
     if force:

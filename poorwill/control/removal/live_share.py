@@ -1,7 +1,7 @@
 """How much of the parts that outlived their snapshots is still needed.
 
-A part cannot be cut: one needed chunk keeps all of it. What is hardly needed any more is reported here, and not
-repacked. It goes once the last snapshot that needs it goes.
+A part is kept whole, even for a single chunk. Parts that are hardly needed any more are reported here, but not
+repacked: they are removed with the last snapshot that needs them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from poorwill.snapshot.columns import Array
 SMALL_SHARE = 0.5
 MANIFESTS_MAX = 64
 MANIFEST_BYTES_MAX = 16 << 20
-"""Of one manifest that is read: it takes some ten times as much memory. A larger one leaves its parts unmeasured."""
+"""Of one manifest, which takes some ten times as much memory. The parts of larger ones are not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveShare:
-    """A part of a snapshot that is gone, and how many of its bytes committed snapshots need."""
+    """A part of a removed snapshot, and how many of its bytes committed snapshots need."""
 
     key: str
     part_bytes: int
@@ -43,7 +43,7 @@ class _Live:
 
 
 def live_shares(holdings: Holdings) -> tuple[list[LiveShare], int]:
-    """The parts in question, smallest share first, and how many could not be measured within the limits."""
+    """Parts of removed snapshots, smallest share first, and how many could not be measured within the limits."""
     gone = holdings.trash.keys() - holdings.committed.keys()
     orphaned = np.array(sorted(holdings.numbers.row(owner) for owner in gone), np.int64)
     borrowers = [

@@ -1,11 +1,10 @@
 """The second phase of removing snapshots: their objects, once nothing needs them and a grace period is over.
 
-It is safe beside whatever else works on the store. Each snapshot is marked first; then everything that may need a part
-is listed, in the order that Holdings.refresh gives; then what none of it needs is deleted. Whoever comes to need parts
-of a marked snapshot after that (a run that continues an interrupted one, an undeletion) has written a pending record
-first, and sees the mark or the trash record second. Whoever borrows reads its parent's metadata second, which is gone.
-A wake writes nothing: one that began before the snapshot was removed is protected by the grace period alone, which is
-to be longer than a wake takes.
+It is safe while anything else works on the store. Each snapshot is marked first; then everything that may need a part
+is listed, in the order of Holdings.refresh; then the parts that nothing needs are deleted. A run that comes to need
+parts of a marked snapshot later (it continues an interrupted one, or undeletes) has written a pending record first, and
+then sees the mark or the trash record. A run that borrows parts then reads its parent's metadata, which is gone. A wake
+writes nothing: only the grace period, which must be longer than a wake takes, protects one that began before.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from poorwill.store.base import ObjectInfo, Store
 
 STRAY_S = 86_400.0
 DOCUMENTS = (keys.manifest, keys.verified, keys.trash, keys.removing)
-"""What goes after the parts, in this order: the mark last, for without it a trash record could be brought back."""
+"""What is deleted after the parts, in this order: without the mark, which is last, a trash record can be undeleted."""
 
 
 @dataclass(slots=True)
 class Usage:
-    """What lies in a store for one snapshot: parts, manifest and verification record. Documents are not counted."""
+    """The objects of one snapshot in a store: parts, manifest and verification record. Bytes are those of parts."""
 
     part_bytes: int = 0
     modified_s: float = 0.0  # of the newest object, by the store's clock
@@ -38,7 +37,7 @@ class Usage:
 
 @dataclass(slots=True)
 class Purged:
-    """What a purge did. `kept`: snapshots in the trash of which parts are needed, and how many bytes those have."""
+    """What a purge did. `kept`: snapshots in the trash whose parts are needed, and the bytes of these."""
 
     freed_bytes: int = 0
     removed: list[Owner] = field(default_factory=list)
@@ -48,7 +47,7 @@ class Purged:
 
 
 def store_time_s(store: Store) -> float:
-    """What time it is by the store's clock: that of an object just written. No other is compared with its times."""
+    """The time by the store's own clock, which is that of an object just written. Only this is compared with others."""
     key = keys.clock(secrets.token_hex(8))
     store.put(key, b"\n")
     try:
@@ -58,7 +57,7 @@ def store_time_s(store: Store) -> float:
 
 
 def usage(store: Store) -> dict[Owner, Usage]:
-    """What lies under parts/, manifests/ and verified/, by snapshot. Other keys are somebody else's, and left out."""
+    """The objects under parts/, manifests/ and verified/, by snapshot. Keys that are not ours are left out."""
     found: dict[Owner, Usage] = {}
     for prefix in (keys.PARTS, keys.MANIFESTS, keys.VERIFIED):
         for info in store.list(prefix):
@@ -72,10 +71,10 @@ def usage(store: Store) -> dict[Owner, Usage]:
 
 
 def purge(holdings: Holdings, grace_s: float) -> Purged:
-    """Remove what has been in the trash for `grace_s`, what was abandoned for as long, and uploads nobody owns.
+    """Remove what has been in the trash for `grace_s`, what was abandoned for as long, and uploads without an owner.
 
-    Abandoned is what was never committed, nor is pending, nor in the trash. Refused if something cannot be read. It
-    may be cut off at any moment, and repeated.
+    Abandoned are objects of snapshots that are neither committed, nor pending, nor in the trash. Refused if something
+    cannot be read. Safe to interrupt and to repeat.
     """
     store = holdings.store
     now_s = store_time_s(store)
@@ -92,7 +91,7 @@ def purge(holdings: Holdings, grace_s: float) -> Purged:
 
 
 def expired(holdings: Holdings, now_s: float, grace_s: float) -> set[Owner]:
-    """What has been in the trash for long enough, and what was begun to be removed. Not what a run goes on with."""
+    """What has been in the trash for long enough, or is partly removed, unless a run continues it."""
     return {
         owner
         for owner, held in holdings.trash.items()
@@ -103,9 +102,9 @@ def expired(holdings: Holdings, now_s: float, grace_s: float) -> set[Owner]:
 
 
 def abandoned(holdings: Holdings, lying: dict[Owner, Usage], now_s: float, grace_s: float) -> set[Owner]:
-    """What lies there, for long enough, of snapshots that are not committed, nor pending, nor in the trash.
+    """Snapshots that have had objects for long enough and are neither committed, nor pending, nor in the trash.
 
-    `lying` was listed before the holdings: what is seen there has its pending record or its metadata by then.
+    `lying` was listed before the holdings, so that the pending record or the metadata of what is in it is seen by then.
     """
     known = {*holdings.committed, *holdings.pending, *holdings.trash}
     old = {owner for owner, found in lying.items() if not grace_s or now_s - found.modified_s >= grace_s}
@@ -115,19 +114,19 @@ def abandoned(holdings: Holdings, lying: dict[Owner, Usage], now_s: float, grace
 def remove(
     holdings: Holdings, trashed: set[Owner], leftover: set[Owner], lying: dict[Owner, Usage] | None = None
 ) -> Purged:
-    """Remove snapshots of the trash and what is left over of others, as far as nothing needs it.
+    """Remove snapshots of the trash, and what is left over of others, except what is needed.
 
-    What those need themselves holds nothing back: from here on they cannot be brought back. lying: what there is of
-    each, if that is known; it spares listing those of which nothing can go. Refused if something cannot be read.
+    What these snapshots need themselves does not count: they cannot be undeleted any more. lying: the objects of each,
+    if known, which saves listing snapshots that cannot shrink. Refused if something cannot be read.
     """
     store, threads = holdings.store, holdings.threads
     marked = trashed | leftover
     _each(lambda owner: _mark(store, owner), marked - holdings.removing, threads)
-    holdings.refresh()  # after the marks: what is not seen now will see them
+    holdings.refresh()  # after the marks: whatever is not listed now will see them
     holdings.check_readable()
     alive = {*holdings.committed, *holdings.pending}
     for owner in marked & alive:
-        store.delete(keys.removing(*owner))  # it was brought back, or continued, just before it was marked
+        store.delete(keys.removing(*owner))  # it was undeleted, or continued, just before it was marked
     needs = holdings.needs(without=(marked | holdings.removing) - alive)
     purged = Purged(kept=_kept(holdings, needs, trashed - alive))
     todo = sorted(owner for owner in marked - alive if lying is None or _can_shrink(owner, purged.kept, lying))
@@ -167,7 +166,7 @@ def _mark(store: Store, owner: Owner) -> None:
 
 
 def _remove(holdings: Holdings, owner: Owner, needs: Needs) -> tuple[int, bool]:
-    """Delete the objects of one marked snapshot that nothing needs. Returns their bytes, and whether all are gone."""
+    """Delete the objects of a marked snapshot that nothing needs. Returns their bytes, and whether all are gone."""
     store, freed = holdings.store, 0
     parts = [info for info in store.list(keys.parts_of(*owner)) if keys.is_part(info.key)]
     needed = needs.of(owner, holdings.numbers.of(info.key for info in parts))
@@ -183,7 +182,7 @@ def _remove(holdings: Holdings, owner: Owner, needs: Needs) -> tuple[int, bool]:
 
 
 def _abort_unowned(holdings: Holdings, uploads: list[tuple[str, str]]) -> int:
-    """`uploads` were listed before the pending records, so that the owner of each is among these, if it has one."""
+    """`uploads` were listed before the pending records, so that these include the owner of each upload that has one."""
     aborted = 0
     for key, upload_id in uploads:
         owner = keys.owner_of(key)

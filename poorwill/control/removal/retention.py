@@ -1,7 +1,7 @@
-"""Retention of a whole store: what a policy keeps, what goes to the trash, and what the trash gives back.
+"""Retention of a whole store: what a policy keeps, what goes to the trash, and what is removed from the trash.
 
-`plan` changes nothing and says all of it; `apply` does what a plan says. Safe beside whatever else works on the store
-(see trash.py and purging.py).
+`plan` changes nothing; `apply` carries a plan out. Safe while anything else works on the store (see trash.py and
+purging.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NOT_ENDED, PROVEN = "its run has not ended", "newest verified snapshot of its ma
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One snapshot. No reasons: it goes, and `freed_bytes` with it, once the grace period is over."""
+    """One snapshot. Without `reasons` it goes to the trash, and `freed_bytes` are freed after the grace period."""
 
     owner: Owner
     name: str | None
@@ -42,11 +42,11 @@ class Verdict:
 
 @dataclass(slots=True)
 class Plan:
-    """What retention would do. Bytes are those of parts: the documents beside them are small.
+    """What retention would do. Bytes are those of parts; the documents beside them are small.
 
-    expired, abandoned: what this run removes for good. in_trash: what waits for the end of its grace period, and how
-    long it has been there. stale: pending records older than STALE_S, and their age; each holds on to parts until its
-    run is ended or given up. kept_bytes: what of the trash other snapshots need.
+    expired, abandoned: what is removed for good now. in_trash: what waits for the end of its grace period, and its time
+    in the trash. stale: pending records older than STALE_S, and their age; each keeps parts until its run is ended or
+    given up. kept_bytes: the bytes in the trash that other snapshots need.
     """
 
     verdicts: list[Verdict] = field(default_factory=list)
@@ -81,8 +81,8 @@ def plan(
 ) -> Plan:
     """Judge every snapshot of a store, or of one machine. Removes nothing. UsageError for a policy without a rule.
 
-    protected: snapshot id -> why it must be kept. Besides, the newest verified snapshot of a machine is kept, and one
-    whose run has not ended, that a machine is being woken from, or that is being converted.
+    protected: snapshot id -> why it must be kept. Also kept are the newest verified snapshot of each machine, and
+    snapshots whose run has not ended, from which a machine is being woken, or that are being converted.
     """
     policy.check()
     lying = _look(holdings)
@@ -113,7 +113,7 @@ def plan(
 
 
 def _look(holdings: Holdings) -> dict[Owner, Usage]:
-    """Refresh the holdings and, as both take long, list what lies there at the same time: a plan may miss a little."""
+    """Refresh the holdings and list the objects, at the same time as both take long: a plan need not be exact."""
     if holdings.threads <= 1:
         holdings.refresh()
         return purging.usage(holdings.store)
@@ -124,9 +124,9 @@ def _look(holdings: Holdings) -> dict[Owner, Usage]:
 
 
 def apply(holdings: Holdings, going: Iterable[Owner], grace_s: float) -> Purged:
-    """Move what is `going` to the trash, then remove for good what has been there for the grace period.
+    """Move the snapshots in `going` to the trash, then remove for good what has been there for the grace period.
 
-    It may be cut off and repeated. Refused if something in the store cannot be read; what was moved by then waits in
+    Safe to interrupt and to repeat. Refused if something in the store cannot be read; what was moved by then waits in
     the trash.
     """
     holdings.check_readable()
@@ -135,7 +135,7 @@ def apply(holdings: Holdings, going: Iterable[Owner], grace_s: float) -> Purged:
         try:
             trash.move(holdings.store, owner)
         except NotFound:
-            pass  # somebody removed it since it was planned
+            pass  # it was removed since it was planned
 
     for _ in at_once(move, going, holdings.threads):
         pass
@@ -156,7 +156,7 @@ def _being_woken(holdings: Holdings, found: Plan) -> dict[str, str]:
 def _with_proofs(
     verdicts: dict[Owner, tuple[str, ...]], holdings: Holdings, lying: dict[Owner, Usage]
 ) -> dict[Owner, tuple[str, ...]]:
-    """The same, and the newest verified snapshot of each machine is kept: the newest of all may prove unreadable."""
+    """The verdicts, with the newest verified snapshot of each machine kept: the very newest may be unreadable."""
     machines: defaultdict[str, list[Owner]] = defaultdict(list)
     for owner in verdicts:
         if owner in lying and lying[owner].verified:
@@ -179,7 +179,7 @@ def _is_proven(holdings: Holdings, owner: Owner) -> bool:
 
 
 def _count(found: Plan, holdings: Holdings, verdicts: dict[Owner, tuple[str, ...]], lying: dict[Owner, Usage]) -> None:
-    """Fill in how many bytes there are, and what is freed when."""
+    """Fill in how many bytes there are, and how many are freed when."""
     going = {owner for owner, reasons in verdicts.items() if not reasons}
     in_trash = found.expired | found.in_trash.keys()
     soon, later = holdings.needs(without=found.expired), holdings.needs(without=in_trash | going)
@@ -206,7 +206,7 @@ def _count(found: Plan, holdings: Holdings, verdicts: dict[Owner, tuple[str, ...
 
 
 def _freed(holdings: Holdings, held: Held, needs: Needs, lying: dict[Owner, Usage]) -> int:
-    """Bytes that go with one snapshot, when nothing but `needs` is needed."""
+    """Bytes that are freed with one snapshot if nothing but `needs` is kept."""
     lies = lying.get(held.owner, Usage())
     own = holdings.own(held)
     needed = needs.of(held.owner, held.parts[own])

@@ -1,6 +1,6 @@
-"""Which snapshots are to be read back next, so that every stored byte is, again and again.
+"""Which snapshots to read back next, so that every stored byte is read again and again.
 
-A part is read back with its own snapshot; one that outlived its snapshot, with the oldest of those that need it.
+A part is read with its own snapshot; if that is removed, with the oldest of those that need the part.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How much to read in one run: what was not read for `older_than_s`, or at least `fraction` of all stored bytes."""
+    """How much to read in one run: all that was not read for `older_than_s`, or `fraction` of all stored bytes."""
 
     older_than_s: float | None = None
     fraction: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Share:
-        """`30d`: what was not read for 30 days. `10%`: the tenth that was not read for longest. UsageError."""
+        """`30d`: all that was not read for 30 days. `10%`: the tenth that was not read for longest. UsageError."""
         percent = _PERCENT.fullmatch(text.strip()) if len(text) <= 64 else None
         if percent is None:
             return cls(older_than_s=float(durations.seconds_of(text)))
@@ -65,21 +65,21 @@ class Rotation:
         return sum(due.part_bytes for due in self.dues)
 
     def of(self, share: Share, now_s: float) -> Iterator[Due]:
-        """What a run reads, in this order, until it has read the `budget` of the share."""
+        """What a run reads, in this order, up to the `budget` of the share."""
         for due in self.dues:
             if share.older_than_s is not None and now_s - due.read_at_s < share.older_than_s:
                 return
             yield due
 
     def budget(self, share: Share) -> float:
-        """How many bytes are enough for a run; without a bound for a share by age."""
+        """How many bytes are enough for a run; infinite for a share by age."""
         return math.inf if share.fraction is None else share.fraction * self.part_bytes
 
 
 def rotation(holdings: Holdings, now_s: float) -> Rotation:
-    """From what the verification records say. What they say of the future counts as never.
+    """The rotation by the verification records. A time in the future counts as never.
 
-    Refreshes the holdings: what cannot be read of these is named there, and is none of the snapshots.
+    Refreshes the holdings, which name what cannot be read; that is not part of the rotation.
     """
     holdings.refresh()
     dues = {owner: Due(owner) for owner in sorted(holdings.committed, key=lambda owner: owner[1])}
@@ -104,7 +104,7 @@ def rotation(holdings: Holdings, now_s: float) -> Rotation:
 def _deal(
     holdings: Holdings, dues: dict[Owner, Due], own_read_at_s: dict[Owner, float], read_at_s: dict[int, float]
 ) -> None:
-    """Give every part that a committed snapshot needs to one of these."""
+    """Assign every part that committed snapshots need to one of them."""
     at_home = np.array(sorted(holdings.numbers.row(owner) for owner in dues), np.int64)
     taken: set[int] = set()
     for owner, due in dues.items():
