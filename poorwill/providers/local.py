@@ -14,10 +14,10 @@ import re
 import secrets
 import shutil
 import threading
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from poorwill import timestamps
 from poorwill.errors import DeadlineExceeded, NotFound, PermanentError, Refused, UsageError
 from poorwill.providers.base import Endpoint, Instance, LocalEndpoint, Offer, Wish, checked_label
 
@@ -64,7 +64,7 @@ class LocalProvider:
             record = {
                 "id": instance_id,
                 "label": label,
-                "created_at": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+                "created_at": timestamps.now(),
             }
             (building / _RECORD).write_text(json.dumps(record, indent=1) + "\n")
             (building / "workspace").mkdir()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from poorwill import timestamps
 from poorwill.control.records import intents
 from poorwill.control.records.intents import Intent
 from poorwill.errors import PermanentError, PoorwillError, Refused, TransientError
@@ -102,7 +103,7 @@ def begin(
         return Begun(own[0], fresh=False)
     intent = Intent(
         intents.new_label(store, machine), machine, snapshot_id, provider.describe(),
-        intents.written_time(clock.now_s()), "", False, wish=intents.as_fields(wish or Wish()), flow_run=flow_run,
+        timestamps.text_of(clock.now_s()), "", False, wish=intents.as_fields(wish or Wish()), flow_run=flow_run,
     )  # fmt: skip
     intents.write(store, intent)
     return Begun(intent, fresh=True)
@@ -179,7 +180,7 @@ def _created(store: Store, provider: Provider, begun: Begun, wish: Wish, clock: 
     for creation in range(1, CREATIONS_MAX + 1):
         if creation > 1 or not begun.fresh:
             # The machine that it names is gone: from here on the record is about a new one.
-            intent = replace(intent, created_at=intents.written_time(clock.now_s()), instance="", woken=False)
+            intent = replace(intent, created_at=timestamps.text_of(clock.now_s()), instance="", woken=False)
             intents.write(store, intent)
         try:
             return intent, provider.create(intent.label, wish)
@@ -198,7 +199,7 @@ def _created(store: Store, provider: Provider, begun: Begun, wish: Wish, clock: 
 
 def looked_for(provider: Provider, intent: Intent, clock: Clock) -> list[Instance]:
     """The machines of an intent. If none is listed and one may be new, it looks again for a minute."""
-    began = intents.read_time(intent.created_at)
+    began = timestamps.posix_s(intent.created_at)
     recent = began is None or clock.now_s() - began < LISTED_AFTER_S
     for wait_s in (*(LOOKS_S if recent else ()), None):
         found = provider.list_by_label(intent.label)

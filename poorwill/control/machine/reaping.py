@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from poorwill import timestamps
 from poorwill.control.machine.provisioning import DESTROY_TIMEOUT_S
 from poorwill.control.records import intents
 from poorwill.control.records.intents import Intent
@@ -166,7 +167,7 @@ def _seen(provider: Provider, finding: Finding, rule: Rule) -> Instance | None:
     except NotFound:
         if not provider.exists(finding.instance):
             return None
-    created_at = intents.written_time(rule.now_s - (finding.age_s or 0.0))
+    created_at = timestamps.text_of(rule.now_s - (finding.age_s or 0.0))
     return Instance(finding.instance, finding.label, False, created_at, finding.price_per_hour)
 
 
@@ -195,5 +196,5 @@ def _gone(intent: Intent, rule: Rule) -> Finding:
 
 def _age_s(times: Iterable[str], rule: Rule) -> float | None:
     """The age by the latest time that can be read."""
-    read = [seconds for each in times if (seconds := intents.read_time(each)) is not None]
+    read = [seconds for each in times if (seconds := timestamps.posix_s(each)) is not None]
     return rule.now_s - max(read) if read else None

@@ -15,7 +15,6 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timezone
 from typing import ClassVar
 
 from blake3 import blake3
@@ -29,7 +28,6 @@ from poorwill.store.base import Store
 LABEL_PREFIX = "poorwill-"
 INTENTS_MAX = 100_000
 _LABEL = re.compile(r"poorwill-([0-9a-f]{8})-(.+)-[0-9a-f]{12}")
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +85,6 @@ def parsed_label(label: str) -> tuple[str, str] | None:
     """(store tag, machine) of a label that `new_label` gave; None for any other."""
     found = _LABEL.fullmatch(label)
     return (found[1], found[2]) if found is not None and ids.is_machine_name(found[2]) else None
-
-
-def written_time(seconds: float) -> str:
-    """POSIX seconds as `YYYY-MM-DDTHH:MM:SSZ`."""
-    return f"{datetime.fromtimestamp(seconds, timezone.utc):{_TIME}}"
-
-
-def read_time(text: str) -> float | None:
-    """POSIX seconds of such a time; None for anything else: what a provider says of its machines may be anything."""
-    try:
-        return datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc).timestamp()
-    except ValueError:
-        return None
 
 
 def as_fields(wish: Wish) -> dict[str, str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from poorwill.control.records.timestamps import now
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import keys
 from poorwill.snapshot.metadata import THIS_TOOL, Tool
 from poorwill.snapshot.record import SnapshotRecord
 from poorwill.store.base import Store
+from poorwill.timestamps import now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

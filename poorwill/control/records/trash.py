@@ -12,13 +12,13 @@ from typing import ClassVar
 
 from poorwill.control.records import catalog, manifests
 from poorwill.control.records.pending import Pending
-from poorwill.control.records.timestamps import now
 from poorwill.errors import Corrupt, NotFound, PermanentError, Refused
 from poorwill.snapshot import keys
 from poorwill.snapshot.keys import Owner
 from poorwill.snapshot.metadata import THIS_TOOL, Metadata, Trashed
 from poorwill.snapshot.record import SnapshotRecord
 from poorwill.store.base import Store
+from poorwill.timestamps import now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 from poorwill.control.records import catalog, manifests, trash
 from poorwill.control.records.pending import PendingRecord
-from poorwill.control.records.timestamps import now, since_ms
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.commit import PartDone, complete_part, needs_of, write_manifest
 from poorwill.control.snapshot.grants import PartGrants, ReadGrants
@@ -21,6 +20,7 @@ from poorwill.snapshot import ids
 from poorwill.snapshot.metadata import THIS_TOOL, Metadata
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.base import Store
+from poorwill.timestamps import now, since_ms
 
 CONTENT = ("entries", "segments", "targets", "xattr_sets")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from poorwill.control.records import catalog, trash
 from poorwill.control.records.pending import PendingRecord
-from poorwill.control.records.timestamps import now, since_ms
 from poorwill.control.snapshot.commit import PartDone, Written, complete_part, write_manifest
 from poorwill.control.snapshot.grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
@@ -17,6 +16,7 @@ from poorwill.snapshot import fields, labels
 from poorwill.snapshot.metadata import THIS_TOOL, LeftOut, Metadata
 from poorwill.snapshot.order import PackSettings, SnapshotOrder
 from poorwill.store.base import Store
+from poorwill.timestamps import now, since_ms
 
 
 @dataclass(slots=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import re
-from datetime import timezone
 from typing import Any
 
+from poorwill import timestamps
 from poorwill.errors import NotFound, PoorwillError
 from poorwill.providers.base import Instance
 from poorwill.providers.ec2.errors import EC2, paged
@@ -93,7 +93,7 @@ class Ec2Machines:
             id=described["InstanceId"],
             label=_tags(described).get(LABEL_TAG, ""),
             running=described["State"]["Name"] == "running",
-            created_at=f"{described['LaunchTime'].astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+            created_at=timestamps.text_of(described["LaunchTime"].timestamp()),
             price_per_hour=self._price(described),
         )
 

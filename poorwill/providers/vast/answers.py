@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any
 
+from poorwill import timestamps
 from poorwill.errors import ProviderUnavailable
 from poorwill.providers.base import Instance, Offer, SshEndpoint
 
@@ -85,11 +85,9 @@ def instance_of(row: Row) -> Instance:
     )
 
 
-def _utc(epoch_s: float | None) -> str:
-    known = epoch_s is not None and 0 < epoch_s < 4e9
+def _utc(posix_s: float | None) -> str:
     # A machine of unknown age counts as new, so that it is not destroyed for being old.
-    moment = datetime.fromtimestamp(epoch_s, timezone.utc) if known and epoch_s else datetime.now(timezone.utc)
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return timestamps.text_of(posix_s) if posix_s is not None and 0 < posix_s < 4e9 else timestamps.now()
 
 
 def status_of(row: Row) -> str:

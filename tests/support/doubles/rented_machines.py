@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from poorwill.control.records import intents
+from poorwill import timestamps
 from poorwill.errors import NotFound, PermanentError, ProviderUnavailable, Refused
 from poorwill.providers.base import Endpoint, Instance, Offer, Wish, checked_label
 
@@ -59,7 +59,7 @@ class RentedMachines:
             self.creations_failing -= 1
             raise ProviderUnavailable(f"{self.name} did not answer")
         self.moment()
-        instance = Instance(f"i-{next(self._numbers)}", label, True, intents.written_time(self.now_s()), PRICE)
+        instance = Instance(f"i-{next(self._numbers)}", label, True, timestamps.text_of(self.now_s()), PRICE)
         self.machines[instance.id] = (instance, self.now_s() + self.listed_after_s)
         self.created.append(instance.id)
         self.moment()
