@@ -1,4 +1,4 @@
-"""What every provider of machines does; a provider joins with a fixture `provider`, as in test_providers.py."""
+"""What every provider of machines does. Tests of a provider define a fixture `provider`, as in test_providers.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ProviderSuite:
     """Each test gets a provider that has no machines of its labels."""
 
     def test_a_created_machine_runs_and_is_found_by_its_label(self, provider: Provider) -> None:
-        """create, wait, get and list_by_label speak of the same machine, which exists."""
+        """create, wait, get and list_by_label return the same machine, which exists."""
         created = provider.create("suite-a", Wish())
         running = provider.wait(created.id, TIMEOUT_S)
         assert running.running and running.id == created.id and running.label == "suite-a"
@@ -23,7 +23,7 @@ class ProviderSuite:
         assert provider.exists(created.id)
 
     def test_labels_match_exactly_and_need_not_be_unique(self, provider: Provider) -> None:
-        """A prefix of a label finds nothing, and two machines of one label are both found."""
+        """A prefix of a label finds nothing; two machines with one label are both found."""
         ids = {provider.create("suite-b", Wish()).id, provider.create("suite-b", Wish()).id}
         assert len(ids) == 2
         assert {found.id for found in provider.list_by_label("suite-b")} == ids
@@ -32,7 +32,7 @@ class ProviderSuite:
         assert provider.list_by_prefix("suite-none") == []
 
     def test_what_is_offered_can_be_created_at_its_price(self, provider: Provider) -> None:
-        """The first offer is the cheapest, asking creates nothing, and a machine costs what its offer said."""
+        """The first offer is the cheapest, listing offers creates nothing, and a machine has its offer's price."""
         offers = provider.offers(Wish())
         assert 0 < len(offers) <= OFFERS_MAX
         assert [offer.price_per_hour for offer in offers] == sorted(offer.price_per_hour for offer in offers)
@@ -40,15 +40,15 @@ class ProviderSuite:
         created = provider.create("suite-e", Wish())
         assert created.price_per_hour == pytest.approx(offers[0].price_per_hour)
 
-    def test_a_wish_nobody_fulfils_is_refused(self, provider: Provider) -> None:
-        """No offers, and creating says so, with nothing left behind."""
+    def test_a_wish_that_cannot_be_fulfilled_is_refused(self, provider: Provider) -> None:
+        """There are no offers, and creating leaves nothing behind."""
         wish = Wish(gpu="GPU-OF-NO-ONE", gpu_count=1)
         assert provider.offers(wish) == []
         with pytest.raises(Refused):
             provider.create("suite-f", wish)
         assert provider.list_by_label("suite-f") == []
 
-    def test_a_gpu_for_cuda_is_there_or_nothing_is_created(self, provider: Provider) -> None:
+    def test_a_wish_for_cuda_gets_such_a_gpu_or_nothing(self, provider: Provider) -> None:
         """Each offer has an NVIDIA GPU as new as was wished for, as far as the provider tells; a provider that has
         none refuses before it creates, and so does every provider for a GPU that is not made yet."""
         wish = Wish(gpu_count=1, cuda_min=12.0, compute_capability_min=7.0)
@@ -66,7 +66,7 @@ class ProviderSuite:
         assert provider.list_by_label("suite-h") == []
 
     def test_destroy_is_confirmed_idempotent_and_touches_no_other(self, provider: Provider) -> None:
-        """After destroy the machine is gone to every question, destroying again succeeds, others stay."""
+        """Every call says that the machine is gone, destroying it again succeeds, others stay."""
         gone, stays = provider.create("suite-c", Wish()), provider.create("suite-c", Wish())
         for _ in range(2):
             provider.destroy(gone.id, TIMEOUT_S)
@@ -76,7 +76,7 @@ class ProviderSuite:
         assert [found.id for found in provider.list_by_label("suite-c")] == [stays.id]
 
     def test_what_never_existed_is_not_found_and_may_be_destroyed(self, provider: Provider) -> None:
-        """An unknown id is NotFound, does not exist, and destroying it is no error."""
+        """An unknown id is NotFound and does not exist; destroying it succeeds."""
         for unknown in ("local-000000000000", "../../etc", ""):
             assert not provider.exists(unknown)
             provider.destroy(unknown, TIMEOUT_S)
@@ -91,7 +91,7 @@ class ProviderSuite:
                 provider.create(label, Wish())
 
     def test_impossible_wishes_are_refused_before_anything_is_created(self, provider: Provider) -> None:
-        """Numbers that make no sense are a UsageError, and no machine is left behind."""
+        """Impossible numbers are a UsageError, and no machine is left behind."""
         for wish in (Wish(disk_gb=0), Wish(gpu_count=-1), Wish(price_per_hour_max=0.0), Wish(cuda_min=-1.0)):
             with pytest.raises(UsageError):
                 provider.create("suite-d", wish)

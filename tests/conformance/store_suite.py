@@ -149,7 +149,7 @@ class StoreSuite:
 
     @pytest.mark.parametrize("content", [b"", b"small", LARGE], ids=["empty", "small", "large"])
     def test_a_file_is_read_back(self, store: Store, tmp_path: Path, content: bytes) -> None:
-        """Of any size, over whatever was there, once or again; the file stays, and no upload does."""
+        """Of any size, over an older object or not, once or again; no upload is left."""
         path = tmp_path / "file"
         path.write_bytes(content)
         store.put("f/a", b"what was there before")
@@ -163,7 +163,7 @@ class StoreSuite:
 
     @pytest.mark.parametrize("content", [b"not really a film", LARGE], ids=["small", "large"])
     def test_a_file_keeps_its_content_type(self, store: Store, tmp_path: Path, content: bytes) -> None:
-        """Whoever opens the URL of a grant is told the type, so that a browser plays a video; also the default."""
+        """The URL of a grant is served with it, so that a browser plays a video; also the default."""
         (tmp_path / "file").write_bytes(content)
         # No suffix that a server could guess from.
         store.put_file("typed", tmp_path / "file", content_type="video/mp4")
@@ -189,8 +189,8 @@ class StoreSuite:
         assert [info.key for info in store.list("")] == ["f/grown"]
         assert list(store.list_uploads("")) == []
 
-    def test_what_is_no_file_is_not_stored(self, store: Store, tmp_path: Path) -> None:
-        """One line names what is missing, a folder, or a FIFO that nobody writes to; the old object stays."""
+    def test_only_regular_files_are_stored(self, store: Store, tmp_path: Path) -> None:
+        """One line names a missing file, a folder, or a FIFO; the old object stays."""
         store.put("f/kept", b"old")
         (tmp_path / "folder").mkdir()
         os.mkfifo(tmp_path / "fifo")
@@ -202,7 +202,7 @@ class StoreSuite:
         assert list(store.list_uploads("")) == []
 
     def test_get_has_a_bound(self, store: Store) -> None:
-        """An object of exactly bytes_max passes; one byte more is Corrupt."""
+        """An object of bytes_max is returned; one byte more is Corrupt."""
         store.put("bound", b"x" * 1000)
         assert len(store.get("bound", bytes_max=1000)) == 1000
         with pytest.raises(Corrupt, match=r"bound.*999"):
@@ -221,7 +221,7 @@ class StoreSuite:
             with pytest.raises(UsageError):
                 store.get_range("ranged", start, length)
 
-    def test_what_is_not_there(self, store: Store) -> None:
+    def test_a_missing_object_is_not_found(self, store: Store) -> None:
         """NotFound names the object, also below and above one that exists, and also for a folder."""
         store.put("there/object", b"x")
         for key in ("missing", "there", "there/object/below", "there/other"):
@@ -247,7 +247,7 @@ class StoreSuite:
         assert store.get("d/one") == b"again"
 
     def test_readers_see_all_or_nothing(self, store: Store) -> None:
-        """While one key is put again and again, every reader gets one of the contents, whole."""
+        """While one key is put again and again, every reader gets one of the whole contents."""
         contents = {bytes([letter]) * (256 << 10) for letter in b"ABC"}
         store.put("hot", next(iter(contents)))
         done = threading.Event()
@@ -320,7 +320,7 @@ class StoreSuite:
         assert read_range(grant, size - 7, 7) == b"the end"
 
     def test_completing_again_succeeds(self, store: Store) -> None:
-        """The answer may have been lost: the same call again is fine, another size is Corrupt."""
+        """As an answer may be lost; another size is Corrupt."""
         upload_id, pieces = upload(store, "again", [b"12345"], [0])
         for _ in range(3):
             store.complete_upload("again", upload_id, pieces, 5)
@@ -373,7 +373,7 @@ class StoreSuite:
             store.abort_upload(key, upload_id)
 
     def test_pieces_are_listed(self, store: Store) -> None:
-        """What list_pieces tells can complete the upload; local stores tell nothing, and need nothing."""
+        """The result of list_pieces can complete the upload; local stores need no pieces."""
         upload_id, pieces = upload(store, "listed", [PIECE, b"tail"], [1, 0])
         told = store.list_pieces("listed", upload_id)
         if told:
@@ -382,7 +382,7 @@ class StoreSuite:
         assert store.get("listed") == PIECE + b"tail"
 
     def test_odd_keys(self, store: Store) -> None:
-        """Whatever a key may hold survives every way an object is reached."""
+        """Every way to reach an object works for every key."""
         for key in ODD_KEYS:
             store.put(key, key.encode())
             assert store.head(key).size == len(key.encode())
@@ -400,7 +400,7 @@ class StoreSuite:
 
     @pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
     def test_bad_keys_are_refused(self, store: Store, key: str) -> None:
-        """Before anything is asked or written, by every method that takes a key."""
+        """Before any request or write, by every method that takes a key."""
         for call in (
             lambda: store.put(key, b""),
             lambda: store.put_new(key, b""),

@@ -27,7 +27,7 @@ def local(tmp_path: Path) -> LocalProvider:
 
 
 def test_destroy_follows_no_symlink_and_removes_what_is_read_only(local: LocalProvider, tmp_path: Path) -> None:
-    """What symlinks in a workspace point to is untouched, and folders without write permission go too."""
+    """Targets of symlinks stay, and folders without write permission are removed."""
     outside = tmp_path / "outside"
     outside.mkdir(mode=0o750)
     (outside / "precious").write_text("stays")
@@ -43,8 +43,8 @@ def test_destroy_follows_no_symlink_and_removes_what_is_read_only(local: LocalPr
     assert (outside / "precious").read_text() == "stays" and outside.stat().st_mode & 0o777 == 0o750
 
 
-def test_a_destruction_that_was_cut_off_still_exists_until_it_is_done(local: LocalProvider) -> None:
-    """A machine renamed for removal is no machine any more, but it exists, and destroying it again ends it."""
+def test_an_interrupted_destruction_still_exists_until_it_is_done(local: LocalProvider) -> None:
+    """A machine that was renamed for removal cannot be used, but exists, and destroying it again removes it."""
     machine = local.create("m", Wish())
     (local.root / machine.id).rename(local.root / f".destroying-{machine.id}")
     assert local.exists(machine.id) and local.list_by_label("m") == []
@@ -76,7 +76,7 @@ def test_paths_of_a_machine_stay_inside_it(local: LocalProvider) -> None:
             endpoint.path(path)
 
 
-def test_it_refuses_what_a_folder_cannot_be(local: LocalProvider) -> None:
+def test_it_refuses_what_a_folder_cannot_have(local: LocalProvider) -> None:
     """No GPUs, no regions, no more disk than there is; and no machine is left behind."""
     for wish in (Wish(gpu="H200"), Wish(gpu_count=1), Wish(region="eu"), Wish(disk_gb=999_999)):
         with pytest.raises(Refused):

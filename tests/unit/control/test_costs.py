@@ -19,17 +19,17 @@ def test_a_day_asleep_against_one_awake() -> None:
 
 
 def test_a_machine_without_a_price() -> None:
-    """It is not said to save 0.00."""
+    """Its sentence names no amount that is saved."""
     said = Cost(0.0, 10**9, 0.0).sentence(asleep=True)
     assert "saves no money" in said and "0.00 a day" not in said
 
 
 def test_a_bucket_that_costs_more() -> None:
-    """The number is then below 0, and not hidden."""
+    """The saving is below 0, and shown."""
     assert Cost(0.001, 10**12, 1.0).saved_per_day < 0
 
 
-def test_a_price_that_nobody_tells_is_unknown_and_not_nothing() -> None:
-    """It is left out of a sum, and a table says that it is not known."""
+def test_an_unknown_price_is_not_zero() -> None:
+    """A sum leaves it out, and a table says that it is unknown."""
     assert summed([1.5, math.nan, 2.0]) == 3.5
     assert (shown(math.nan, 2), shown(1.23456, 2)) == ("unknown", 1.23)

@@ -26,8 +26,8 @@ def two(store: LocalStore, workspace: Path) -> tuple[Taken, Taken]:
     return first, take(store, aged(workspace), parent=first.id)
 
 
-def test_all_of_it_goes(local_store: LocalStore, tmp_path: Path) -> None:
-    """A snapshot that nobody borrows from leaves no object behind, and its name is free to be asked for again."""
+def test_all_objects_of_a_snapshot_go(local_store: LocalStore, tmp_path: Path) -> None:
+    """A snapshot from which nothing is borrowed leaves no object behind, and deleting it again is NotFound."""
     taken = take(local_store, make_large(tmp_path / "w", 1))
     verify(local_store, taken.id)
     result = deletion.delete(local_store, taken.id)
@@ -37,7 +37,7 @@ def test_all_of_it_goes(local_store: LocalStore, tmp_path: Path) -> None:
         deletion.delete(local_store, taken.id)
 
 
-def test_borrowed_parts_stay_until_nobody_borrows(local_store: LocalStore, tmp_path: Path) -> None:
+def test_borrowed_parts_stay_as_long_as_they_are_borrowed(local_store: LocalStore, tmp_path: Path) -> None:
     """The parent goes first: its bytes stay for the child, and go when it is deleted again after the child."""
     first, second = two(local_store, tmp_path / "w")
     result = deletion.delete(local_store, first.id)
@@ -52,7 +52,7 @@ def test_borrowed_parts_stay_until_nobody_borrows(local_store: LocalStore, tmp_p
 
 
 def test_the_child_goes_first(local_store: LocalStore, tmp_path: Path) -> None:
-    """Only what is its own is removed."""
+    """Only its own parts are removed."""
     first, second = two(local_store, tmp_path / "w")
     assert deletion.delete(local_store, second.id)["kept_parts"] == []
     assert set(part_objects(local_store)) == set(first.own_parts)
@@ -77,7 +77,7 @@ def test_a_snapshot_being_taken_keeps_what_it_may_borrow(local_store: LocalStore
     assert differences(workspace, tmp_path / "back") == []
 
 
-def test_a_deletion_that_was_cut_off(local_store: LocalStore, tmp_path: Path) -> None:
+def test_an_interrupted_deletion_can_be_repeated(local_store: LocalStore, tmp_path: Path) -> None:
     """At any of its writes: the snapshot exists whole or not at all, and deleting again ends it."""
     for call in range(1, 6):
         taken = take(local_store, make_large(tmp_path / f"w-{call}", 1))
@@ -94,8 +94,8 @@ def test_a_deletion_that_was_cut_off(local_store: LocalStore, tmp_path: Path) ->
         assert list(local_store.list("")) == []
 
 
-def test_somebody_elses_objects(local_store: LocalStore, tmp_path: Path) -> None:
-    """What lies in the store and is not ours is neither an error nor touched."""
+def test_objects_that_are_not_ours_are_left_alone(local_store: LocalStore, tmp_path: Path) -> None:
+    """They are neither an error nor changed."""
     strays = ("snapshots/README", "snapshots/m1/notes.json", "parts/m1/x", "pending/stray", "trash/a/b/c", "notes")
     for key in strays:
         local_store.put(key, b"mine")

@@ -1,4 +1,4 @@
-"""The gate before a machine is destroyed opens for nothing but a snapshot that was read back."""
+"""A machine may be destroyed only after its snapshot was read back."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def path_of(store: LocalStore, key: str) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["stored", "full"])
-def test_what_was_read_back_may_go(local_store: LocalStore, taken: Taken, mode: str) -> None:
+def test_a_verified_snapshot_allows_the_destruction(local_store: LocalStore, taken: Taken, mode: str) -> None:
     """The good case, so that the refusals below mean something."""
     verify(local_store, taken.id, mode)
     assert check_destroyable(local_store, MACHINE, taken.id, INSTANCE).snapshot_id == taken.id
 
 
-def test_without_a_record_or_a_snapshot(local_store: LocalStore, taken: Taken) -> None:
-    """Never verified, or never committed: refused, and what it costs is said."""
+def test_without_a_record_or_a_snapshot_it_is_refused(local_store: LocalStore, taken: Taken) -> None:
+    """Never verified, or never committed; the message says what goes on billing."""
     with pytest.raises(Refused, match=r"is not committed and verified.*goes on billing"):
         check_destroyable(local_store, MACHINE, taken.id, INSTANCE)
     verify(local_store, taken.id)
@@ -52,15 +52,15 @@ def test_without_a_record_or_a_snapshot(local_store: LocalStore, taken: Taken) -
         check_destroyable(local_store, MACHINE, taken.id, INSTANCE)
 
 
-def test_a_sample_is_not_enough(local_store: LocalStore, taken: Taken) -> None:
+def test_a_verified_sample_is_not_enough(local_store: LocalStore, taken: Taken) -> None:
     """A few chunks prove nothing about the others."""
     verify(local_store, taken.id, "sample")
     with pytest.raises(Refused, match="verified by 'sample', which is not enough"):
         check_destroyable(local_store, MACHINE, taken.id, INSTANCE)
 
 
-def test_another_instance(local_store: LocalStore, taken: Taken) -> None:
-    """A snapshot of one machine's instance does not let another be destroyed."""
+def test_a_snapshot_of_another_instance_is_refused(local_store: LocalStore, taken: Taken) -> None:
+    """It does not allow this instance to be destroyed."""
     verify(local_store, taken.id)
     with pytest.raises(Refused, match="i-2 of machine m1 was not destroyed"):
         check_destroyable(local_store, MACHINE, taken.id, "i-2")
@@ -77,7 +77,9 @@ def test_another_instance(local_store: LocalStore, taken: Taken) -> None:
         {"parts": []},
     ],
 )
-def test_a_record_of_something_else(local_store: LocalStore, taken: Taken, fields: dict[str, Any]) -> None:
+def test_a_verification_record_of_something_else_is_refused(
+    local_store: LocalStore, taken: Taken, fields: dict[str, Any]
+) -> None:
     """The record must be of this snapshot, instance and manifest, and have read every part."""
     verify(local_store, taken.id)
     change_record(local_store, taken, **fields)
@@ -85,7 +87,7 @@ def test_a_record_of_something_else(local_store: LocalStore, taken: Taken, field
         check_destroyable(local_store, MACHINE, taken.id, INSTANCE)
 
 
-def test_a_record_of_an_earlier_manifest(local_store: LocalStore, taken: Taken) -> None:
+def test_a_verification_record_of_an_earlier_manifest_is_refused(local_store: LocalStore, taken: Taken) -> None:
     """The same key is not enough: the hash names what was read back."""
     record = verify(local_store, taken.id)
     change_record(local_store, taken, manifest={**record.manifest.document(), "blake3": "0" * 64})
@@ -124,7 +126,7 @@ def _flipped(path: Path) -> None:
 def test_damage_after_the_verification(
     local_store: LocalStore, taken: Taken, what: str, damage: Callable[[Path], None]
 ) -> None:
-    """What was true when it was verified is asked again: a missing or other object keeps the machine."""
+    """The store is asked again: a missing or another object keeps the machine."""
     verify(local_store, taken.id)
     key = {
         "part": taken.own_parts[0],
@@ -141,7 +143,7 @@ def test_damage_after_the_verification(
 
 
 def test_a_workspace_that_changed_since(local_store: LocalStore, taken: Taken, tmp_path: Path) -> None:
-    """New, changed and removed files keep the machine, and are named; what was left out does not count."""
+    """New, changed and removed files are named and keep the machine; files that were left out do not count."""
     workspace = tmp_path / "w"
     session = EngineSession(ThreadHost())
     try:

@@ -1,4 +1,4 @@
-"""The rules that tell an idle machine from one that is used, and what is kept from one look to the next."""
+"""When a machine counts as idle, and what is remembered from one look to the next."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def gpu(percent: float | None = 0.0, mib: float | None = 400.0, processes: int |
         (replace(QUIET, unknown=("GPU: no answer",)), Limits(gpu_percent_max=100), "GPU: no answer (not known)"),
     ],
 )
-def test_signs(seen: Observation, limits: Limits, expected: str) -> None:
-    """Each threshold at its border, and what is said when it is passed."""
+def test_signs_of_use(seen: Observation, limits: Limits, expected: str) -> None:
+    """Each threshold at its limit, and the sentence beyond it."""
     assert "; ".join(signs_of(seen, None, NOW_S, limits)) == expected
 
 
@@ -64,13 +64,13 @@ def test_signs(seen: Observation, limits: Limits, expected: str) -> None:
     ],
 )
 def test_the_time_between_two_looks(before: dict[str, Any], expected: str) -> None:
-    """What the sums say of it."""
+    """By the counters."""
     watch = replace(Watch("i", NOW_S - 600, NOW_S - 600, "b", 1e6, 100.0), **before)
     assert "; ".join(signs_of(QUIET, watch, NOW_S, LIMITS)) == expected
 
 
 def test_bursts_between_two_looks() -> None:
-    """A window that saw nothing does not make up for a download or a computation before it."""
+    """A quiet window does not hide a download or a computation before it."""
     watch = Watch("i", NOW_S - 600, NOW_S - 600, "b", 1e6, 100.0)
     loud = replace(QUIET, network_bytes=1e6 + 600 * 200 * KIB, cpu_s=100.0 + 600 * 2)
     assert signs_of(loud, watch, NOW_S, LIMITS) == (
@@ -88,15 +88,15 @@ def looks(*minutes: float, idle_after_s: float = 30 * MINUTE_S, seen: Observatio
 
 
 def test_idle_for_long_enough() -> None:
-    """From the first quiet look on, and due once the policy's time is over; never at the first look."""
+    """Since the first quiet look; due once the policy's time is over, but never at the first look."""
     found = looks(0, 10, 20, 30, 40)
     assert [verdict.idle_s for verdict in found] == [0, 600, 1200, 1800, 2400]
     assert [verdict.due for verdict in found] == [False, False, False, True, True]
     assert found[0].why == "no GPU, 0 logins, network at 0 KiB/s, 0.00 cores busy"
 
 
-def test_a_busy_look_starts_it_again() -> None:
-    """Also one that could not be taken."""
+def test_a_busy_look_starts_from_zero() -> None:
+    """So does one that failed."""
     quiet = looks(0, 20)[-1].watch
     busy = judge(quiet, "i-1", replace(QUIET, cpu_cores=3.0), NOW_S + 1500, 1800, LIMITS)
     assert busy.active and busy.idle_s == 0 and busy.watch.idle_since_s is None
@@ -105,7 +105,7 @@ def test_a_busy_look_starts_it_again() -> None:
         assert not after.active and after.idle_s == 0 and not after.due
 
 
-def test_who_starts_from_zero() -> None:
+def test_new_and_unwatched_machines_start_from_zero() -> None:
     """Another instance, one that was not looked at for long, one from the future, and one whose hibernation failed."""
     kept = replace(looks(0, 20)[-1].watch, run="r", told=True)
     at_s = NOW_S + 40 * MINUTE_S
@@ -138,8 +138,8 @@ rows = st.lists(
 
 @given(told=st.dictionaries(st.sampled_from(FIELDS), junk | rows), kept=junk)
 @settings(max_examples=100, deadline=None)
-def test_whatever_a_machine_says(told: dict[str, Any], kept: Any) -> None:
-    """It is typed and bounded, raises nothing, and without all figures it is no idle machine."""
+def test_any_report_of_a_machine_is_bounded(told: dict[str, Any], kept: Any) -> None:
+    """It is typed, raises nothing, and without all figures the machine is not idle."""
     seen = Observation.read(told)
     for listed in (seen.gpus, seen.logins, seen.terminals, seen.clients, seen.unknown):
         assert len(listed) <= idleness.ROWS_MAX
@@ -150,15 +150,15 @@ def test_whatever_a_machine_says(told: dict[str, Any], kept: Any) -> None:
     assert Watch.read(json.loads(json.dumps(verdict.watch.to_json()))) == verdict.watch
 
 
-def test_a_machine_that_says_too_much() -> None:
-    """What is left out might be activity."""
+def test_too_many_rows_count_as_activity() -> None:
+    """Activity may be in the rows that were cut off."""
     seen = Observation.read({"logins": [{"who": "a\u202e\ud800\nb" * 500}] * 101})
     assert len(seen.logins) == 100 and len(seen.logins[0]) == idleness.TEXT_MAX and seen.logins[0].isascii()
     assert "logins: more than 100" in seen.unknown
 
 
-def test_numbers_that_are_none() -> None:
-    """Of any kind a JSON parser lets through."""
+def test_malformed_numbers_are_unknown() -> None:
+    """Of any kind that a JSON parser accepts."""
     for value in (10**400, -1, float("nan"), float("inf"), True, "5", None):
         assert Observation.read({"cpu_s": value}).cpu_s is None
 
@@ -175,7 +175,7 @@ def test_due_only_after_witnessed_idleness(
     percent: float, processes: int, logins: int, clients: int, network: float, cores: float, gap_s: float,
     idle_after_s: float,
 ) -> None:  # fmt: skip
-    """A machine is due only if this look shows nothing above its limits and the time was filled with such looks."""
+    """A machine is due only if this look, and looks for all of that time, were below its limits."""
     seen = replace(
         QUIET,
         gpus=(gpu(percent, processes=processes),),
@@ -190,4 +190,4 @@ def test_due_only_after_witnessed_idleness(
         assert percent <= 5 and processes == logins == clients == 0 and network <= 100 * KIB and cores <= 0.5
         assert verdict.idle_s >= idle_after_s and gap_s <= max(GAP_S_MIN, idle_after_s)
     if not verdict.active:
-        assert verdict.idle_s in (0, pytest.approx(gap_s))
+        assert verdict.idle_s in (0, pytest.approx(gap_s, abs=1e-6))  # POSIX seconds as floats

@@ -1,4 +1,4 @@
-"""Intents: no machine bills unknown, never two for one wake, and only one that nobody was told of is discarded."""
+"""Intents: no machine bills unnoticed, one wake has one machine, and only an unknown one is discarded."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def dies() -> None:
 class TestCreating:
     """One wake, one machine, however the provider answers."""
 
-    def test_killed_inside_create(self, desk: Desk) -> None:
-        """The intent was written before; the next try adopts the machine by its label."""
+    def test_a_wake_killed_inside_create_is_adopted(self, desk: Desk) -> None:
+        """The intent was written before; the next attempt adopts the machine by its label."""
         begun = desk.begin()
         moments = iter([lambda: None, dies])
         desk.provider.moment = lambda: next(moments)()
@@ -82,22 +82,22 @@ class TestCreating:
         assert adopted and noted.instance == instance.id and desk.provider.billing() == [instance.id]
 
     @pytest.mark.parametrize("listed_after_s", [0.0, 12.0, 50.0])
-    def test_the_answer_is_lost(self, desk: Desk, listed_after_s: float) -> None:
-        """It is looked for until it is listed, and adopted: no second one is created."""
+    def test_a_machine_whose_creation_was_not_answered_is_adopted(self, desk: Desk, listed_after_s: float) -> None:
+        """It is looked for until it is listed; no second one is created."""
         desk.provider.answers_lost, desk.provider.listed_after_s = 1, listed_after_s
         instance, intent, _ = desk.provision(desk.begin())
         assert desk.provider.billing() == [instance.id] == [intent.instance] and desk.provider.created == [instance.id]
 
-    def test_nothing_was_created(self, desk: Desk) -> None:
-        """An error that means what it says: after looking for a minute it is created again, with the same label."""
+    def test_it_is_created_again_if_nothing_was_created(self, desk: Desk) -> None:
+        """After looking for a minute, with the same label."""
         desk.provider.creations_failing = 1
         begun = desk.begin()
         instance, intent, adopted = desk.provision(begun)
         assert desk.provider.billing() == [instance.id] and not adopted and intent.label == begun.intent.label
         assert sum(desk.time.slept) == sum(provisioning.LOOKS_S)
 
-    def test_it_gives_up(self, desk: Desk) -> None:
-        """A provider that goes on failing is asked a bounded number of times; the next call looks before it creates."""
+    def test_creations_are_bounded(self, desk: Desk) -> None:
+        """A provider that keeps failing is asked a few times; the next call looks before it creates."""
         desk.provider.creations_failing = provisioning.CREATIONS_MAX
         with pytest.raises(ProviderUnavailable):
             desk.provision(desk.begin())
@@ -106,8 +106,8 @@ class TestCreating:
         desk.provision(desk.begin())
         assert len(desk.provider.billing()) == 1 and len(desk.time.slept) > looked
 
-    def test_killed_before_it_is_listed(self, desk: Desk) -> None:
-        """Begun again a moment later, the machine is waited for; a year later the first look is believed."""
+    def test_a_machine_that_is_not_listed_yet_is_waited_for(self, desk: Desk) -> None:
+        """If the wake begins again soon; a year later the first look decides."""
         desk.provider.listed_after_s = 40.0
         begun = desk.begin()
         desk.provider.create(begun.intent.label, Wish())  # killed before it was noted
@@ -119,22 +119,22 @@ class TestCreating:
         looked = len(desk.time.slept)
         assert desk.provision(desk.begin())[0].id != instance.id and len(desk.time.slept) == looked
 
-    def test_two_machines_of_one_label(self, desk: Desk) -> None:
-        """Whichever is adopted, the other would bill unseen: refused, naming both."""
+    def test_two_machines_of_one_label_are_refused(self, desk: Desk) -> None:
+        """Naming both: one of them would bill unnoticed."""
         label = desk.begin().intent.label
         twins = sorted(desk.provider.create(label, Wish()).id for _ in range(2))
         with pytest.raises(Refused, match=f"bill: {twins[0]}, {twins[1]}"):
             desk.provision(desk.begin())
 
-    def test_an_impossible_wish(self, desk: Desk) -> None:
-        """The answer was no: nothing was created, and no record is left."""
+    def test_an_impossible_wish_leaves_no_record(self, desk: Desk) -> None:
+        """The provider refused: nothing was created."""
         begun = desk.begin()
         with pytest.raises(Refused):
             desk.provision(begun, Wish(gpu="none"))
         assert desk.open() == [] and desk.discard(begun.intent.label) == "" and desk.time.slept == []
 
-    def test_what_the_record_says(self, desk: Desk) -> None:
-        """Who, what, when and for how much: enough to judge a machine without Prefect's database."""
+    def test_the_record_says_who_what_when_and_for_how_much(self, desk: Desk) -> None:
+        """Enough to judge a machine without Prefect's database."""
         begun = provisioning.begin(
             desk.store, desk.provider, "m", SNAPSHOT_ID, wish=Wish(gpu="H200", price_per_hour_max=2.75),
             flow_run="run-1", clock=desk.clock,
@@ -147,9 +147,9 @@ class TestCreating:
 
 
 class TestAwake:
-    """A woken intent is the evidence that somebody works on the machine; it lives as long as the machine."""
+    """A woken intent shows that somebody works on the machine; it is kept as long as the machine."""
 
-    def test_it_is_not_discarded(self, desk: Desk) -> None:
+    def test_a_woken_machine_is_not_discarded(self, desk: Desk) -> None:
         """discard says that it bills, and leaves it."""
         intent = desk.woken()
         assert "goes on billing" in desk.discard(intent.label) and desk.provider.exists(intent.instance)
@@ -157,7 +157,7 @@ class TestAwake:
     @pytest.mark.parametrize("snapshot_id", [SNAPSHOT_ID, OTHER_ID])
     @pytest.mark.parametrize("status", ["awake", "asleep", "waking elsewhere", ""])
     def test_waking_it_again_is_refused(self, desk: Desk, snapshot_id: str, status: str) -> None:
-        """Whatever its block says, and also without one: no second machine, and the first is named."""
+        """Whatever its block says, and without a block: the first machine is named."""
         intent = desk.woken()
         instance = intent.instance if status == "awake" else "i-9" if status == "waking elsewhere" else ""
         noted = Noted(instance, status.split()[0], desk.provider) if status else None
@@ -165,8 +165,8 @@ class TestAwake:
             desk.begin(snapshot_id, noted=noted)
         assert desk.provider.billing() == [intent.instance] and len(desk.open()) == 1
 
-    def test_only_its_bookkeeping_was_cut_off(self, desk: Desk) -> None:
-        """Its block still says that it is being woken: adopted, and not restored onto again."""
+    def test_a_wake_whose_bookkeeping_was_interrupted_is_completed(self, desk: Desk) -> None:
+        """Its block still says waking: the machine is adopted, and not restored again."""
         label, instance = desk.woken().label, desk.provider.billing()[0]
         noted = Noted(instance, "waking", desk.provider)
         found, intent, adopted = desk.provision(desk.begin(noted=noted))
@@ -174,8 +174,8 @@ class TestAwake:
         with pytest.raises(Refused, match="wake that one again"):
             desk.begin(OTHER_ID, noted=noted)
 
-    def test_it_is_gone(self, desk: Desk) -> None:
-        """Destroyed by hand: its record is closed, and the machine in its place, which is empty, is a new one."""
+    def test_the_record_of_a_machine_that_is_gone_is_closed(self, desk: Desk) -> None:
+        """It was destroyed by hand; the machine in its place is a new, empty one."""
         first = desk.woken()
         desk.provider.destroy(first.instance, 10)
         for noted in (None, Noted(first.instance, "waking", desk.provider)):
@@ -183,15 +183,15 @@ class TestAwake:
             assert not second.woken and second.label != first.label and adopted == (noted is not None)
         assert [intent.label for intent in desk.open()] == [second.label]
 
-    def test_it_vanishes_while_it_is_adopted(self, desk: Desk) -> None:
-        """The machine that is created in its place is not taken for woken."""
+    def test_a_machine_that_replaces_a_vanished_one_is_not_woken(self, desk: Desk) -> None:
+        """It is empty."""
         intent = desk.woken()
         begun = desk.begin(noted=Noted(intent.instance, "waking", desk.provider))
         desk.provider.destroy(intent.instance, 10)
         _, replaced, adopted = desk.provision(begun)
         assert not adopted and not replaced.woken
 
-    def test_its_record_goes_with_it(self, desk: Desk) -> None:
+    def test_the_record_goes_with_its_machine(self, desk: Desk) -> None:
         """Only that of this instance, of this provider."""
         intent = desk.woken()
         for provider, instance in (("another", intent.instance), ("rented machines", "i-9")):
@@ -202,14 +202,14 @@ class TestAwake:
             assert desk.open() == []
 
     def test_a_record_that_was_removed_by_hand(self, desk: Desk) -> None:
-        """While the machine was woken: it is not silently told awake, without what protects it."""
+        """While the machine was woken: it is an error, as the machine would be unprotected."""
         intent = desk.woken()
         intents.close(desk.store, intent.label)
         with pytest.raises(Refused, match="goes on billing"):
             provisioning.mark_woken(desk.store, intent.label)
 
     def test_a_block_of_another_store(self, desk: Desk) -> None:
-        """The block names a machine this store knows nothing of: refused, with what to do."""
+        """The block names a machine without a record in this store: refused, with what to do."""
         stray = desk.provider.create("by-hand", Wish()).id
         for status, words in (("awake", "hibernate it first"), ("waking", "the store that it was begun with")):
             with pytest.raises(Refused, match=words):
@@ -218,10 +218,10 @@ class TestAwake:
 
 
 class TestDiscarding:
-    """What was created for a wake that failed goes, or is named."""
+    """The machine of a failed wake is destroyed, or named."""
 
-    def test_it_goes_and_then_its_record(self, desk: Desk) -> None:
-        """What cannot be destroyed is named, and its record stays."""
+    def test_a_discarded_machine_goes_before_its_record(self, desk: Desk) -> None:
+        """A machine that cannot be destroyed is named, and its record stays."""
         _, intent, _ = desk.provision(desk.begin())
         desk.provider.locked = {intent.instance}
         said = desk.discard(intent.label)
@@ -237,8 +237,8 @@ class TestDiscarding:
         assert intent.label in (said := desk.discard(intent.label)) and "may still be billing" in said
         assert len(desk.open()) == 1
 
-    def test_twins(self, desk: Desk) -> None:
-        """Two of one label: the one that can go goes, the other is named."""
+    def test_two_machines_with_one_label(self, desk: Desk) -> None:
+        """One is destroyed, the other, which cannot be, is named."""
         label = desk.begin().intent.label
         stays, goes = (desk.provider.create(label, Wish()).id for _ in range(2))
         desk.provider.locked = {stays}
@@ -246,7 +246,7 @@ class TestDiscarding:
         assert stays in said and goes not in said and desk.provider.billing() == [stays] and len(desk.open()) == 1
 
     def test_a_machine_that_is_not_listed_yet(self, desk: Desk) -> None:
-        """It is waited for and destroyed; one that never shows leaves its record, for the next wake and for reap."""
+        """It is waited for and destroyed; if it is never listed, its record stays for the next wake and for reap."""
         desk.provider.listed_after_s = 20.0
         label = desk.begin().intent.label
         desk.provider.create(label, Wish())
@@ -256,10 +256,10 @@ class TestDiscarding:
 
 
 class TestOtherIntents:
-    """What earlier wakes of the same machine left behind."""
+    """Intents of earlier wakes of the same machine."""
 
-    def test_of_another_snapshot(self, desk: Desk) -> None:
-        """Closed if it has no machine, looked for long enough; refused, naming label and snapshot, if it has one."""
+    def test_an_intent_for_another_snapshot(self, desk: Desk) -> None:
+        """Closed if no machine is found for long enough; refused, naming label and snapshot, if there is one."""
         first = desk.begin().intent
         second = desk.begin(OTHER_ID).intent
         assert desk.open() == [second] and sum(desk.time.slept) == sum(provisioning.LOOKS_S)
@@ -268,8 +268,8 @@ class TestOtherIntents:
             desk.begin()
         assert OTHER_ID in refused.value.message and first.label != second.label
 
-    def test_at_another_provider(self, desk: Desk, tmp_path: Path) -> None:
-        """It cannot be asked from here whether its machine exists: refused; another machine's is not looked at."""
+    def test_an_intent_at_another_provider(self, desk: Desk, tmp_path: Path) -> None:
+        """Refused, as its machine cannot be looked for; intents of another machine are ignored."""
         intent = desk.begin().intent
         other = LocalProvider(tmp_path / "machines")
         with pytest.raises(Refused, match=intent.label):
@@ -277,8 +277,8 @@ class TestOtherIntents:
         begun = provisioning.begin(desk.store, other, "n", SNAPSHOT_ID, clock=desk.clock)
         assert begun.intent.machine == "n"
 
-    def test_at_another_provider_that_the_block_knows(self, desk: Desk, tmp_path: Path) -> None:
-        """Then it is asked: gone is gone, and the machine may move to a new provider."""
+    def test_an_intent_at_another_provider_that_the_block_knows(self, desk: Desk, tmp_path: Path) -> None:
+        """That provider is asked: if the machine is gone, it may be woken at a new provider."""
         intent = desk.woken()
         other = LocalProvider(tmp_path / "machines")
         noted = Noted(intent.instance, "awake", desk.provider)
@@ -288,8 +288,8 @@ class TestOtherIntents:
         begun = provisioning.begin(desk.store, other, "m", SNAPSHOT_ID, noted=noted, clock=desk.clock)
         assert [each.label for each in desk.open()] == [begun.intent.label]
 
-    def test_several(self, desk: Desk) -> None:
-        """Two open intents of one wake, left by a lost slot: refused, naming both."""
+    def test_several_open_intents_are_refused(self, desk: Desk) -> None:
+        """Two of one wake, left by a lost slot: both are named."""
         first = desk.begin().intent
         second = Intent(
             f"{first.label[:-1]}{'0' if first.label[-1] != '0' else '1'}", "m", SNAPSHOT_ID, first.provider,
@@ -304,7 +304,7 @@ class TestRecords:
     """Labels and documents."""
 
     def test_a_label_names_its_store(self, desk: Desk, tmp_path: Path) -> None:
-        """Two stores have two tags, the same store always the same; the parts can be read back."""
+        """Each store has its own tag; the parts of a label can be read back."""
         other = LocalStore(tmp_path / "other")
         label = intents.new_label(desk.store, "a-b.c")
         assert intents.parsed_label(label) == (intents.store_tag(desk.store), "a-b.c")
@@ -319,8 +319,8 @@ class TestRecords:
         with pytest.raises(UsageError):
             intents.new_label(desk.store, "m" * 64)
 
-    def test_a_damaged_one_stops_everything(self, desk: Desk) -> None:
-        """It may be the only trace of a machine that bills: Corrupt, and not silently a new one."""
+    def test_a_damaged_record_is_corrupt(self, desk: Desk) -> None:
+        """It may be the only trace of a machine that bills: no new one is written in its place."""
         key = keys.intent(desk.begin().intent.label)
         desk.store.put(key, desk.store.get(key).replace(b'"m"', b'"n"'))
         with pytest.raises(Corrupt, match=key):
@@ -334,16 +334,16 @@ class TestRecords:
         ],
         ids=str,
     )
-    def test_a_wrong_one_is_corrupt(self, desk: Desk, change: dict[str, object]) -> None:
-        """Sealed by somebody, with fields of other types: Corrupt, naming the object."""
+    def test_a_record_with_wrong_fields_is_corrupt(self, desk: Desk, change: dict[str, object]) -> None:
+        """Sealed, but with fields of other types; the error names the object."""
         key = keys.intent(desk.begin().intent.label)
         body = json.loads(desk.store.get(key))
         desk.store.put(key, documents.seal({**body, **change}))
         with pytest.raises(Corrupt, match=key):
             desk.begin()
 
-    def test_one_of_before(self, desk: Desk) -> None:
-        """Without tag, wish, run and price, as earlier versions wrote them: read, and its machine adopted."""
+    def test_a_record_of_an_earlier_version_is_read(self, desk: Desk) -> None:
+        """Without tag, wish, run and price: its machine is adopted."""
         label = "poorwill-m-0123456789ab"
         instance = desk.provider.create(label, Wish())
         old = {"label": label, "machine": "m", "snapshot_id": SNAPSHOT_ID, "provider": "rented machines"}
@@ -352,8 +352,8 @@ class TestRecords:
         found, intent, adopted = desk.provision(desk.begin())
         assert adopted and found.id == instance.id and intent.price == PRICE
 
-    def test_what_is_no_intent_is_not_read(self, desk: Desk) -> None:
-        """Somebody else's object below intents/ does no harm, nor does a record that is closed meanwhile."""
+    def test_other_objects_below_intents_are_ignored(self, desk: Desk) -> None:
+        """So is a record that is closed meanwhile."""
         desk.store.put("intents/notes-m-0123456789ab.txt", b"mine")
         assert desk.begin().fresh and len(list(intents.every(desk.store))) == 1
         with pytest.raises(NotFound):

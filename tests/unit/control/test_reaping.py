@@ -1,4 +1,4 @@
-"""Reaping: what is an orphan, what is not, and that nothing else is destroyed."""
+"""Reaping: which machines are orphans, and that nothing else is destroyed."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def desk(local_store: LocalStore) -> Desk:
 
 
 class TestStates:
-    """One machine, and what speaks for it."""
+    """The state of one machine, by the evidence."""
 
-    def test_of_a_wake_in_its_course(self, desk: Desk) -> None:
+    def test_a_machine_of_a_running_wake(self, desk: Desk) -> None:
         """Waking while it is young; later an orphan, unless a run works on it."""
         instance = desk.created().instance
         assert desk.states() == {instance: "waking"}
@@ -73,8 +73,8 @@ class TestStates:
         assert desk.states() == {instance: "orphan"}
         assert desk.states(held=frozenset({"m"})) == {instance: "waking"}
 
-    def test_of_a_woken_machine(self, desk: Desk) -> None:
-        """Awake for ever; without a block too, and then it says what to do."""
+    def test_a_woken_machine_is_awake(self, desk: Desk) -> None:
+        """However old; without a block too, and then the note says what to do."""
         instance = desk.woken().instance
         desk.time.sleep(1e8)
         assert desk.states(Named("m", instance, "awake")) == {instance: "awake"}
@@ -82,14 +82,14 @@ class TestStates:
         assert found.state == "awake, no block" and f"instance={instance}" in found.note and "name=m" in found.note
 
     @pytest.mark.parametrize(("status", "state"), [("awake", "awake"), ("asleep", "awake"), ("waking", "orphan")])
-    def test_of_an_unfinished_wake_that_a_block_names(self, desk: Desk, status: str, state: str) -> None:
-        """A block that says "waking" is the wake's own note, and speaks for nobody; any other one is an operator's."""
+    def test_a_machine_of_an_unfinished_wake_that_a_block_names(self, desk: Desk, status: str, state: str) -> None:
+        """A block with the status "waking" is the wake's own and no reason to keep it; any other is an operator's."""
         instance = desk.created().instance
         desk.time.sleep(GRACE_S)
         assert desk.states(Named("m", instance, status)) == {instance: state}
 
-    def test_without_a_record(self, desk: Desk) -> None:
-        """Ours by its label, and nothing speaks for it: young, then an orphan; any block that names it keeps it."""
+    def test_a_machine_without_a_record(self, desk: Desk) -> None:
+        """With our label: young, then an orphan; any block that names it keeps it."""
         instance = desk.provider.create(intents.new_label(desk.store, "m"), Wish()).id
         assert desk.states() == {instance: "young"}
         desk.time.sleep(GRACE_S)
@@ -97,8 +97,8 @@ class TestStates:
         for status in ("awake", "asleep", "waking"):
             assert desk.states(Named("m", instance, status)) == {instance: "awake"}
 
-    def test_of_somebody_else(self, desk: Desk, tmp_path: Path) -> None:
-        """Another store's tag, or none: foreign, however old; without our prefix it is not even listed."""
+    def test_a_machine_of_somebody_else_is_foreign(self, desk: Desk, tmp_path: Path) -> None:
+        """With another store's tag, or none, however old; without our prefix it is not listed."""
         labels = [intents.new_label(LocalStore(tmp_path / "theirs"), "m"), "poorwill-m-0123456789ab", "poorwill-"]
         theirs = {desk.provider.create(label, Wish()).id: "foreign" for label in labels}
         desk.provider.create("somebody", Wish())
@@ -109,8 +109,8 @@ class TestStates:
                 desk.reap(finding)
         assert len(desk.provider.billing()) == 4
 
-    def test_of_one_whose_age_nobody_knows(self, desk: Desk) -> None:
-        """A provider that does not tell: young, and never destroyed; with a record, its age counts."""
+    def test_a_machine_of_unknown_age_is_young(self, desk: Desk) -> None:
+        """And never destroyed; with a record, the record's age counts."""
         label = intents.new_label(desk.store, "m")
         found = reaping.classify(Instance("i", label, True, "yesterday", 1.0), desk.evidence(), Rule(1e9, 0.0))
         assert (found.state, found.age_s, found.note) == ("young", None, "its age is not known")
@@ -119,8 +119,8 @@ class TestStates:
         seen = Instance(intent.instance, intent.label, True, "", 1.0)
         assert reaping.classify(seen, desk.evidence(), desk.rule()).state == "orphan"
 
-    def test_that_is_not_listed_but_exists(self, desk: Desk) -> None:
-        """What its record names still bills as far as the provider says: it is reported, and told apart as others."""
+    def test_a_machine_that_exists_but_is_not_listed(self, desk: Desk) -> None:
+        """The provider says that it exists: it is reported like others."""
         woken, created = desk.woken("a"), desk.created("b")
         desk.provider.listed_after_s = 1e9
         desk.provider.machines = {key: (instance, 1e9) for key, (instance, _) in desk.provider.machines.items()}
@@ -139,10 +139,10 @@ class TestStates:
 
 
 class TestDestroying:
-    """Only orphans, after everything was read again."""
+    """Only orphans are destroyed, after everything was read again."""
 
-    def test_an_orphan_and_its_record(self, desk: Desk) -> None:
-        """It goes, its record goes, and a repeated call finds it done. Others stay."""
+    def test_an_orphan_goes_with_its_record(self, desk: Desk) -> None:
+        """Repeating the call succeeds. Others stay."""
         orphan, stays = desk.created("a"), desk.woken("b")
         desk.time.sleep(GRACE_S)
         (finding,) = (each for each in desk.survey() if each.state == "orphan")
@@ -152,8 +152,8 @@ class TestDestroying:
             assert [each.label for each in intents.every(desk.store)] == [stays.label]
         assert finding.instance == orphan.instance
 
-    def test_one_that_is_no_orphan_any_more(self, desk: Desk) -> None:
-        """Woken, or named by a block, since it was looked at: refused."""
+    def test_a_machine_that_is_not_an_orphan_any_more_stays(self, desk: Desk) -> None:
+        """It was woken, or named by a block, since the survey: refused."""
         intent = desk.created()
         desk.time.sleep(GRACE_S)
         (finding,) = desk.survey()
@@ -164,7 +164,7 @@ class TestDestroying:
             desk.reap(finding)
         assert desk.provider.billing() == [intent.instance] and len(list(intents.every(desk.store))) == 1
 
-    def test_nothing_while_something_cannot_be_read(self, desk: Desk, tmp_path: Path) -> None:
+    def test_nothing_is_destroyed_while_something_cannot_be_read(self, desk: Desk, tmp_path: Path) -> None:
         """A damaged record in any store: its store is named, its machines are foreign, and nothing is destroyed."""
         desk.created()
         desk.time.sleep(GRACE_S)
@@ -177,8 +177,8 @@ class TestDestroying:
         assert len(desk.provider.billing()) == 1
 
     @pytest.mark.parametrize("fault", ["locked", "down", "stays"])
-    def test_one_that_cannot_be_destroyed(self, desk: Desk, fault: str) -> None:
-        """Named as billing, with the error's own type, and its record stays."""
+    def test_a_machine_that_cannot_be_destroyed_is_named(self, desk: Desk, fault: str) -> None:
+        """The error keeps its type and names what bills; the record stays."""
         intent = desk.created()
         desk.time.sleep(GRACE_S)
         (finding,) = desk.survey()
@@ -190,8 +190,8 @@ class TestDestroying:
             reaping.reap_one(provider, [desk.store], finding, evidence, rule)
         assert len(list(intents.every(desk.store))) == 1
 
-    def test_twins(self, desk: Desk) -> None:
-        """Two of one label, not woken: both are orphans, and the record goes with the second."""
+    def test_two_machines_with_one_label(self, desk: Desk) -> None:
+        """Not woken: both are orphans, and the record is removed with the second."""
         intent = desk.created()
         desk.provider.create(intent.label, Wish())
         desk.time.sleep(GRACE_S)
@@ -201,8 +201,8 @@ class TestDestroying:
         desk.reap(second)
         assert desk.provider.billing() == [] and list(intents.every(desk.store)) == []
 
-    def test_the_twin_of_a_woken_machine(self, desk: Desk) -> None:
-        """Which of them holds the work is not for a program to guess: neither is destroyed."""
+    def test_two_machines_with_the_label_of_a_woken_one_stay(self, desk: Desk) -> None:
+        """It is unknown which of them holds the work: neither is destroyed."""
         intent = desk.woken()
         desk.provider.create(intent.label, Wish())
         desk.time.sleep(1e8)
@@ -212,8 +212,8 @@ class TestDestroying:
 class TestRecordsWithoutMachines:
     """They bill nothing, and are removed when asked."""
 
-    def test_of_a_woken_machine_that_was_destroyed_by_hand(self, desk: Desk) -> None:
-        """Reported as gone at once, and closed: it stood in the way of waking the machine elsewhere."""
+    def test_the_record_of_a_woken_machine_that_was_destroyed_by_hand(self, desk: Desk) -> None:
+        """Reported as gone at once, and closed, so that the machine can be woken elsewhere."""
         intent = desk.woken()
         desk.provider.destroy(intent.instance, 10)
         (finding,) = desk.survey()
@@ -221,8 +221,8 @@ class TestRecordsWithoutMachines:
         desk.reap(finding)
         assert list(intents.every(desk.store)) == [] and desk.survey() == []
 
-    def test_of_a_machine_that_may_be_created_yet(self, desk: Desk) -> None:
-        """Not reported while young or while a run works on it; closed afterwards, unless the machine has come."""
+    def test_the_record_of_a_machine_that_may_still_be_created(self, desk: Desk) -> None:
+        """Not reported while it is young or a run works on it; closed afterwards, unless the machine exists."""
         intent = provisioning.begin(desk.store, desk.provider, "m", SNAPSHOT_ID, clock=desk.clock).intent
         assert desk.survey() == []
         desk.time.sleep(GRACE_S)
@@ -234,15 +234,15 @@ class TestRecordsWithoutMachines:
         assert [each.label for each in intents.every(desk.store)] == [intent.label]
         assert set(desk.states().values()) == {"waking"}
 
-    def test_of_another_provider(self, desk: Desk) -> None:
-        """They are not this provider's to judge."""
+    def test_records_of_another_provider_are_left_alone(self, desk: Desk) -> None:
+        """Only their own provider is asked."""
         intent = desk.woken()
         desk.provider.destroy(intent.instance, 10)
         assert reaping.survey(replace(desk.provider, name="another"), desk.evidence(), desk.rule()) == []
 
 
 class Clinging(RentedMachines):
-    """Says that it destroyed a machine, and has it still."""
+    """Reports that it destroyed a machine, and still has it."""
 
     def destroy(self, instance_id: str, timeout_s: float) -> None:
         return

@@ -1,4 +1,4 @@
-"""Two who work on a store at once, at every call of the one: the races that the protocol of removal is made for."""
+"""Two operations on a store at the same time, at every call of the one: the races of removal."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def _named(value: object) -> str:
 
 
 @pytest.mark.parametrize("setup, removing, using", RACES, ids=_named)
-def test_one_comes_between_two_calls_of_the_other(setup: Callable[[], RemovalWorld], removing: Op, using: Op) -> None:
-    """Nothing that is needed afterwards is lost, and what is not needed goes in the end."""
+def test_one_operation_between_two_calls_of_another(setup: Callable[[], RemovalWorld], removing: Op, using: Op) -> None:
+    """Nothing that is needed is lost, and everything else is removed in the end."""
     for main, other in ((removing, using), (using, removing)):
         call, reached = 0, True
         while reached:
@@ -141,8 +141,8 @@ def test_one_comes_between_two_calls_of_the_other(setup: Callable[[], RemovalWor
 
 
 @pytest.mark.parametrize("setup, removing, using", RACES, ids=_named)
-def test_one_dies_at_any_write(setup: Callable[[], RemovalWorld], removing: Op, using: Op) -> None:
-    """The other goes on as if the first had not been, or had ended; and all garbage goes."""
+def test_one_operation_is_killed_at_any_write(setup: Callable[[], RemovalWorld], removing: Op, using: Op) -> None:
+    """The other works as if the first had not begun, or had ended; all garbage is removed."""
     for first, second in ((removing, using), (using, removing)):
         writes = 0
         while writes < CALLS_MAX:
@@ -158,8 +158,8 @@ def test_one_dies_at_any_write(setup: Callable[[], RemovalWorld], removing: Op, 
 
 
 @pytest.mark.parametrize("setup, first, second", TWICE, ids=_named)
-def test_each_comes_between_two_calls_of_the_other(setup: Callable[[], RemovalWorld], first: Op, second: Op) -> None:
-    """One begins, the other overtakes it and is overtaken in turn: what the one saw may have changed twice."""
+def test_two_operations_interleaved(setup: Callable[[], RemovalWorld], first: Op, second: Op) -> None:
+    """Each runs between two calls of the other, so that what the first has seen may have changed twice."""
     calls, first_reached = 0, True
     while first_reached:
         calls += 1

@@ -1,4 +1,4 @@
-"""Retention of a store: who protects what, whose clock counts, and what is reported."""
+"""Retention of a store: what protects snapshots, whose clock counts, and what is reported."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def verified(made: RemovalWorld, snapshot_id: str, mode: str = "stored", at_s: i
     made.store.put(record.key, record.seal())
 
 
-def test_who_protects_a_snapshot() -> None:
-    """Whoever passes it in, its own run, a wake under way, and that it is the newest one that was proved."""
+def test_reasons_to_keep_a_snapshot() -> None:
+    """The caller's, its own run, a running wake, and that it is the newest verified one."""
     made = world({1}, {2}, {3}, {4}, {5})
     names = sorted(snapshot_id for _, snapshot_id in catalog.names(made.store))
     made.act(("begin", "m1", frozenset({1}), None))
@@ -85,7 +85,7 @@ def test_who_protects_a_snapshot() -> None:
 
 
 def test_the_stores_clock_counts() -> None:
-    """Nothing goes before the grace period is over by the store's clock, which here is years behind ours."""
+    """The grace period counts by the store's clock, which here is years behind ours."""
     made = world({1}, {2})
     assert apply(made).removed == []
     assert made.store.now_s < 1_800_000_000 and keys.trash("m1", ONE) in made.store.objects
@@ -117,7 +117,7 @@ def test_bytes_and_costs_add_up() -> None:
 
 
 def test_on_an_s3_server(s3_store: S3Store, tmp_path: Path) -> None:
-    """By its clock and its listings: the trash first, then gone; and an upload that nobody owns."""
+    """First to the trash, then removed, with an upload without an owner."""
     workspace = aged(make_large(tmp_path / "w", 1))
     first = take(s3_store, workspace, ONE)
     (workspace / "new").write_bytes(noise(400_000, 3))
@@ -136,7 +136,7 @@ def test_on_an_s3_server(s3_store: S3Store, tmp_path: Path) -> None:
 
 
 def test_runs_that_never_end_are_reported_and_keep_their_parts() -> None:
-    """However old, until they are given up with force; then what they left goes."""
+    """However old they are, until they are given up with force."""
     made = world({1})
     made.act(("begin", "m1", frozenset({1, 2}), None))
     made.act(("advance", 0))
@@ -185,8 +185,8 @@ def test_nothing_is_removed_while_something_cannot_be_read() -> None:
         assert {k for k in before if k.startswith("parts/")} <= made.store.objects.keys()
 
 
-def test_an_undeletion_that_was_cut_off_ends_when_it_is_begun_again() -> None:
-    """At whichever write; what is in the trash twice can be brought back twice, and no record is left behind."""
+def test_an_interrupted_undeletion_can_be_repeated() -> None:
+    """At any write; a snapshot that is in the trash again can be undeleted again, and no record is left."""
     for dies_at in range(1, 4):
         made = world({1}, {2})
         trash.move(made.store, ("m1", ONE))
@@ -198,8 +198,8 @@ def test_an_undeletion_that_was_cut_off_ends_when_it_is_begun_again() -> None:
         made.check()
 
 
-def test_a_mark_of_an_earlier_time_does_not_cut_a_later_one_short() -> None:
-    """Left by a removal that found the snapshot being brought back; the snapshot is then removed once more."""
+def test_the_mark_of_an_earlier_removal_does_not_shorten_the_grace_period() -> None:
+    """It was left by a removal during an undeletion; the snapshot is then removed once more."""
     made = world({1}, {2})
     trash.move(made.store, ("m1", ONE))
     trash.undelete(made.store, ONE)
@@ -211,7 +211,7 @@ def test_a_mark_of_an_earlier_time_does_not_cut_a_later_one_short() -> None:
 
 
 def test_an_undeletion_looks_at_every_part() -> None:
-    """A part that is gone or another one is an error that names it, and the snapshot stays where it is."""
+    """A missing or another part is an error that names it, and the snapshot stays in the trash."""
     made = world({1}, {2})
     trash.move(made.store, ("m1", ONE))
     part = keys.part("m1", ONE, 0)
@@ -227,7 +227,7 @@ def test_an_undeletion_looks_at_every_part() -> None:
 
 
 def test_parts_that_are_hardly_needed() -> None:
-    """Measured for what outlived its snapshot; what cannot be is counted."""
+    """Parts of removed snapshots are measured; those that cannot be are counted."""
     made = world({1, 2}, {2, 3})
     trash.move(made.store, ("m1", ONE))
     holdings = Holdings(made.store)
@@ -239,7 +239,7 @@ def test_parts_that_are_hardly_needed() -> None:
 
 
 def test_the_rotation_gives_each_part_to_one_snapshot() -> None:
-    """What was not read for longest first; what outlived its snapshot goes with the oldest that needs it."""
+    """The one that was not read for longest first; parts of removed snapshots with the oldest that needs them."""
     made = world({1, 2}, {2, 3}, {2, 4})
     verified(made, TWO, at_s=1000)
     verified(made, THREE, at_s=500)
@@ -257,14 +257,14 @@ def test_the_rotation_gives_each_part_to_one_snapshot() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0%", "101%", "-1%", "many", "1" * 100])
-def test_a_share_that_is_none(text: str) -> None:
+def test_malformed_shares_are_usage_errors(text: str) -> None:
     """UsageError."""
     with pytest.raises(UsageError):
         Share.parse(text)
 
 
 def test_uploads_that_nobody_owns_are_aborted() -> None:
-    """They are billed, and are seen in no listing of objects; those of a run that may go on are left alone."""
+    """They are billed, but not listed with objects; those of a run that may go on are left alone."""
     made = world({1})
     for _ in range(2):
         made.act(("begin", "m1", frozenset({2}), None))
@@ -276,8 +276,8 @@ def test_uploads_that_nobody_owns_are_aborted() -> None:
     assert {keys.owner_of(key) for key, _ in made.store.uploads} == {made.cut[1].owner, None}
 
 
-def test_what_was_abandoned_waits_as_well() -> None:
-    """Whose record was lost may still be read by somebody: a wake, a verification."""
+def test_abandoned_objects_wait_for_the_grace_period_too() -> None:
+    """A wake or a verification may still read them."""
     made = world({1})
     made.act(("begin", "m1", frozenset({2}), None))
     made.act(("advance", 0))
@@ -288,8 +288,8 @@ def test_what_was_abandoned_waits_as_well() -> None:
     assert apply(made).abandoned == [made.cut[0].owner]
 
 
-def test_a_clock_object_left_behind_goes() -> None:
-    """By whom it was left died between two calls; a day later it is nobody's."""
+def test_a_clock_object_that_was_left_behind_is_removed() -> None:
+    """A day later: the process that wrote it was killed."""
     made = world({1})
     process = Process(made.store)
     process.begin(2, None)

@@ -1,4 +1,4 @@
-"""EC2 against moto's server: what a machine is created with, what goes away with it, what it costs."""
+"""EC2 against moto's server: how a machine is created, what is destroyed with it, what it costs."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def tags(thing: dict[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in thing["Tags"]}
 
 
-def test_a_machine_on_demand_carries_all_that_finds_and_ends_it(server: Ec2Server, provider: Ec2Provider) -> None:
-    """Label, price and token on machine and volume; an encrypted gp3 disk that goes with it; shutdown terminates."""
+def test_a_machine_on_demand_has_label_price_and_token(server: Ec2Server, provider: Ec2Provider) -> None:
+    """On machine and volume; the encrypted gp3 disk is deleted with the machine, and shutdown terminates it."""
     ec2 = server.client
     instance = provider.create("one", Wish(gpu="a10g", gpu_count=1, disk_gb=200))
     machine = described(server, instance)
@@ -92,10 +92,10 @@ def test_a_machine_on_demand_carries_all_that_finds_and_ends_it(server: Ec2Serve
     assert isinstance(endpoint, SshEndpoint) and endpoint == SshEndpoint(machine["PublicIpAddress"], 22, "ubuntu")
 
 
-def test_a_spot_machine_ends_when_it_is_taken_away_and_never_costs_more(
+def test_a_spot_machine_terminates_when_interrupted_and_has_a_highest_price(
     server: Ec2Server, sent: list[dict[str, Any]], provider: Ec2Provider
 ) -> None:
-    """One-time, terminated when interrupted, the ceiling less disk and address as its maximum, in the zone offered."""
+    """One-time, in the offered zone; the highest price is the wish's less that of disk and address."""
     spot = given(server)
     wish = Wish(gpu="A10G", gpu_count=1, spot=True, price_per_hour_max=0.5)
     offers = spot.offers(wish)
@@ -113,10 +113,10 @@ def test_a_spot_machine_ends_when_it_is_taken_away_and_never_costs_more(
     assert kinds == {"instance", "volume", "spot-instances-request"}
 
 
-def test_each_creation_has_a_client_token_of_its_own(
+def test_each_creation_has_its_own_client_token(
     server: Ec2Server, sent: list[dict[str, Any]], provider: Ec2Provider
 ) -> None:
-    """At most 64 characters, never the same for one label, and on the machine as a tag."""
+    """At most 64 characters, new each time, and a tag of the machine."""
     two = given(server)
     instances = [two.create("same", A10G) for _ in range(2)]
     tokens = [request["ClientToken"] for request in sent[-2:]]
@@ -126,7 +126,7 @@ def test_each_creation_has_a_client_token_of_its_own(
 
 
 def test_a_volume_that_stays_is_named_as_billing_and_not_deleted(server: Ec2Server, provider: Ec2Provider) -> None:
-    """The machine is gone, its volume is not: destroy says so each time, until somebody deleted it."""
+    """The machine is gone, its volume is not: destroy says so each time until the volume is deleted."""
     clock, ec2 = Clock(), server.client
     mine = given(server, clock=clock, sleep=clock.sleep)
     kept, gone = mine.create("same", A10G), mine.create("same", A10G)
@@ -144,7 +144,7 @@ def test_a_volume_that_stays_is_named_as_billing_and_not_deleted(server: Ec2Serv
 
 
 def test_termination_protection_is_respected(server: Ec2Server, provider: Ec2Provider) -> None:
-    """Somebody protected the machine: destroy leaves it, says that it bills and what to do."""
+    """Destroy leaves the machine, and says that it bills and what to do."""
     instance = provider.create("kept", A10G)
     server.client.modify_instance_attribute(InstanceId=instance.id, DisableApiTermination={"Value": True})
     with pytest.raises(ProviderRefused, match=f"{instance.id} goes on billing.*termination protection"):
@@ -160,8 +160,8 @@ def test_a_stopped_machine_still_counts(server: Ec2Server, provider: Ec2Provider
     assert [found.id for found in provider.list_by_label("stopped")] == [instance.id]
 
 
-def test_wildcards_in_a_label_are_letters(provider: Ec2Provider) -> None:
-    """'*' and '?' in a prefix or label find nothing, where EC2's filters would find all."""
+def test_wildcards_in_a_label_match_only_themselves(provider: Ec2Provider) -> None:
+    """'*' and '?' find nothing, although they are wildcards in EC2's filters."""
     provider.create("wild-card", A10G)
     for text in ("*", "?", "wild?", "wi*d", "wild-\\"):
         assert provider.list_by_prefix(text) == [] and provider.list_by_label(text) == []
@@ -169,13 +169,13 @@ def test_wildcards_in_a_label_are_letters(provider: Ec2Provider) -> None:
 
 
 def test_only_machines_with_our_label_are_listed(server: Ec2Server, provider: Ec2Provider) -> None:
-    """A machine of somebody else is not ours by any prefix."""
+    """Another machine is not listed for any prefix."""
     server.client.run_instances(ImageId="ami-1e749f67", InstanceType="t3.medium", MinCount=1, MaxCount=1)
     assert provider.list_by_prefix("") == []
 
 
 def test_a_price_without_a_tag_is_looked_up_or_unknown_and_never_free(server: Ec2Server, provider: Ec2Provider) -> None:
-    """Somebody removed the tag: the price list of the type counts, and NaN where that knows nothing, or for spot."""
+    """If the tag was removed: the price list, or NaN for a spot machine and if the list has no price."""
     ec2 = server.client
     bought = provider.create("bought", A10G)
     spot = provider.create("spot", Wish(gpu="A10G", gpu_count=1, spot=True))
@@ -187,7 +187,7 @@ def test_a_price_without_a_tag_is_looked_up_or_unknown_and_never_free(server: Ec
 
 
 def test_offers_have_known_prices_within_the_ceiling(server: Ec2Server) -> None:
-    """Types without a price are left out, dear ones too; without any, creating says why."""
+    """Types without a price and expensive ones are left out; if none is left, creating says why."""
     mine = given(server, prices=FixedPrices({"g5.xlarge": 1.0, "g5.12xlarge": 6.0}))
     assert [offer.id for offer in mine.offers(Wish())] == ["g5.xlarge", "g5.12xlarge"]
     assert [offer.id for offer in mine.offers(Wish(price_per_hour_max=2.0))] == ["g5.xlarge"]
@@ -200,7 +200,7 @@ def test_offers_have_known_prices_within_the_ceiling(server: Ec2Server) -> None:
     assert large.price_per_hour - plain.price_per_hour == pytest.approx(0.08)
 
 
-def test_a_gpu_for_cuda_is_nvidias_whole_and_new_enough(server: Ec2Server) -> None:
+def test_a_gpu_for_cuda_is_a_whole_one_of_nvidia_and_new_enough(server: Ec2Server) -> None:
     """Of all types with GPUs those of AMD, slices and what is older than wished for are left out; what is not known
     here is new. A provider that is kept to types without GPUs says so."""
     wish = Wish(cuda_min=12.0, compute_capability_min=7.0)
@@ -222,7 +222,7 @@ def test_a_gpu_for_cuda_is_nvidias_whole_and_new_enough(server: Ec2Server) -> No
 
 
 def test_what_ec2_does_not_promise_is_refused_by_name(server: Ec2Server, provider: Ec2Provider) -> None:
-    """Speed, reliability, other regions, disks beyond gp3: no offers, and creating leaves nothing behind."""
+    """Speed, reliability, other regions, disks larger than gp3: no offers, and nothing is created."""
     wishes = {
         "reliability_min": Wish(reliability_min=0.9),
         "download_mbps_min": Wish(download_mbps_min=100),
@@ -237,8 +237,8 @@ def test_what_ec2_does_not_promise_is_refused_by_name(server: Ec2Server, provide
     assert provider.list_by_label("refused") == []
 
 
-def test_a_zone_is_kept_to(server: Ec2Server, provider: Ec2Provider) -> None:
-    """A machine is created in the zone of the wish; a subnet has one, and a wish for another is refused."""
+def test_the_zone_of_a_wish_or_a_subnet_is_used(server: Ec2Server, provider: Ec2Provider) -> None:
+    """A wish for another zone than the subnet's is refused."""
     wished = provider.create("zoned", Wish(gpu="A10G", gpu_count=1, region="us-east-1b"))
     assert described(server, wished)["Placement"]["AvailabilityZone"] == "us-east-1b"
     subnets = server.client.describe_subnets(Filters=[{"Name": "availability-zone", "Values": ["us-east-1c"]}])
@@ -253,8 +253,8 @@ def test_a_zone_is_kept_to(server: Ec2Server, provider: Ec2Provider) -> None:
     assert isinstance(endpoint, SshEndpoint) and endpoint.host == made["PrivateIpAddress"]
 
 
-def test_an_image_that_is_not_there_is_said_so(server: Ec2Server) -> None:
-    """By id and by parameter; and a machine that nobody could enter is not created."""
+def test_a_missing_image_is_named(server: Ec2Server) -> None:
+    """By id and by parameter; and a machine without keys is not created."""
     with pytest.raises(ProviderRefused, match="ami-00000000"):
         given(server, image_id="ami-00000000").offers(Wish())
     missing = server.provider(image_parameter="/aws/service/none")
@@ -265,7 +265,7 @@ def test_an_image_that_is_not_there_is_said_so(server: Ec2Server) -> None:
 
 
 def test_nothing_secret_is_shown(server: Ec2Server) -> None:
-    """Not by the provider, not by the refusal of a private key in place of a public one."""
+    """Neither by the provider nor by the error for a private key in place of a public one."""
     shown = server.provider(account="1234")
     assert SECRET_KEY not in f"{shown!r} {shown.describe()} {vars(shown)!r}"
     assert shown.describe() == "EC2 in us-east-1 of account 1234"
@@ -275,8 +275,8 @@ def test_nothing_secret_is_shown(server: Ec2Server) -> None:
         assert "b3Blb" not in str(caught.value) and "runcmd" not in str(caught.value)
 
 
-def test_settings_that_cannot_be_are_refused(server: Ec2Server) -> None:
-    """Regions that are none, disks slower or faster than gp3, no way to an image."""
+def test_impossible_settings_are_refused(server: Ec2Server) -> None:
+    """Malformed regions, disks slower or faster than gp3, no image."""
     for wrong in ({"disk_mibps": 100}, {"disk_mibps": 1000}, {"image_id": ""}):
         with pytest.raises(UsageError):
             given(server, **wrong)
@@ -286,7 +286,7 @@ def test_settings_that_cannot_be_are_refused(server: Ec2Server) -> None:
         given(server).endpoint("i-0123456789abcdef0")
 
 
-def test_a_gpu_machine_needs_no_boto3() -> None:
-    """The protocol of providers loads without it."""
+def test_the_protocol_of_providers_does_not_import_boto3() -> None:
+    """Nor any library of AWS."""
     code = "import sys, poorwill.providers.base, poorwill.providers.local; sys.exit('boto3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,4 +1,4 @@
-"""What EC2 may answer and moto does not: refusals, shortages, silence, long lists, machines that come and go."""
+"""Answers that EC2 gives and moto does not: refusals, shortages, silence, long lists, changing states."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def show_choices(script: Stubber, types: list[str]) -> None:
 def test_refusals_of_a_creation(
     provider: Ec2Provider, script: Stubber, code: str, status: int, kind: type[Exception], advice: str
 ) -> None:
-    """Each says what to do, in one line, without the server's own words; no other offer is tried."""
+    """Each says what to do, in one line, without the server's own text; no other offer is tried."""
     show_choices(script, TYPES[:2])
     script.add_client_error("run_instances", code, SERVER_TEXT, http_status_code=status)
     with pytest.raises(kind, match=advice) as caught:
@@ -126,7 +126,7 @@ def test_refusals_of_a_creation(
 
 
 def test_an_offer_that_is_gone_is_followed_by_the_next(provider: Ec2Provider, script: Stubber) -> None:
-    """A shortage, also when it comes with status 500, or a type that this zone lacks: the next cheapest is created."""
+    """After a shortage, also with status 500, or a type that the zone does not have, the next cheapest is created."""
     show_choices(script, TYPES)
     for code, status in (("InsufficientInstanceCapacity", 500), ("Unsupported", 400)):
         script.add_client_error("run_instances", code, http_status_code=status)
@@ -149,8 +149,8 @@ def test_not_every_offer_is_tried(provider: Ec2Provider, script: Stubber) -> Non
         provider.create("m", Wish())
 
 
-def test_a_new_machine_is_waited_for_until_it_can_be_seen(provider: Ec2Provider, script: Stubber, clock: Clock) -> None:
-    """EC2 does not know it at first; create returns when it does, so that it never passes for gone."""
+def test_create_waits_until_the_machine_is_listed(provider: Ec2Provider, script: Stubber, clock: Clock) -> None:
+    """EC2 does not list it at first: it would seem to be gone."""
     show_choices(script, TYPES)
     script.add_response("run_instances", machine("pending"))
     for _ in range(3):
@@ -160,10 +160,8 @@ def test_a_new_machine_is_waited_for_until_it_can_be_seen(provider: Ec2Provider,
     assert clock.now_s == 3.0
 
 
-def test_a_machine_that_was_created_is_told_of_though_it_cannot_be_asked_for(
-    provider: Ec2Provider, script: Stubber
-) -> None:
-    """After the creation nothing hides the machine's id."""
+def test_a_created_machine_is_returned_even_if_it_cannot_be_described(provider: Ec2Provider, script: Stubber) -> None:
+    """After the creation no error hides the machine's id."""
     show_choices(script, TYPES)
     script.add_response("run_instances", machine("pending"))
     script.add_client_error("describe_instances", "UnauthorizedOperation", http_status_code=403)
@@ -171,7 +169,7 @@ def test_a_machine_that_was_created_is_told_of_though_it_cannot_be_asked_for(
 
 
 def test_waiting_for_a_machine(provider: Ec2Provider, script: Stubber, clock: Clock) -> None:
-    """It runs and has an address; or it does not in time, and bills; or it ended, and why."""
+    """Until it runs and has an address, until the time is over, or until it has ended."""
     show(script, "pending")
     show(script, "running")
     show(script, "running", PublicIpAddress="192.0.2.1")
@@ -187,7 +185,7 @@ def test_waiting_for_a_machine(provider: Ec2Provider, script: Stubber, clock: Cl
 
 
 def test_destroying_waits_and_says_what_bills(provider: Ec2Provider, script: Stubber, clock: Clock) -> None:
-    """A machine that goes on shutting down exists, is no machine, and is named when the time is up."""
+    """A machine that keeps shutting down exists, cannot be used, and is named when the time is over."""
     show(script, "running")
     script.add_response("terminate_instances", {}, {"InstanceIds": [ID]})
     for _ in range(4):
@@ -202,8 +200,8 @@ def test_destroying_waits_and_says_what_bills(provider: Ec2Provider, script: Stu
         provider.get(ID)
 
 
-def test_no_answer_is_never_gone(provider: Ec2Provider, script: Stubber) -> None:
-    """Whatever is not a plain 'no such instance' is an error: a machine may bill behind it."""
+def test_an_error_never_means_that_a_machine_is_gone(provider: Ec2Provider, script: Stubber) -> None:
+    """Only 'no such instance' means gone: with any other answer a machine may bill."""
     for ask in (provider.exists, lambda i: provider.destroy(i, 1.0), provider.get):
         script.add_client_error("describe_instances", "InternalError", SERVER_TEXT, http_status_code=500)
         with pytest.raises(ProviderUnavailable):
@@ -214,7 +212,7 @@ def test_no_answer_is_never_gone(provider: Ec2Provider, script: Stubber) -> None
 
 
 def test_a_list_is_read_to_its_end(client: Any, provider: Ec2Provider, script: Stubber) -> None:
-    """Pages are followed; one that never ends, or goes in circles, is an error and no short list."""
+    """An endless list, or one that goes in circles, is an error and not a short list."""
     script.add_response("describe_instances", {"Reservations": [machine("running")], "NextToken": "1"})
     script.add_response("describe_instances", {"Reservations": [machine("stopped"), machine("pending")]})
     assert [found.running for found in provider.list_by_label("m")] == [True, False, False]
@@ -226,7 +224,7 @@ def test_a_list_is_read_to_its_end(client: Any, provider: Ec2Provider, script: S
 
 
 def test_spot_prices_are_the_newest_of_each_zone(provider: Ec2Provider, script: Stubber) -> None:
-    """An older price, and one of a type that was not asked for, does not count; the cheapest zone is first."""
+    """Older prices and those of other types do not count; the cheapest zone is first."""
     show_choices(script, TYPES[:1])
 
     def price(zone: str, text: str, age_h: int, name: str = TYPES[0]) -> dict[str, Any]:
@@ -259,7 +257,7 @@ def test_spot_prices_are_the_newest_of_each_zone(provider: Ec2Provider, script: 
     ],
 )
 def test_gpus_are_known_by_name_memory_and_count(wish: Wish, fits: bool) -> None:
-    """Letters' case, maker and punctuation do not matter; a count is exact, a slice of a GPU is none."""
+    """Case, maker and punctuation do not matter; the count is exact, and a slice of a GPU does not count."""
     assert InstanceType.from_description(instance_type("g5.xlarge")).has(wish) is fits
     sliced = InstanceType.from_description(instance_type("g6f.large", GpuPartitionSize=0.125))
     assert sliced.has(wish) is (wish == Wish())
@@ -272,7 +270,7 @@ def product(usd: str, unit: str = "Hrs", **attributes: str) -> str:
 
 
 def test_prices_of_aws(pricing: Any) -> None:
-    """By the hour on demand, asked once; blocks paid in advance, zeros and other units are no price."""
+    """By the hour, on demand, asked for once; blocks paid in advance, zeros and other units do not count."""
     prices = AwsPriceList(pricing)
     with Stubber(pricing) as script:
         listed = [product("1.006"), product("0"), product("9", "Quantity"), product("7", marketoption="CapacityBlock")]
@@ -290,8 +288,8 @@ def test_prices_of_aws(pricing: Any) -> None:
         script.assert_no_pending_responses()
 
 
-def test_a_listing_does_not_fail_of_a_price(client: Any, pricing: Any, script: Stubber) -> None:
-    """The price list refuses to answer: the machine is listed all the same."""
+def test_a_listing_does_not_fail_for_lack_of_a_price(client: Any, pricing: Any, script: Stubber) -> None:
+    """The price list refuses the request: the machine is listed all the same."""
     provider = Ec2Provider(client, region="us-east-1", image_id="ami-1", prices=AwsPriceList(pricing))
     script.add_response("describe_instances", {"Reservations": [machine("running", Tags=[], InstanceType="x")]})
     with Stubber(pricing) as refusing:
@@ -327,7 +325,7 @@ TYPES_XML = (
 )
 
 
-def test_a_lost_answer_is_asked_for_again_with_the_same_token_and_then_told(clock: Clock) -> None:
+def test_a_lost_answer_is_asked_for_again_with_the_same_token_and_then_reported(clock: Clock) -> None:
     """The connection ends after RunInstances: the client's own retry cannot make a second machine, and no other offer
     is tried; the error says that the machine may bill, in words without a secret."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Silence)

@@ -1,4 +1,4 @@
-"""The list of providers is complete, and names what there is."""
+"""The list of providers is complete and correct."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_each_has_a_block() -> None:
     assert [entry for entry in PROVIDERS if not entry.bills] == [LOCAL, OWN]
 
 
-def test_what_creates_machines_passes_the_conformance_suite() -> None:
+def test_each_provider_that_creates_machines_passes_the_suite() -> None:
     """Each has a class of tests there."""
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "conformance").glob("test_*.py"))
     suites = set(re.findall(r"class Test(\w+)\(ProviderSuite\)", tests))

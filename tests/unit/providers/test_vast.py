@@ -21,7 +21,7 @@ from tests.support.doubles.vast_account import DELETE, GET, LIST, PUBLIC_KEY, Va
 
 
 def test_waiting_ends_when_it_runs_and_has_an_address(market: VastAccount, vast: VastProvider) -> None:
-    """Polled at an interval, through null and loading; the machine was not running before."""
+    """It is polled at an interval, through the statuses null and loading."""
     market.server.behaviour.statuses = (None, None, "loading", "created", "running")
     machine = vast.create("m", Wish())
     assert not machine.running
@@ -42,7 +42,7 @@ def test_waiting_ends_when_it_runs_and_has_an_address(market: VastAccount, vast:
         (("loading",), "docker_build() error writing dockerfile"),
     ],
 )
-def test_a_machine_that_will_not_run_is_reported(
+def test_a_machine_that_cannot_start_is_reported(
     market: VastAccount, vast: VastProvider, statuses: tuple[str, ...], said: str
 ) -> None:
     """At once, with the host's reason, and that it may still bill."""
@@ -62,14 +62,14 @@ def test_a_machine_that_takes_too_long_is_reported(market: VastAccount, vast: Va
     assert 55 <= market.clock.now() <= 60
 
 
-def test_an_outage_while_waiting_is_waited_out(market: VastAccount, vast: VastProvider) -> None:
+def test_waiting_survives_an_outage(market: VastAccount, vast: VastProvider) -> None:
     """Longer than one request is tried for, shorter than the deadline."""
     machine = vast.create("m", Wish())
     market.fail(GET, 503, times=3 * ATTEMPTS_MAX)
     assert vast.wait(machine.id, 600).running
 
 
-def test_keys_that_were_not_taken_are_attached_before_it_runs(market: VastAccount, vast: VastProvider) -> None:
+def test_keys_that_were_refused_are_attached_when_it_runs(market: VastAccount, vast: VastProvider) -> None:
     """Refused while the machine is built, attached when it runs; attaching again changes nothing."""
     market.server.behaviour.keys_taken_after = 1
     machine = vast.create("m", Wish())
@@ -79,16 +79,16 @@ def test_keys_that_were_not_taken_are_attached_before_it_runs(market: VastAccoun
         assert market.server.rented[int(machine.id)].public_keys == [PUBLIC_KEY]
 
 
-def test_a_key_that_is_never_taken_is_an_error(market: VastAccount, vast: VastProvider) -> None:
-    """A machine nobody can enter is no success."""
+def test_a_key_that_is_always_refused_is_an_error(market: VastAccount, vast: VastProvider) -> None:
+    """Nobody could log in to that machine."""
     market.server.behaviour.keys_taken_after = 99
     machine = vast.create("m", Wish())
     with pytest.raises(ProviderRefused, match="may still bill"):
         vast.wait(machine.id, 60)
 
 
-def test_a_machine_that_vanishes_is_not_found_but_not_at_first_sight(market: VastAccount, vast: VastProvider) -> None:
-    """One miss may be a server that has not heard of it yet; some in a row are not."""
+def test_a_machine_that_is_missing_several_times_in_a_row_has_vanished(market: VastAccount, vast: VastProvider) -> None:
+    """After one miss it may only be unknown to that server yet."""
     machine = vast.create("m", Wish())
     market.fail(GET, 404, times=2)
     market.fail(LIST, 200, '{"instances": []}', times=2)
@@ -100,7 +100,7 @@ def test_a_machine_that_vanishes_is_not_found_but_not_at_first_sight(market: Vas
 
 @pytest.mark.parametrize("shape", ["map", "list", "null"])
 def test_the_direct_port_is_preferred_to_the_proxy(market: VastAccount, vast: VastProvider, shape: str) -> None:
-    """`ports` as a map tells the machine's own port; as list or null it does not, and the proxy is used."""
+    """`ports` as a map holds the machine's own port; as a list or null it does not, and the proxy is used."""
     market.server.behaviour.ports, market.server.behaviour.proxy = shape, ("ssh4.vast.ai", 10022)
     machine = vast.wait(vast.create("m", Wish()).id, 60)
     direct = SshEndpoint("203.0.113.2", 20001, "root")
@@ -109,7 +109,7 @@ def test_the_direct_port_is_preferred_to_the_proxy(market: VastAccount, vast: Va
 
 
 def test_a_jupyter_machine_has_ssh_on_the_next_port() -> None:
-    """For machines that were rented by hand, as vast.ai's own client counts."""
+    """For machines that were rented by hand; vast.ai's own client does the same."""
     row = {"ssh_host": "ssh4.vast.ai", "ssh_port": "10022", "image_runtype": "jupyter_direc ssh_direc"}
     assert address_of(row) == SshEndpoint("ssh4.vast.ai", 10023, "root")
     assert address_of({**row, "ssh_port": 65535}) is None
@@ -125,8 +125,8 @@ def test_listings_page_through_everything(market: VastAccount, vast: VastProvide
     assert market.clock.slept == [1.0, 1.0, 1.0]
 
 
-def test_a_listing_without_end_is_not_believed(market: VastAccount, vast: VastProvider) -> None:
-    """A token that always leads on ends in an error, not in half a list."""
+def test_a_listing_without_end_is_an_error(market: VastAccount, vast: VastProvider) -> None:
+    """Not half a list, if there is always another token."""
     market.fail(LIST, 200, '{"instances": [], "next_token": "x"}', times=10**6)
     with pytest.raises(ProviderUnavailable, match="that cannot be"):
         vast.list_by_prefix("")
@@ -134,7 +134,7 @@ def test_a_listing_without_end_is_not_believed(market: VastAccount, vast: VastPr
 
 @pytest.mark.parametrize("body", ["{}", '{"instances": null}', '{"instances": [3]}', '{"instances": [{"id": "7"}]}'])
 def test_a_listing_that_may_hide_a_machine_is_an_error(market: VastAccount, vast: VastProvider, body: str) -> None:
-    """Never an empty list from an answer that is not one; and nothing is gone because of it."""
+    """A malformed answer never gives an empty list, and no machine counts as gone because of it."""
     for call in (lambda: vast.list_by_prefix(""), lambda: vast.exists("7")):
         market.fail(LIST, 200, body)
         with pytest.raises(ProviderUnavailable):
@@ -142,14 +142,14 @@ def test_a_listing_that_may_hide_a_machine_is_an_error(market: VastAccount, vast
 
 
 def test_a_filter_that_is_ignored_adopts_no_other_machine(market: VastAccount, vast: VastProvider) -> None:
-    """A listing with machines of other labels: only the one asked for is ours."""
+    """Of a listing with other labels only the requested one counts."""
     rows = [{"id": 7, "label": "mine-2"}, {"id": 8, "label": "mine"}, {"id": 9, "label": None}]
     market.fail(LIST, 200, json.dumps({"instances": rows}))
     assert [found.id for found in vast.list_by_label("mine")] == ["8"]
 
 
-def test_gone_is_believed_only_if_two_endpoints_say_so(market: VastAccount, vast: VastProvider) -> None:
-    """404 and null are also what a broken server says: the listing still shows the machine, so it exists."""
+def test_a_machine_is_gone_only_if_two_endpoints_agree(market: VastAccount, vast: VastProvider) -> None:
+    """A broken server may answer 404 or null: while the listing shows the machine, it exists."""
     machine = vast.create("m", Wish())
     for status, body in ((404, "not found"), (200, '{"instances": null}')):
         market.fail(GET, status, body)
@@ -160,8 +160,8 @@ def test_gone_is_believed_only_if_two_endpoints_say_so(market: VastAccount, vast
         vast.exists(machine.id)
 
 
-def test_an_answer_about_another_machine_is_not_taken(market: VastAccount, vast: VastProvider) -> None:
-    """Nor is one without a machine."""
+def test_an_answer_about_another_machine_is_an_error(market: VastAccount, vast: VastProvider) -> None:
+    """So is one without a machine."""
     for body in ('{"instances": {"id": 6, "actual_status": "running"}}', '{"instances": 3}', '{"instances": {}}'):
         market.fail(GET, 200, body)
         with pytest.raises(ProviderUnavailable):
@@ -169,7 +169,7 @@ def test_an_answer_about_another_machine_is_not_taken(market: VastAccount, vast:
 
 
 def test_destroy_asks_until_it_is_gone(market: VastAccount, vast: VastProvider) -> None:
-    """It takes some polls; then it is gone, and was destroyed once."""
+    """After some polls; it was destroyed once."""
     market.server.behaviour.polls_until_gone = 4
     machine = vast.create("m", Wish())
     vast.destroy(machine.id, 60)

@@ -1,4 +1,4 @@
-"""What vast.ai may answer: refusals, outages, and what is not to be believed."""
+"""Answers of vast.ai: refusals, outages, and malformed ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_wrong_key_is_refused_by_every_call_and_never_means_gone(market: VastA
 
 
 def test_a_key_that_is_refused_by_404_is_not_a_missing_machine(market: VastAccount, vast: VastProvider) -> None:
-    """404 with 'Invalid user key' to the question for an instance: refused, not gone."""
+    """404 with 'Invalid user key' about an instance: refused, not gone."""
     machine = vast.create("m", Wish())
     market.fail(GET, 404, '{"error": "not_found", "msg": "Invalid user key"}', times=9)
     for call in (vast.exists, vast.get, lambda found: vast.destroy(found, 10)):
@@ -106,21 +106,23 @@ def test_redirects_are_not_followed(market: VastAccount, vast: VastProvider) -> 
     ],
 )
 def test_impossible_settings_are_usage_errors(market: VastAccount, given: dict[str, Any]) -> None:
-    """A key that could break a header, an address it must not be sent to, a private key in place of a public one."""
+    """A key that would break a header, an address without TLS, a private key in place of a public one."""
     with pytest.raises(UsageError) as raised:
         market.provider(**given)
     assert "Injected" not in str(raised.value) and "OPENSSH" not in str(raised.value)
 
 
 def test_two_accounts_have_two_names(market: VastAccount) -> None:
-    """An intent of one account must not be closed because another one has no such machine."""
+    """An intent of one account is not closed because another account has no such machine."""
     assert market.provider().describe() != market.provider(api_key="another-account-1").describe()
 
 
 @pytest.mark.parametrize(("status", "body"), [(429, "API requests too frequent"), (429, '{"error": "x"}'), (502, "")])
 @pytest.mark.parametrize("to", [SEARCH, GET, LIST, DELETE, ATTACH])
-def test_passing_trouble_is_endured(market: VastAccount, vast: VastProvider, to: str, status: int, body: str) -> None:
-    """Slow down, as plain text or JSON, and server errors: every call but create succeeds in the end."""
+def test_temporary_errors_are_survived(
+    market: VastAccount, vast: VastProvider, to: str, status: int, body: str
+) -> None:
+    """429, as plain text or JSON, and server errors: every call but create succeeds in the end."""
     market.fail(to, status, body, times=ATTEMPTS_MAX - 1)
     machine = vast.wait(vast.create("m", Wish()).id, 60)
     assert vast.list_by_label("m") == [machine] and len(market.server.created) == 1
@@ -128,8 +130,8 @@ def test_passing_trouble_is_endured(market: VastAccount, vast: VastProvider, to:
     assert not vast.exists(machine.id) and not market.server.rented
 
 
-def test_trouble_that_stays_is_reported(market: VastAccount, vast: VastProvider) -> None:
-    """A bounded number of tries, each wait longer than the last."""
+def test_lasting_errors_are_reported(market: VastAccount, vast: VastProvider) -> None:
+    """After a bounded number of attempts, with growing pauses."""
     market.fail(SEARCH, 500, times=99)
     with pytest.raises(ProviderUnavailable, match=f"it answered 500, after {ATTEMPTS_MAX} tries"):
         vast.offers(Wish())
@@ -143,13 +145,13 @@ def test_trouble_that_stays_is_reported(market: VastAccount, vast: VastProvider)
 def test_retry_after_is_honoured_up_to_a_bound(
     market: VastAccount, vast: VastProvider, said: str, least: float, most: float
 ) -> None:
-    """Seconds, as long as they are reasonable; anything else is ignored."""
+    """Only if it is a reasonable number of seconds."""
     market.fail(SEARCH, 429, Retry_After=said)
     assert vast.offers(Wish())
     assert least <= market.clock.slept[0] <= most and most <= RETRY_AFTER_MAX_S
 
 
-def test_nobody_there_is_reported(market: VastAccount) -> None:
+def test_a_server_that_is_down_is_reported(market: VastAccount) -> None:
     """A closed port: ProviderUnavailable, and create says so too without a second request."""
     vast = market.provider()
     market.server.close()
@@ -158,8 +160,8 @@ def test_nobody_there_is_reported(market: VastAccount) -> None:
 
 
 @pytest.mark.parametrize("body", [b"x" * (ANSWER_BYTES_MAX + 1), b"[" * 100_000, b"\xff\xfe", b"[]", b""])
-def test_an_answer_that_is_no_json_object_is_an_outage(market: VastAccount, vast: VastProvider, body: bytes) -> None:
-    """Too long, too deep, not text, not an object: tried again, then reported, never believed."""
+def test_an_answer_that_is_not_a_json_object_is_an_outage(market: VastAccount, vast: VastProvider, body: bytes) -> None:
+    """Too long, too deep, not text, not an object: tried again, then reported."""
     market.fail(LIST, 200, body, times=ATTEMPTS_MAX)
     with pytest.raises(ProviderUnavailable, match="more than" if len(body) > ANSWER_BYTES_MAX else "not its JSON"):
         vast.list_by_label("m")
@@ -181,7 +183,7 @@ ports_22 = st.fixed_dictionaries({"22/tcp": json_values | st.lists(st.fixed_dict
     port=json_values,
 )
 def test_hostile_addresses_are_none_or_safe(ports: Any, host: Any, proxy: Any, port: Any) -> None:
-    """Whatever `ports`, hosts and numbers hold: no exception, and never a host that could be an option of ssh."""
+    """Whatever `ports`, hosts and numbers hold: no exception, and no host that ssh would take for an option."""
     found = address_of({"ports": ports, "public_ipaddr": host, "ssh_host": proxy, "ssh_port": port})
     assert found is None or (0 < found.port < 65536 and found.host[0] not in "-" and not found.host[-1].isspace())
 
@@ -192,7 +194,7 @@ def test_hostile_addresses_are_none_or_safe(ports: Any, host: Any, proxy: Any, p
     row=st.dictionaries(st.sampled_from(["label", "actual_status", "start_date", "dph_total", "ports"]), json_values)
 )
 def test_hostile_descriptions_are_an_instance(row: dict[str, Any]) -> None:
-    """An instance with an id is never left out, whatever else is said of it."""
+    """An instance with an id is never left out, whatever its other fields are."""
     found = instance_of({**row, "id": 7})
     assert found.id == "7" and 0 <= found.price_per_hour < math.inf and len(found.created_at) == 20
 
@@ -215,7 +217,7 @@ def hostile() -> Iterator[VastAccount]:
     | st.fixed_dictionaries({"success": json_values, "error": json_values, "msg": json_values}).map(json.dumps),
 )
 def test_hostile_answers_raise_only_our_errors(hostile: VastAccount, status: int, body: str | bytes) -> None:
-    """Every call, whatever comes back: an answer, or a PoorwillError without the key."""
+    """Whatever is answered, every call returns or raises a PoorwillError without the key."""
     vast = hostile.provider()
     hostile.server.faults[:] = []
     hostile.fail("", status, b"" if status == 204 else body, times=10**6)

@@ -1,4 +1,4 @@
-"""How a wish finds offers of vast.ai, and how the cheapest that is still there is rented, once."""
+"""How a wish finds offers of vast.ai, and how the cheapest of them is rented, once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_offers_fulfil_the_wish(vast: VastProvider, wish: Wish, ids: list[str]) 
 
 
 def test_an_offer_says_what_it_is(vast: VastProvider) -> None:
-    """Units are ours: GB, megabits per second, dollars for the whole machine with the disk that was wished for."""
+    """In GB, megabits per second, and dollars for the whole machine with the disk of the wish."""
     found = vast.offers(Wish(gpu="H100 SXM", disk_gb=730))[0]
     assert (found.gpu, found.gpu_count, found.cores, found.memory_gb, found.disk_gb) == ("H100 SXM", 1, 16, 64, 2000)
     assert (found.region, found.download_mbps, found.reliability) == ("California, US", 5000.0, 0.995)
@@ -58,8 +58,8 @@ def test_an_offer_says_what_it_is(vast: VastProvider) -> None:
     assert found.price_per_hour == pytest.approx(2.10 + 0.15)
 
 
-def test_what_a_search_ignored_is_not_rented(market: VastAccount, vast: VastProvider) -> None:
-    """A market that answers with everything: what does not fulfil the wish, or is no offer, is left out; sorted."""
+def test_offers_that_a_filter_should_have_removed_are_not_rented(market: VastAccount, vast: VastProvider) -> None:
+    """The search returns everything: what does not fulfil the wish, or is malformed, is left out."""
     rows: list[Any] = [
         offer(1, "RTX 4090", 1.0, dph_total=1.0, disk_space=20.0),
         offer(2, "RTX 3090", 1.0, dph_total=1.0),
@@ -87,8 +87,8 @@ def test_many_offers_are_cut_to_the_cheapest(market: VastAccount, vast: VastProv
     assert [found.id for found in vast.offers(Wish())][:2] == ["59", "58"] and len(vast.offers(Wish())) == OFFERS_MAX
 
 
-def test_a_region_that_is_no_country_is_a_usage_error(market: VastAccount, vast: VastProvider) -> None:
-    """Asking for 'eu-west' finds nothing on vast.ai; the error says what does."""
+def test_a_region_that_is_not_a_country_is_a_usage_error(market: VastAccount, vast: VastProvider) -> None:
+    """The error for 'eu-west' says what is accepted."""
     with pytest.raises(UsageError, match="two-letter"):
         vast.offers(Wish(region="eu-west-1"))
     assert not market.server.requests
@@ -101,7 +101,7 @@ def test_spellings_are_few() -> None:
 
 
 def test_a_machine_is_rented_with_label_disk_image_and_keys(market: VastAccount, vast: VastProvider) -> None:
-    """What is asked for reaches the machine, the public key is attached, and the API key is in no body and no URL."""
+    """The public key is attached, and the API key is in no body and no URL."""
     machine = market.provider(image="me/image:1", onstart="echo hi").create("mine", Wish(gpu="H200", disk_gb=100))
     sent = next(body for body in market.server.bodies if body and "image" in body)
     assert (sent["image"], sent["disk"], sent["label"], sent["runtype"]) == ("me/image:1", 100, "mine", "ssh_direct")
@@ -112,14 +112,14 @@ def test_a_machine_is_rented_with_label_disk_image_and_keys(market: VastAccount,
 
 
 def test_the_default_disk_is_32_gb(market: VastAccount, vast: VastProvider) -> None:
-    """A wish without a disk gets one that holds something, and only offers that have it."""
+    """For a wish without a disk, and only from offers that have as much."""
     machine = vast.create("m", Wish(gpu="RTX 4090"))
     assert market.server.rented[int(machine.id)].row["disk_space"] == 32
     assert "1008" not in [found.id for found in vast.offers(Wish())]
 
 
 def test_a_spot_machine_is_bid_for_at_the_least_price(market: VastAccount, vast: VastProvider) -> None:
-    """The search is for bids, the bid is the offer's least, and the machine costs what its offer said."""
+    """The bid is the offer's minimum, and the machine has the price of its offer."""
     offered = vast.offers(Wish(gpu="RTX 4090", spot=True))[0]
     machine = vast.create("m", Wish(gpu="RTX 4090", spot=True))
     assert offered.spot and offered.price_per_hour < 0.2
@@ -128,14 +128,14 @@ def test_a_spot_machine_is_bid_for_at_the_least_price(market: VastAccount, vast:
 
 
 def test_a_taken_offer_is_followed_by_the_next(market: VastAccount, vast: VastProvider) -> None:
-    """Somebody else was faster twice: the third cheapest is rented, once."""
+    """After two offers are gone, the third cheapest is rented, once."""
     market.server.behaviour.taken = 2
     machine = vast.create("m", Wish(gpu="RTX 4090"))
     assert machine.price_per_hour > 1.5 and len(market.server.created) == 1
 
 
 def test_a_bid_that_has_become_too_low_is_followed_by_the_next_offer(market: VastAccount, vast: VastProvider) -> None:
-    """Somebody bid more since the search: nothing was created, the next offer is bid for."""
+    """A higher bid came since the search: nothing was created."""
     market.fail(CREATE, 400, '{"success": false, "error": "invalid_price", "msg": "bid too low"}')
     second = vast.offers(Wish(gpu="RTX 4090", spot=True))[1]
     assert vast.create("m", Wish(gpu="RTX 4090", spot=True)).price_per_hour == pytest.approx(second.price_per_hour)
@@ -159,7 +159,7 @@ def test_a_refusal_names_the_wish(vast: VastProvider) -> None:
 
 @pytest.mark.parametrize("fault", ["cut", "500", "garbage", "nameless"])
 def test_a_lost_answer_to_create_is_never_repeated(market: VastAccount, vast: VastProvider, fault: str) -> None:
-    """The request may have succeeded: one request, an error that says so, and the label finds what there is."""
+    """The request may have succeeded: the error says so, and the label finds the machine."""
     if fault == "cut":
         market.server.behaviour.create_answer_lost = True
     elif fault == "500":
@@ -173,8 +173,8 @@ def test_a_lost_answer_to_create_is_never_repeated(market: VastAccount, vast: Va
     assert len(market.server.created) == (fault == "cut")
 
 
-def test_create_is_repeated_when_it_was_not_looked_at(market: VastAccount, vast: VastProvider) -> None:
-    """429 says that a request was not carried out."""
+def test_create_is_repeated_if_it_was_not_carried_out(market: VastAccount, vast: VastProvider) -> None:
+    """As 429 says."""
     market.fail(CREATE, 429, "API requests too frequent", times=2)
     assert vast.create("m", Wish()).id == "5001" and market.server.count(CREATE) == 3
 
@@ -183,7 +183,7 @@ def test_create_is_repeated_when_it_was_not_looked_at(market: VastAccount, vast:
 def test_a_machine_that_cannot_be_described_yet_is_not_lost(
     market: VastAccount, vast: VastProvider, to: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It bills: create returns its id although nothing else is answered, and says so in the log."""
+    """It bills: create returns its id, and the log says that nothing else was answered."""
     market.fail(to, 503, times=99)
     with caplog.at_level(logging.WARNING):
         machine = vast.create("m", Wish(gpu="H200"))

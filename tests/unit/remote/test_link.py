@@ -1,4 +1,4 @@
-"""A Link and its frames: whatever is cut, both streams arrive whole, in order and once; a machine may send anything."""
+"""A Link and its frames: whatever is cut, both streams arrive complete, in order and once."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Cuts(RuleBasedStateMachine):
             assert end.conversation.outbox.room >= 0 and len(end.conversation.inbox) <= WINDOW_BYTES
 
     def teardown(self) -> None:
-        """All of it arrives as soon as nothing is cut any more, and its end."""
+        """Everything arrives, with its end, once nothing is cut any more."""
         for end in self.ends:
             end.conversation.outbox.finished = True
         for _ in range(50):
@@ -118,8 +118,8 @@ class Cuts(RuleBasedStateMachine):
             assert end.conversation.outbox.base == len(end.wrote)  # nothing is kept for ever
 
 
-def test_an_acknowledgement_that_is_lost() -> None:
-    """It is told again on the next connection: else a sender whose window is full would wait for ever."""
+def test_a_lost_acknowledgement_is_repeated() -> None:
+    """On the next connection: otherwise a sender with a full window would wait for ever."""
     sender, receiver = Conversation(10), Conversation(10)
     sender.outbox.append(b"0123456789")
     (frame,) = Decoder().feed(sender.piece(0.0))
@@ -139,7 +139,7 @@ TestCuts.settings = settings(max_examples=40, stateful_step_count=40, deadline=N
 @given(st.binary(max_size=200), st.integers(1, 50))
 @settings(deadline=None)
 def test_any_bytes_are_frames_or_corrupt(noise: bytes, size: int) -> None:
-    """However they are cut up, bytes decode to the same frames; a length out of bounds is refused at once."""
+    """However they arrive, bytes decode to the same frames; a length out of bounds is refused at once."""
     good = frames.data(0, b"x" * size) + frames.at(Kind.ACK, 7) + frames.encode(Kind.PING)
     whole, one_by_one = Decoder(), Decoder()
     expected = whole.feed(good)
@@ -272,8 +272,8 @@ def test_a_machine_without_a_keeper() -> None:
         assert keeper.dialed == [True]
 
 
-def test_what_a_keeper_refuses() -> None:
-    """Each NO has its own error, at once; so has a keeper of another version."""
+def test_each_refusal_of_a_keeper_has_its_error() -> None:
+    """At once; so has a keeper of another version."""
     for code, error in (
         (No.UNFIT, HostUnfit),
         (No.OCCUPIED, EngineLost),
@@ -294,8 +294,8 @@ def test_what_a_keeper_refuses() -> None:
         Keeper(newer).link()
 
 
-def test_an_answer_to_start_that_was_lost() -> None:
-    """The engine may have been started: it is looked for, and started only if it is not there, and never twice."""
+def test_a_lost_answer_to_start_never_starts_two_engines() -> None:
+    """The engine is looked for, and started only if it is not there."""
 
     def cut(talk: Talk) -> None:
         talk.say(frames.MARKER)
@@ -333,7 +333,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("sent", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_frames(sent: bytes) -> None:
-    """They end the link with Corrupt, for who reads and for who writes; nothing is dialed again."""
+    """They end the link: reading and writing raise Corrupt, and nothing is dialed again."""
 
     def play(talk: Talk) -> None:
         talk.welcome()
@@ -353,7 +353,7 @@ def test_hostile_frames(sent: bytes) -> None:
 
 
 def test_hostile_hellos() -> None:
-    """An answer to another connection, an offset that was never sent, and no HELLO at all are Corrupt."""
+    """An answer to another connection, an offset that was never sent, and another frame are Corrupt."""
 
     def answer(sent: bytes) -> Keeper:
         return Keeper(lambda talk: (talk.say(frames.MARKER + sent), talk.stay())[0])
@@ -364,7 +364,7 @@ def test_hostile_hellos() -> None:
 
 
 def test_both_streams_go_on_after_cuts(caplog: pytest.LogCaptureFixture) -> None:
-    """Each side sends again what the other one lacks, and no more; one warning per cut, one line per mend."""
+    """Each side sends again only what the other one lacks; the log has one warning per cut, one line per reconnect."""
     caplog.set_level("INFO", "poorwill.remote.link.link")
     heard: queue.Queue[Any] = queue.Queue()
 
@@ -397,8 +397,8 @@ def test_both_streams_go_on_after_cuts(caplog: pytest.LogCaptureFixture) -> None
     assert "box was cut off (" in caplog.text and "box is connected again after" in caplog.text
 
 
-def test_silence_is_a_cut() -> None:
-    """A connection that brings nothing, although it was pinged, is replaced and takes no bytes; others are not."""
+def test_a_silent_connection_is_replaced() -> None:
+    """A connection without an answer to pings is replaced, and gets no more bytes."""
 
     def silent(talk: Talk) -> None:
         talk.welcome()
@@ -424,8 +424,8 @@ def test_silence_is_a_cut() -> None:
     link.close(0.2)
 
 
-def test_what_ends_a_link_at_once() -> None:
-    """Another host key, or a keeper that has no such engine: nobody waits for patience to be over."""
+def test_another_host_key_or_a_missing_engine_ends_a_link_at_once() -> None:
+    """Without waiting for patience to be over."""
 
     def cut(talk: Talk) -> None:
         talk.welcome()
@@ -458,8 +458,8 @@ class _Host:
         return self._link
 
 
-def test_patience() -> None:
-    """A machine that stays away is dialed with growing pauses; then the link says why it ends, but no URL's query."""
+def test_a_machine_that_stays_away_ends_the_link_when_patience_is_over() -> None:
+    """It is dialed with growing pauses; the last words say why the link ended, without the query of a URL."""
 
     def cut(talk: Talk) -> None:
         talk.welcome()
@@ -476,7 +476,7 @@ def test_patience() -> None:
 
 
 def test_a_full_buffer_blocks_the_writer() -> None:
-    """Until the other side has taken some of it; when it takes nothing for `patience_s` the link ends."""
+    """Until the other side reads; after `patience_s` without that, the link ends."""
     go_on = threading.Event()
     taken: queue.Queue[bytes] = queue.Queue()
 
@@ -501,7 +501,7 @@ def test_a_full_buffer_blocks_the_writer() -> None:
 
 
 def test_closing_is_bounded() -> None:
-    """Also while a machine is dialed that does not answer; afterwards nothing is dialed any more. Twice is as once."""
+    """Also while a machine is dialed that does not answer. Idempotent; nothing is dialed afterwards."""
     dialing, release = threading.Event(), threading.Event()
     dialers: list[threading.Thread] = []
 
@@ -528,8 +528,8 @@ def test_closing_is_bounded() -> None:
     assert not dialers[0].is_alive() and keeper.dialed == [True, False]
 
 
-def test_a_keeper_that_does_not_answer_the_end() -> None:
-    """CLOSE is said with a grace below the caller's time, and then the link ends by itself."""
+def test_a_keeper_that_does_not_answer_close() -> None:
+    """CLOSE has a grace below the caller's timeout; then the link ends by itself."""
     heard: queue.Queue[float] = queue.Queue()
 
     def deaf(talk: Talk) -> None:
@@ -544,7 +544,7 @@ def test_a_keeper_that_does_not_answer_the_end() -> None:
 
 
 def test_greeting_has_a_timeout() -> None:
-    """A machine that takes the connection and says nothing is EngineLost."""
+    """EngineLost, if a machine accepts the connection and sends nothing."""
     writing, _theirs = socket.socketpair()
     reading, _ours = socket.socketpair()
     with pytest.raises(EngineLost, match=r"box did not answer within 0\.05 s"):

@@ -1,4 +1,4 @@
-"""What is sent to a machine, and what is made of its answers. Real installations: tests/faults/test_installation.py."""
+"""What is sent to a machine, and how its answers are read. Real installations: tests/faults/test_installation.py."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GOOD_PYTHON = {
 
 
 class ScriptedShell:
-    """A machine that answers each command with the next of these bytes, whatever it was told to do."""
+    """A machine that answers each command with the next of these bytes."""
 
     def __init__(self, *answers: bytes, status: int = 0) -> None:
         self.answers = list(answers)
@@ -68,7 +68,7 @@ def unfit(shell: ScriptedShell, shipment: Shipment | None = None) -> str:
 
 
 def test_the_same_source_gives_the_same_archive() -> None:
-    """Made twice the archive is the same bytes: no times, owners or order of a file system are in it."""
+    """It does not depend on times, owners or the order of a file system."""
     first = bundle.package()
     bundle.package.cache_clear()
     assert bundle.package() == first
@@ -87,8 +87,8 @@ def test_the_archive_holds_the_engine_and_nothing_of_the_control_side() -> None:
     assert len(bundle.package()) < 1_000_000 and len(bundle.pip()) < 4_000_000
 
 
-def test_what_runs_on_the_machine_imports_nothing_that_stays_here() -> None:
-    """Followed from the engine and the keeper, no import leads to a floor that is not sent, nor to install/ship."""
+def test_the_engine_imports_nothing_of_the_control_side() -> None:
+    """No import of the engine or the keeper leads to a room that is not sent, or to install/ship."""
     todo, seen = ["poorwill.engine.__main__", "poorwill.remote.link.keeper"], set[str]()
     while todo:
         module = todo.pop()
@@ -112,7 +112,7 @@ def test_what_runs_on_the_machine_imports_nothing_that_stays_here() -> None:
 
 
 def test_the_digest_covers_package_and_requirements() -> None:
-    """Other pins, other packages for the GPU or none at all name another engine; the same names the same."""
+    """Other pins, or other or no packages for the GPU, give another digest."""
     plain = Shipment()
     assert plain.digest(gpu=False) == Shipment().digest(gpu=False)
     others = {
@@ -126,7 +126,7 @@ def test_the_digest_covers_package_and_requirements() -> None:
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("python", PYTHONS)
 def test_requirements_are_exact_and_complete(python: tuple[int, int], machine: str) -> None:
-    """For every Python and processor: each package once, with one version, and all that it needs is among them."""
+    """For every Python and processor: each package once, with one version and all its dependencies."""
     target = Target(python, machine, 36)
     pins = wheels.without_hashes(wheels.resolved(ENGINE, target))
     names = [canonicalize_name(Requirement(pin).name) for pin in pins]
@@ -167,7 +167,7 @@ def test_requirements_fulfil_what_the_package_declares() -> None:
 
 
 def test_wheels_are_chosen_for_the_machine(tmp_path: Path) -> None:
-    """Out of a folder with wheels for many machines the one that fits is taken; what has none is named."""
+    """From a folder with wheels for many machines; packages without a wheel that fits are named."""
     for name in (
         "numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl",
         "numpy-2.4.6-cp312-cp312-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl",
@@ -226,7 +226,7 @@ def test_wheels_with_another_hash_are_not_fetched(tmp_path: Path, monkeypatch: p
 
 
 def test_pips_last_words_hold_no_credentials() -> None:
-    """What pip says of a private index is told without the password in its address, and in one bounded line."""
+    """The password in the address of a private index is removed; the output is one bounded line."""
     words = wheels.last_words("x\n" * 999 + "ERROR: https://me:secret@host/simple/numpy?token=1 said 403\n")
     assert words == "ERROR: https://***@host/simple/numpy?token=1 said 403"
     assert "token" not in HostUnfit(words).message
@@ -234,7 +234,7 @@ def test_pips_last_words_hold_no_credentials() -> None:
 
 
 def test_the_command_of_an_engine() -> None:
-    """Paths with spaces and quotes reach the machine whole, and Python is isolated from what lies in its home."""
+    """Paths with spaces and quotes are quoted, and Python is isolated from the home directory."""
     home = "/home/it's me/.poorwill"
     installed = Installed(f"{home}/engine/1-a/venv/bin/python", home, "a", True)
     words = shlex.split(command(installed, "poorwill.remote.link.keeper", ["7", "--start"]))
@@ -260,7 +260,7 @@ def test_the_command_of_an_engine() -> None:
         (looks(GOOD_PYTHON, home=False), "HOME"),
     ],
 )
-def test_an_unfit_machine_is_told_what_it_lacks(answer: bytes, named: str) -> None:
+def test_the_error_says_what_an_unfit_machine_lacks(answer: bytes, named: str) -> None:
     """The error names the machine, what was found, what is missing, and a command that would help."""
     message = unfit(ScriptedShell(answer))
     assert message.startswith("user@machine")
@@ -268,7 +268,7 @@ def test_an_unfit_machine_is_told_what_it_lacks(answer: bytes, named: str) -> No
 
 
 def test_the_newest_whole_python_is_taken() -> None:
-    """Not the first and not the newest of all: the newest that has wheels and lacks no module."""
+    """Of those for which there are wheels and which lack no module."""
     offered = [
         {**GOOD_PYTHON, "path": "/old", "version": [3, 10, 1]},
         {**GOOD_PYTHON, "path": "/good", "version": [3, 12, 1]},
@@ -311,7 +311,7 @@ _json = st.recursive(
 
 @given(st.sampled_from(sorted(GOOD_PYTHON)), _json, _json)
 def test_any_json_in_an_answer(field: str, value: object, answer: object) -> None:
-    """A field of any shape, in the first answer or the second, ends in an error of ours or in a checked path."""
+    """A field of any type, in the first answer or the second, gives one of our errors or a checked path."""
     shell = ScriptedShell(
         looks({**GOOD_PYTHON, field: value}), f"{MARK} answer {json.dumps(answer)}\n".encode(), status=1
     )
@@ -319,8 +319,8 @@ def test_any_json_in_an_answer(field: str, value: object, answer: object) -> Non
         Shipment(requirements=[]).ship(shell)
 
 
-def test_an_installation_that_was_cut_off_may_be_tried_again() -> None:
-    """A machine that ends without an answer, or read only a part of what was sent, is lost, not unfit."""
+def test_an_interrupted_installation_is_a_transient_error() -> None:
+    """EngineLost, not HostUnfit, if the machine gives no answer or received only a part."""
     for answer in (b"", f'{MARK} answer {{"failed": "transfer", "words": "ended"}}\n'.encode()):
         with pytest.raises(EngineLost, match="user@machine"):
             Shipment(requirements=[]).ship(ScriptedShell(looks(GOOD_PYTHON), answer, status=137))

@@ -1,4 +1,4 @@
-"""Who a machine is, and who we are to it: host keys that are pinned, and the keys we show."""
+"""Pinned host keys, and the keys with which we log in."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ OFFERED = ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256",
 
 
 class TestPinnedKey:
-    """A machine is accepted once, and from then on only with the same key."""
+    """Any key is accepted at first contact, from then on only the same one."""
 
-    def test_first_contact_is_recorded_once_and_only_when_it_let_us_in(self) -> None:
+    def test_first_contact_is_recorded_once_and_only_after_login(self) -> None:
         """Checking records nothing; accepting does, the first time."""
         seen: list[str] = []
         pin = PinnedKey(record=seen.append)
@@ -43,7 +43,7 @@ class TestPinnedKey:
             assert word in caught.value.message
 
     def test_the_known_type_is_asked_for_first(self) -> None:
-        """A server has keys of several types and shows one: it must be the one that is known."""
+        """A server has keys of several types and shows one: the known one has to be asked for."""
         assert PinnedKey().algorithms(OFFERED) == OFFERED
         assert PinnedKey(ED25519).algorithms(OFFERED[::-1])[0] == "ssh-ed25519"
         blob = base64.b64encode(b"\0\0\0\x07ssh-rsa" + b"x" * 20).decode()
@@ -52,8 +52,8 @@ class TestPinnedKey:
     @given(
         st.text(max_size=80) | st.sampled_from(TYPES).flatmap(lambda t: st.text(max_size=60).map(lambda x: f"{t} {x}"))
     )
-    def test_what_is_no_key_is_a_usage_error(self, line: str) -> None:
-        """Nothing but a UsageError comes out of any text, and what passes has a fingerprint."""
+    def test_a_malformed_key_is_a_usage_error(self, line: str) -> None:
+        """Any text is a UsageError or has a fingerprint."""
         try:
             assert fingerprint(checked_line(line)).startswith("SHA256:")
         except UsageError:
@@ -70,10 +70,10 @@ def ecdsa() -> paramiko.ECDSAKey:
 
 
 class TestIdentity:
-    """Keys are read from text or files, never shown, and a wrong one is said to be wrong."""
+    """Keys are read from text or files and never shown; a malformed one is an error."""
 
     def test_a_key_as_text(self, ecdsa: paramiko.ECDSAKey) -> None:
-        """OpenSSH and PEM texts are read, with or without a passphrase; its text is in no repr."""
+        """In OpenSSH or PEM format, with or without a passphrase; the text is in no repr."""
         plain, locked = io.StringIO(), io.StringIO()
         ecdsa.write_private_key(plain)
         ecdsa.write_private_key(locked, password="open sesame")
@@ -87,8 +87,8 @@ class TestIdentity:
             Identity(locked.getvalue(), "wrong").keys()
 
     @given(st.text(max_size=60))
-    def test_a_text_that_is_no_key(self, text: str) -> None:
-        """A UsageError that does not repeat the text."""
+    def test_a_malformed_private_key_is_a_usage_error(self, text: str) -> None:
+        """The error does not repeat the text."""
         if not text:
             return
         with pytest.raises(UsageError) as caught:

@@ -1,4 +1,4 @@
-"""The machines that tests rent: both kinds of SSH server keep what tests rely on, and nothing of them is left."""
+"""The machines that tests rent: both kinds of SSH server do what tests rely on, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def test_a_session_is_at_home(machine: SshMachine, ssh_keys: KeyPair) -> None:
-    """Its folder and $HOME are the machine's, nothing comes from the tests' environment; bytes and exit codes pass."""
+def test_a_session_runs_in_the_machines_home(machine: SshMachine, ssh_keys: KeyPair) -> None:
+    """Folder and $HOME are the machine's, the tests' environment is not passed on; bytes and exit codes are."""
     noise, opened = bytes(range(256)) * 4000, machine.sessions_opened()
     with Client(machine, ssh_keys) as client:
         status, out, err = client.run('pwd; echo "$HOME|$OTHER|$USER|$POORWILL_STATE_DIR"; echo no >&2; exit 7')
@@ -88,7 +88,7 @@ def test_a_session_is_at_home(machine: SshMachine, ssh_keys: KeyPair) -> None:
 
 
 def test_sessions_are_limited_and_counted(machine: SshMachine, ssh_keys: KeyPair) -> None:
-    """Each connection has its own limit, what is refused is not counted, and only the keys it knows get in."""
+    """For each connection; refused ones are not counted, and only known keys are accepted."""
     until(lambda: machine.connections() == 0)
     opened = machine.sessions_opened()
     with Client(machine, ssh_keys) as client, Client(machine, ssh_keys) as other:
@@ -108,7 +108,7 @@ def test_sessions_are_limited_and_counted(machine: SshMachine, ssh_keys: KeyPair
 
 
 def test_a_cut_leaves_the_machine_and_its_daemons(machine: SshMachine, ssh_keys: KeyPair) -> None:
-    """The client and the command learn of it, the next login works, a daemon lives on; stopping the machine ends it."""
+    """Client and command notice it, the next login works, a daemon lives on until the machine is stopped."""
     with Client(machine, ssh_keys) as client:
         client.run(DAEMON)
         pid_file = machine.home / "daemon.pid"
@@ -135,7 +135,7 @@ def test_a_cut_leaves_the_machine_and_its_daemons(machine: SshMachine, ssh_keys:
 
 
 def test_another_host_key(machine: SshMachine, ssh_keys: KeyPair) -> None:
-    """After it every login meets the new key, and the connection of before goes on."""
+    """Every later login sees the new key; the earlier connection stays."""
     before = machine.host_key
     with Client(machine, ssh_keys) as client:
         machine.rekey()
@@ -171,7 +171,7 @@ def test_nothing_outlives_tests_that_are_killed(sshd_software: Software, tmp_pat
 
 
 def test_missing_software_is_installed_or_replaced(tmp_path: Path) -> None:
-    """OpenSSH where it is found, also after an installer put it there; else the embedded server, and why."""
+    """OpenSSH if it is found or installed; else the embedded server, with the reason."""
     fake = tmp_path / "sshd"
 
     class Installing(NoInstaller):
@@ -200,7 +200,7 @@ def test_missing_software_is_installed_or_replaced(tmp_path: Path) -> None:
 
 
 def test_an_installation_that_failed_is_not_tried_again(tmp_path: Path) -> None:
-    """It is remembered with its reason; a user other than root does not try."""
+    """The reason is remembered; only root tries."""
     (tmp_path / "nothing-failed").write_text("apt-get update failed: no network")
     told = AptInstaller("nothing", lambda: False, tmp_path).obstacle()
     assert ("no network" in told and "nothing-failed" in told) or os.geteuid() != 0 or "apt" in told

@@ -1,4 +1,4 @@
-"""What LocalStore promises beyond the suite: its root, its strictness, and what it does not follow."""
+"""What LocalStore promises beyond the suite: its root, atomic puts, and links that it does not follow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_missing_root_is_empty_and_made_by_the_first_write(tmp_path: Path) -> 
     assert (tmp_path / "new" / "a").read_bytes() == b"x"
 
 
-def test_a_root_that_cannot_be(tmp_path: Path) -> None:
+def test_an_unusable_root_is_refused(tmp_path: Path) -> None:
     """A file, a missing parent, and a parent that vanished later are refused in one line that names them."""
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "no" / "such", tmp_path / "file" / "below"):
@@ -41,8 +41,8 @@ def test_a_root_that_cannot_be(tmp_path: Path) -> None:
     assert not (tmp_path / "parent").exists()
 
 
-def test_a_failing_disk_is_one_line(tmp_path: Path) -> None:
-    """Whatever the system refuses names the store, the key and the reason."""
+def test_an_error_of_the_disk_is_one_line(tmp_path: Path) -> None:
+    """It names the store, the key and the reason."""
     (tmp_path / "root").mkdir()
     store = LocalStore(tmp_path / "root")
     os.mkfifo(tmp_path / "root" / "fifo")
@@ -54,7 +54,7 @@ def test_a_failing_disk_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_no_symbolic_link_leads_out(tmp_path: Path) -> None:
+def test_symbolic_links_in_the_store_are_not_followed(tmp_path: Path) -> None:
     """A link planted in the store is neither read, written through, nor listed."""
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -89,7 +89,7 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
 
 
 def test_put_new_has_one_winner(tmp_path: Path) -> None:
-    """Of many threads and stores that put the same new key at once exactly one is told True."""
+    """Many threads and stores put the same new key at once: exactly one gets True."""
     stores = [LocalStore(tmp_path) for _ in range(8)]
     barrier = threading.Barrier(8)
     for number in range(20):
@@ -104,7 +104,7 @@ def test_put_new_has_one_winner(tmp_path: Path) -> None:
         assert stores[0].get(f"slot/{number}") == bytes([won.index(True)])
 
 
-def test_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_only_objects_are_left(tmp_path: Path) -> None:
     """After puts, a lost put_new, a completed and an aborted upload only objects are left."""
     store = LocalStore(tmp_path)
     store.put("a/b", b"1")
@@ -119,8 +119,8 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert list((tmp_path / ".uploads/multipart").iterdir()) == []
 
 
-def test_what_a_killed_put_left_is_swept(tmp_path: Path) -> None:
-    """A temporary file that is a day old goes with the next put; a young one may still be in use."""
+def test_leftovers_of_killed_puts_are_removed(tmp_path: Path) -> None:
+    """The next put removes a temporary file that is a day old; a younger one may be in use."""
     store = LocalStore(tmp_path)
     store.put("a", b"x")
     puts = tmp_path / ".uploads" / "puts"
@@ -132,8 +132,8 @@ def test_what_a_killed_put_left_is_swept(tmp_path: Path) -> None:
     assert [path.name for path in puts.iterdir()] == ["young"]
 
 
-def test_files_that_are_no_objects_are_not_listed(tmp_path: Path) -> None:
-    """Names that no key can have, and what lies under .uploads, do not show."""
+def test_files_that_are_not_objects_are_not_listed(tmp_path: Path) -> None:
+    """Names that cannot be keys, and files under .uploads, are left out."""
     store = LocalStore(tmp_path)
     store.put("good", b"x")
     store.create_upload("good/upload")
@@ -143,8 +143,8 @@ def test_files_that_are_no_objects_are_not_listed(tmp_path: Path) -> None:
     assert [info.key for info in store.list("")] == ["good"]
 
 
-def test_a_key_cannot_be_a_folder_too(tmp_path: Path) -> None:
-    """Where the filesystem cannot hold what S3 can, the error says so and the object stays."""
+def test_a_key_cannot_be_a_folder_of_another(tmp_path: Path) -> None:
+    """A filesystem cannot hold both: the error says so, and the object stays."""
     store = LocalStore(tmp_path)
     store.put("a/b", b"x")
     for key in ("a", "a/b/c"):

@@ -1,4 +1,4 @@
-"""What goes wrong while a file is written into a store, at the moment a test chooses: of real clients and servers."""
+"""Errors while a file is written into a store, at a chosen moment, with real clients and servers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNREACHABLE = EndpointConnectionError(endpoint_url="http://s3.invalid")
 
 
 class Moments:
-    """A client whose requests a test can count, and act or fail just before: `at` is called with (operation, count)."""
+    """A client that counts its requests and calls `at(operation, count)` before each, which may act or fail."""
 
     def __init__(self, server: S3Server) -> None:
         self.client = s3_client(
@@ -99,7 +99,7 @@ def assert_only_the_old_one(store: S3Store) -> None:
 def test_an_upload_that_breaks_leaves_no_trace(
     store: S3Store, moments: Moments, path: Path, operation: str, call: int
 ) -> None:
-    """At its begin, in its middle, at its end: transient, the old object is there, no upload is; then it works."""
+    """At its beginning, middle or end: a transient error, the old object stays, no upload is left; then it works."""
 
     def fail(name: str, count: int) -> None:
         if (name, count) == (operation, call):
@@ -113,8 +113,8 @@ def test_an_upload_that_breaks_leaves_no_trace(
     assert store.get_range("k", 0, SIZE) == bytes(SIZE)
 
 
-def test_no_piece_is_begun_after_a_fault(store: S3Store, moments: Moments, path: Path) -> None:
-    """Of a thousand pieces those are asked for that were under way with the first, and a few more."""
+def test_no_piece_is_begun_after_an_error(store: S3Store, moments: Moments, path: Path) -> None:
+    """Of a thousand pieces, only those under way with the first are sent, and a few more."""
     os.truncate(path, 1000 * PIECE_BYTES)
 
     def fail(name: str, count: int) -> None:
@@ -128,8 +128,8 @@ def test_no_piece_is_begun_after_a_fault(store: S3Store, moments: Moments, path:
     assert moments.counts["AbortMultipartUpload"] == 1
 
 
-def test_what_broke_it_is_told_though_it_cannot_be_aborted(store: S3Store, moments: Moments, path: Path) -> None:
-    """The first error comes out, not the one of tidying up; the upload is listed for whoever does that later."""
+def test_the_first_error_comes_out_if_aborting_fails_too(store: S3Store, moments: Moments, path: Path) -> None:
+    """Not the error of tidying up; the upload is listed, to be aborted later."""
 
     def fail(name: str, count: int) -> None:
         if name == "AbortMultipartUpload":
@@ -156,7 +156,7 @@ def test_what_broke_it_is_told_though_it_cannot_be_aborted(store: S3Store, momen
 def test_a_file_that_changes_midway(
     store: S3Store, moments: Moments, path: Path, size: int, change: Callable[[Path], None], how: str
 ) -> None:
-    """With its first piece under way: no mixture becomes the object, and the file is named as what is wrong."""
+    """While its first piece is sent: no mixture is stored, and the error names the file."""
 
     def act(name: str, count: int) -> None:
         if (name, count) == ("UploadPart", 1):
@@ -170,7 +170,7 @@ def test_a_file_that_changes_midway(
 
 
 def test_a_file_is_checked_after_its_last_byte(path: Path) -> None:
-    """Every way of reading it in order ends so, also where one block is all of it."""
+    """However it is read, also in a single block."""
     for block_bytes in (SIZE, 1 << 20):
         os.truncate(path, SIZE)
         with SourceFile(path) as source, pytest.raises(WorkspaceError, match=f"file changed.*has {SIZE + 1} bytes"):
@@ -179,8 +179,8 @@ def test_a_file_is_checked_after_its_last_byte(path: Path) -> None:
                 os.truncate(path, SIZE + 1)
 
 
-def test_a_file_never_gives_fewer_bytes(path: Path) -> None:
-    """A range that the file no longer has is an error at once, not a short piece."""
+def test_reading_beyond_the_end_of_a_file_is_an_error(path: Path) -> None:
+    """At once, not a short piece."""
     with SourceFile(path) as source:
         assert source.read(SIZE - 3, 3) == bytes(3)
         with pytest.raises(WorkspaceError, match=f"reading ended at byte {SIZE} of {SIZE}"):
@@ -190,8 +190,8 @@ def test_a_file_never_gives_fewer_bytes(path: Path) -> None:
             source.read(3, 3)
 
 
-def test_a_file_that_gets_another_name_is_still_the_same(store: S3Store, moments: Moments, path: Path) -> None:
-    """It is opened once: a new file under its name is not mixed into it."""
+def test_a_new_file_under_the_same_name_is_not_mixed_in(store: S3Store, moments: Moments, path: Path) -> None:
+    """The file is opened once."""
 
     def act(name: str, count: int) -> None:
         if (name, count) == ("UploadPart", 1):
@@ -204,7 +204,7 @@ def test_a_file_that_gets_another_name_is_still_the_same(store: S3Store, moments
 
 
 def test_an_upload_that_the_store_forgot(store: S3Store, moments: Moments, path: Path) -> None:
-    """The older object of the same size does not pass for success; a store that tries again writes the file."""
+    """An older object of the same size does not count as success; RetryingStore writes the file."""
 
     def forget(name: str, count: int) -> None:
         if (name, count) == ("CompleteMultipartUpload", 1):
@@ -222,7 +222,7 @@ def test_an_upload_that_the_store_forgot(store: S3Store, moments: Moments, path:
 
 
 def test_memory_and_requests_are_bounded(store: S3Store, moments: Moments, path: Path) -> None:
-    """A file of 12 pieces takes no more than those that are written at once."""
+    """A file of 12 pieces takes the memory of those that are written at the same time."""
     os.truncate(path, 12 * PIECE_BYTES)
     tracemalloc.start()
     try:
@@ -236,10 +236,10 @@ def test_memory_and_requests_are_bounded(store: S3Store, moments: Moments, path:
     assert peak_bytes < (PARALLEL_MAX + 1) * PIECE_BYTES
 
 
-def test_pieces_grow_where_there_would_be_too_many(
+def test_pieces_are_larger_if_there_would_be_too_many(
     store: S3Store, moments: Moments, s3_server: S3Server, path: Path, tmp_path: Path
 ) -> None:
-    """A file that does not fit into the most pieces an upload may have is cut into larger ones."""
+    """An upload has at most `pieces_max` pieces."""
 
     class Few(S3Store):
         pieces_max = 2
@@ -250,8 +250,8 @@ def test_pieces_grow_where_there_would_be_too_many(
 
 
 @pytest.mark.parametrize("size", [5, SIZE], ids=["small", "large"])
-def test_a_store_that_holds_another_size(path: Path, size: int) -> None:
-    """Success that is none is Corrupt, whichever way the file went."""
+def test_a_store_that_reports_another_size(path: Path, size: int) -> None:
+    """Corrupt, whether the file was sent whole or in pieces."""
     os.truncate(path, size)
     client = s3_client("b", endpoint="http://s3.invalid", region="r", access_key="a", secret_key="s")
     with Stubber(client) as script:
@@ -271,8 +271,8 @@ def test_a_store_that_holds_another_size(path: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [5, SIZE], ids=["small", "large"])
-def test_refusals_are_told(s3_server: S3Server, path: Path, size: int) -> None:
-    """Wrong credentials and a missing bucket, in one line that names the endpoint, whichever way the file goes."""
+def test_refusals_name_the_endpoint(s3_server: S3Server, path: Path, size: int) -> None:
+    """Wrong credentials and a missing bucket, in one line, whether the file is sent whole or in pieces."""
     os.truncate(path, size)
     for other, words in (({"secret_key": "w" * 64}, "AWS_SECRET_ACCESS_KEY"), ({"bucket": "none"}, "no such bucket")):
         with pytest.raises(StoreRefused, match=words) as caught:
@@ -281,7 +281,7 @@ def test_refusals_are_told(s3_server: S3Server, path: Path, size: int) -> None:
 
 
 def test_a_directory_takes_a_file_in_bounded_memory(local_store: LocalStore, path: Path) -> None:
-    """Some blocks of it, not all of it; and nothing stays beside the object."""
+    """A few blocks at a time; nothing stays beside the object."""
     os.truncate(path, 64 << 20)
     tracemalloc.start()
     try:
@@ -294,8 +294,8 @@ def test_a_directory_takes_a_file_in_bounded_memory(local_store: LocalStore, pat
     assert [found for found in root.rglob("*") if found.is_file()] == [root / "k"]
 
 
-def test_a_directory_that_cannot_take_it_keeps_nothing(local_store: LocalStore, path: Path) -> None:
-    """The name is found taken after all bytes were copied: they go again."""
+def test_a_directory_that_refuses_a_file_keeps_nothing(local_store: LocalStore, path: Path) -> None:
+    """The name turns out to be taken after all bytes were copied: they are removed."""
     local_store.put("k", b"old")
     with pytest.raises(StoreRefused, match="folder"):
         local_store.put_file("k/below", path)
@@ -303,8 +303,8 @@ def test_a_directory_that_cannot_take_it_keeps_nothing(local_store: LocalStore, 
     assert [found for found in root.rglob("*") if found.is_file()] == [root / "k"]
 
 
-def test_it_is_tried_again_however_long_a_try_takes(local_store: LocalStore, path: Path) -> None:
-    """Two faults, each an hour after the call: a large file's own time does not count against its tries."""
+def test_a_file_is_sent_again_however_long_an_attempt_takes(local_store: LocalStore, path: Path) -> None:
+    """Two errors, each an hour after the call: the time that a large file takes does not count."""
     waits: list[float] = []
     hours = iter(range(0, 3600 * 100, 3600))
     faulty = FaultyStore(local_store, [Fault("put_file", call=n, error=StoreUnavailable("down")) for n in (1, 2)])
@@ -314,8 +314,8 @@ def test_it_is_tried_again_however_long_a_try_takes(local_store: LocalStore, pat
     assert local_store.head("k").size == SIZE
 
 
-def test_the_tries_are_bounded_and_a_bad_file_gets_one(local_store: LocalStore, path: Path) -> None:
-    """attempts_max holds; what is wrong with the file itself comes out at once."""
+def test_attempts_are_bounded_and_a_bad_file_gets_one(local_store: LocalStore, path: Path) -> None:
+    """attempts_max holds; an error of the file itself comes out at once."""
     waits: list[float] = []
     down = FaultyStore(local_store, [Fault("put_file", call=0, error=StoreUnavailable("down"))])
     with pytest.raises(StoreUnavailable):

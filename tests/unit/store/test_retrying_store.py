@@ -1,4 +1,4 @@
-"""RetryingStore over FaultyStore: what is tried again, how often, after which waits."""
+"""RetryingStore over FaultyStore: what is tried again, how often, after which pauses."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ OPERATIONS = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_operation_is_tried_again(local_store: LocalStore, operation: str) -> None:
-    """Two transient faults, then success; three calls reach the store."""
+    """Two transient errors, then success: three calls reach the store."""
     local_store.put("k", b"old")
     time = Time()
     faulty = FaultyStore(local_store, [Fault(operation, call=n, error=DOWN) for n in (1, 2)])
@@ -77,7 +77,7 @@ def test_every_operation_is_tried_again(local_store: LocalStore, operation: str)
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("error", [Corrupt("c"), NotFound("n"), StoreRefused("r"), ValueError("v")], ids=repr)
 def test_permanent_errors_pass_at_once(local_store: LocalStore, operation: str, error: Exception) -> None:
-    """Trying them again gives the same answer, and a bug is not a fault of the store."""
+    """Also an error of another kind, which is a bug."""
     local_store.put("k", b"old")
     time = Time()
     faulty = FaultyStore(local_store, [Fault(operation, error=error)])
@@ -87,8 +87,8 @@ def test_permanent_errors_pass_at_once(local_store: LocalStore, operation: str, 
     assert (faulty.calls[operation], time.waits) == (1, [])
 
 
-def test_the_tries_are_bounded(local_store: LocalStore) -> None:
-    """After attempts_max tries the last error comes out, and no wait follows it."""
+def test_attempts_are_bounded(local_store: LocalStore) -> None:
+    """After attempts_max attempts the last error comes out, without a pause after it."""
     time = Time()
     faulty = FaultyStore(local_store, [Fault("get", call=0, error=GrantExpired("old"))])
     with pytest.raises(GrantExpired, match="old"):
@@ -97,7 +97,7 @@ def test_the_tries_are_bounded(local_store: LocalStore) -> None:
     assert len(time.waits) == 3
 
 
-def test_the_waits_grow_to_a_ceiling_with_jitter(local_store: LocalStore) -> None:
+def test_pauses_double_up_to_a_maximum_with_jitter(local_store: LocalStore) -> None:
     """Doubling from delay_first_s to delay_max_s, each between half of that and all of it."""
     faulty = FaultyStore(local_store, [Fault("get", call=0, error=DOWN)])
     for uniform, share in ((0.0, 0.5), (0.5, 0.75)):
@@ -118,7 +118,7 @@ def test_the_waits_grow_to_a_ceiling_with_jitter(local_store: LocalStore) -> Non
 
 
 def test_the_time_is_bounded(local_store: LocalStore) -> None:
-    """No wait begins that would end after total_s, also when the tries themselves took the time."""
+    """No pause begins that would end after total_s, also if the attempts themselves took the time."""
     time = Time()
     faulty = FaultyStore(local_store, [Fault("get", call=0, error=DOWN)])
     with pytest.raises(StoreUnavailable):
@@ -148,14 +148,14 @@ def test_a_listing_goes_on_where_it_broke(local_store: LocalStore) -> None:
 
 
 def test_put_new_whose_answer_was_lost_is_ours(local_store: LocalStore) -> None:
-    """The first try wrote and then failed: the second finds the very bytes, and that is success."""
+    """The first attempt wrote and then failed: the second finds the same bytes, which is success."""
     faulty = FaultyStore(local_store, [Fault("put_new", error=DOWN, after=True)])
     assert retrying(faulty, Time()).put_new("slot", b"mine") is True
     assert faulty.calls["put_new"] == 2
 
 
-def test_put_new_that_lost_is_not_ours(local_store: LocalStore) -> None:
-    """Someone else's bytes under the key are False, whether or not a try failed before."""
+def test_put_new_of_another_is_not_ours(local_store: LocalStore) -> None:
+    """False for other bytes under the key, whether or not an attempt failed before."""
     local_store.put("slot", b"theirs, longer")
     faulty = FaultyStore(local_store, [Fault("put_new", error=DOWN)])
     assert retrying(faulty, Time()).put_new("slot", b"mine") is False
@@ -172,13 +172,13 @@ def test_completing_whose_answer_was_lost_succeeds(local_store: LocalStore) -> N
 
 
 def test_only_transient_errors_are_transient() -> None:
-    """The two halves of the tree that this wrapper tells apart do not meet."""
+    """No error is both transient and permanent."""
     assert not issubclass(TransientError, PermanentError)
     assert not issubclass(PermanentError, TransientError)
 
 
 def test_faults_change_bytes(local_store: LocalStore) -> None:
-    """A flipped bit and a cut end, on the way in and on the way out, at the call that was named."""
+    """A flipped bit and a cut end, when reading and when writing, at the given call."""
     local_store.put("k", b"\x00\x00\x00")
     faulty = FaultyStore(
         local_store,

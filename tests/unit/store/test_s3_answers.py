@@ -1,4 +1,4 @@
-"""What S3Store makes of answers that the S3 server of the tests does not give, but other stores do."""
+"""S3Store and answers that the tests' S3 server does not give, but other servers do."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def item(key: str) -> dict[str, Any]:
     return {"Key": key, "Size": 1, "LastModified": WHEN}
 
 
-def test_put_new_is_strict_where_the_store_is(scripted: tuple[S3Store, Stubber]) -> None:
-    """412 after a look that found nothing: somebody else was faster."""
+def test_put_new_is_atomic_if_the_store_is(scripted: tuple[S3Store, Stubber]) -> None:
+    """412 after a HEAD that found nothing: another writer was faster."""
     store, script = scripted
     refuse(script, "head_object", "404", 404)
     script.add_response("head_bucket", {})
@@ -52,7 +52,7 @@ def test_put_new_is_strict_where_the_store_is(scripted: tuple[S3Store, Stubber])
 
 @pytest.mark.parametrize(("held", "ours"), [(b"mine", True), (b"them", False), (b"mine, longer", False)])
 def test_put_new_that_the_client_repeated(scripted: tuple[S3Store, Stubber], held: bytes, ours: bool) -> None:
-    """412 to a second try may answer the first one's success: the bytes decide."""
+    """412 to a repeated request may be due to its first attempt: the bytes decide."""
     store, script = scripted
     refuse(script, "head_object", "404", 404)
     script.add_response("head_bucket", {})
@@ -64,7 +64,7 @@ def test_put_new_that_the_client_repeated(scripted: tuple[S3Store, Stubber], hel
 
 
 def test_put_new_without_conditional_writes(scripted: tuple[S3Store, Stubber]) -> None:
-    """501 once: the store is asked plainly, now and from then on."""
+    """After one 501 the condition is left out, now and from then on."""
     store, script = scripted
     refuse(script, "head_object", "404", 404)
     script.add_response("head_bucket", {})
@@ -95,8 +95,8 @@ def test_put_new_without_conditional_writes(scripted: tuple[S3Store, Stubber]) -
         ("NoSuchKey", 404, NotFound),
     ],
 )
-def test_codes(scripted: tuple[S3Store, Stubber], code: str, status: int, kind: type[Exception]) -> None:
-    """Transient and permanent are told apart, in one line, without the server's own words."""
+def test_error_codes(scripted: tuple[S3Store, Stubber], code: str, status: int, kind: type[Exception]) -> None:
+    """Transient or permanent, in one line, without the server's own text."""
     store, script = scripted
     script.add_client_error("get_object", code, "AWSAccessKeyId=AKIA-SECRET", http_status_code=status)
     with pytest.raises(kind, match=r"s3://b/p at http://s3\.invalid") as caught:
@@ -118,7 +118,7 @@ def test_a_listing_out_of_order_is_corrupt(scripted: tuple[S3Store, Stubber]) ->
         list(store.list(""))
 
 
-def test_folders_that_other_tools_draw_are_no_objects(scripted: tuple[S3Store, Stubber]) -> None:
+def test_folders_of_other_tools_are_not_objects(scripted: tuple[S3Store, Stubber]) -> None:
     """Consoles make empty objects that end in '/'."""
     store, script = scripted
     script.add_response("list_objects_v2", {"Contents": [item("p/"), item("p/a/"), item("p/a/b")]})
@@ -126,7 +126,7 @@ def test_folders_that_other_tools_draw_are_no_objects(scripted: tuple[S3Store, S
 
 
 def test_stores_without_listings_of_uploads(scripted: tuple[S3Store, Stubber]) -> None:
-    """405 and 501 mean there is nothing to tell; any other refusal is one."""
+    """405 and 501 give an empty list; any other refusal is an error."""
     store, script = scripted
     refuse(script, "list_multipart_uploads", "MethodNotAllowed", 405)
     assert list(store.list_uploads("")) == []
@@ -141,7 +141,7 @@ def test_stores_without_listings_of_uploads(scripted: tuple[S3Store, Stubber]) -
 
 
 def test_uploads_and_pieces_beyond_a_page(scripted: tuple[S3Store, Stubber]) -> None:
-    """Their markers are followed, and one that stands still ends the walk."""
+    """Markers are followed; one that does not advance ends the listing."""
     store, script = scripted
     page = {"IsTruncated": True, "NextKeyMarker": "p/a", "NextUploadIdMarker": "1"}
     script.add_response("list_multipart_uploads", {**page, "Uploads": [{"Key": "p/a", "UploadId": "1"}]})
@@ -162,8 +162,8 @@ def test_uploads_and_pieces_beyond_a_page(scripted: tuple[S3Store, Stubber]) -> 
     assert store.list_pieces("k", "id") == [Piece(1, "t", 5), Piece(2, "t", 5)]
 
 
-def test_a_range_that_was_not_honoured(scripted: tuple[S3Store, Stubber]) -> None:
-    """A whole object where a range was asked for, or another range, is not read as if it were."""
+def test_an_answer_with_another_range_is_refused(scripted: tuple[S3Store, Stubber]) -> None:
+    """Also a whole object in place of a range."""
     store, script = scripted
     for answer in (body(b"whole"), {**body(b"le"), "ContentRange": "bytes 3-4/5"}):
         script.add_response("get_object", answer)
@@ -174,7 +174,7 @@ def test_a_range_that_was_not_honoured(scripted: tuple[S3Store, Stubber]) -> Non
         store.get_range("k", 1, 2)
 
 
-def test_sizes_that_the_store_claims_are_not_believed(scripted: tuple[S3Store, Stubber]) -> None:
+def test_sizes_that_the_store_claims_are_checked(scripted: tuple[S3Store, Stubber]) -> None:
     """More bytes than bytes_max are not read; fewer than claimed are a broken connection."""
     store, script = scripted
     script.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"x" * 100), None)})
@@ -185,8 +185,8 @@ def test_sizes_that_the_store_claims_are_not_believed(scripted: tuple[S3Store, S
         store.get("k")
 
 
-def test_completing_something_else(scripted: tuple[S3Store, Stubber]) -> None:
-    """Pieces the store does not hold are Corrupt; so is an object of another size, though it is there now."""
+def test_completing_with_wrong_pieces_or_size_is_corrupt(scripted: tuple[S3Store, Stubber]) -> None:
+    """Also if the object exists by then."""
     store, script = scripted
     refuse(script, "complete_multipart_upload", "InvalidPart", 400)
     with pytest.raises(Corrupt, match="pieces"):

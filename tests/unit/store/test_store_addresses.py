@@ -1,4 +1,4 @@
-"""open_store: which addresses are stores, and what is said of those that are not."""
+"""open_store: addresses of stores, and errors for others."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_file_addresses(tmp_path: Path) -> None:
     ],
     ids=ascii,
 )
-def test_what_is_no_address(url: str, no_aws: pytest.MonkeyPatch) -> None:
-    """UsageError in one line, before anybody is asked."""
+def test_malformed_addresses_are_usage_errors(url: str, no_aws: pytest.MonkeyPatch) -> None:
+    """In one line, before any request."""
     no_aws.setenv("AWS_ACCESS_KEY_ID", "key")
     no_aws.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with pytest.raises(UsageError) as caught:
@@ -69,7 +69,7 @@ def test_what_is_no_address(url: str, no_aws: pytest.MonkeyPatch) -> None:
 
 
 def test_a_secret_in_an_address_is_not_repeated(no_aws: pytest.MonkeyPatch) -> None:
-    """Users write credentials into addresses and endpoints; the refusal must not copy them into a log."""
+    """Users write credentials into addresses and endpoints; the error must not copy them into a log."""
     for url in (
         "s3://hunter2@bucket/x",
         "s3://KEY:hunter2@bucket/x",
@@ -88,7 +88,7 @@ def test_a_secret_in_an_address_is_not_repeated(no_aws: pytest.MonkeyPatch) -> N
 
 
 def test_s3_from_the_environment(s3_server: S3Server, no_aws: pytest.MonkeyPatch) -> None:
-    """Endpoint and credentials come from AWS variables; two prefixes of a bucket do not meet."""
+    """Endpoint and credentials come from AWS variables; two prefixes of a bucket are separate."""
     for name, value in s3_server.env().items():
         no_aws.setenv(name, value)
     store = open_store(s3_server.url("addresses/one"))
@@ -128,7 +128,7 @@ def test_no_credentials(no_aws: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bad_endpoint(no_aws: pytest.MonkeyPatch) -> None:
-    """An endpoint that is no URL is refused when the store is opened."""
+    """A malformed endpoint is refused when the store is opened."""
     no_aws.setenv("AWS_ACCESS_KEY_ID", "key")
     no_aws.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     no_aws.setenv("AWS_ENDPOINT_URL", "no scheme:9000")
@@ -137,8 +137,8 @@ def test_a_bad_endpoint(no_aws: pytest.MonkeyPatch) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_file_stores_do_without_boto3(tmp_path: Path) -> None:
-    """A file:// store imports none of it, and s3:// without it is a UsageError that says what to install."""
+def test_file_stores_do_not_need_boto3(tmp_path: Path) -> None:
+    """A file:// store does not import it; s3:// without it is a UsageError that says what to install."""
     code = """
 import sys
 sys.modules["boto3"] = None  # as if it were not installed

@@ -1,4 +1,4 @@
-"""Which addresses may be dialled: the special ones, those that carry another, and what an operator allows."""
+"""Which addresses may be reached: special ones, those with another inside, and what an operator allows."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _isatap(address: IPv4Address) -> IPv6Address:
     ],
 )
 def test_special_addresses(address: str, why: str) -> None:
-    """Each is refused, in words that say what it is, whatever this version of Python thinks of it."""
+    """Each is refused with its name, whatever this version of Python says about it."""
     found = refusal(ip_address(address), 443)
     assert found is not None and why in found
 
@@ -99,7 +99,7 @@ def test_special_addresses(address: str, why: str) -> None:
     ],
 )
 def test_metadata_services(address: str) -> None:
-    """Where clouds hand out a machine's credentials."""
+    """Which give out a machine's credentials."""
     assert refusal(ip_address(address), 80) is not None
 
 
@@ -108,14 +108,14 @@ def test_metadata_services(address: str) -> None:
     ["1.1.1.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "::ffff:8.8.8.8", "64:ff9b::808:808", "2606:4700:4700::1111"],
 )
 def test_public_addresses(address: str) -> None:
-    """May be dialled, translated by NAT64 as well: machines that have IPv6 alone see the old web like that."""
+    """Allowed, also translated by NAT64, by which machines with IPv6 alone reach IPv4."""
     assert refusal(ip_address(address), 443) is None
 
 
 @untimed
 @given(_internal)
-def test_a_carried_address_is_judged(inner: IPv4Address) -> None:
-    """An internal IPv4 address is refused in every form that brings packets to it."""
+def test_an_embedded_ipv4_address_is_judged(inner: IPv4Address) -> None:
+    """An internal address is refused in every form that leads to it."""
     assert refusal(inner, 80) is not None
     for carry in (_mapped, _nat64, _isatap):
         assert refusal(carry(inner), 80) is not None
@@ -123,8 +123,8 @@ def test_a_carried_address_is_judged(inner: IPv4Address) -> None:
 
 @untimed
 @given(st.ip_addresses(v=4))
-def test_a_carried_address_is_judged_alike(inner: IPv4Address) -> None:
-    """Public stays public in v4-mapped and NAT64 addresses, and nothing else becomes it."""
+def test_an_embedded_ipv4_address_is_judged_like_the_address_itself(inner: IPv4Address) -> None:
+    """In v4-mapped and NAT64 addresses: public stays public, internal stays internal."""
     assert (
         refusal(_mapped(inner), 80) == refusal(_nat64(inner), 80) == refusal(_isatap(inner), 80) == refusal(inner, 80)
     )
@@ -133,7 +133,7 @@ def test_a_carried_address_is_judged_alike(inner: IPv4Address) -> None:
 @untimed
 @given(st.ip_addresses())
 def test_never_beyond_the_standard_library(address: IPv4Address | IPv6Address) -> None:
-    """What `ipaddress` calls private, or multicast, is refused (it knows nothing of what an address carries)."""
+    """What `ipaddress` calls private or multicast is refused."""
     carried = isinstance(address, IPv6Address) and int(address) >> 32 in (0xFFFF, 0x64FF9B << 64)
     if not carried and (not address.is_global or address.is_multicast):
         assert refusal(address, 80) is not None
@@ -176,7 +176,7 @@ def test_forms_of_rules(text: str, inside: tuple[str, int], outside: tuple[str, 
 
 
 def test_a_rule_is_a_value() -> None:
-    """Equal when they mean the same, so that settings can be compared."""
+    """Rules with the same meaning are equal, so that settings can be compared."""
     assert AllowRule.parse("127.0.0.1:80") == AllowRule(IPv4Network("127.0.0.1/32"), 80)
 
 
@@ -210,12 +210,12 @@ def test_a_rule_is_a_value() -> None:
         "*",
     ],
 )
-def test_what_is_no_rule(text: str) -> None:
-    """A rule that was mistyped is an error, never one that allows something else; names are none."""
+def test_malformed_rules_are_usage_errors(text: str) -> None:
+    """Also names; a mistyped rule never allows something else."""
     with pytest.raises(UsageError, match="not a rule for addresses"):
         AllowRule.parse(text)
 
 
 def test_a_zone_is_never_allowed() -> None:
-    """No rule can name one."""
+    """Rules have no zones."""
     assert refusal(ip_address("fe80::1%eth0"), 80, (AllowRule.parse("fe80::/10"),)) is not None

@@ -1,4 +1,4 @@
-"""Hosts and URLs of the guarded download: what is resolved, judged and dialled, and what is no URL."""
+"""Hosts and URLs of the guarded download: what is resolved, judged and dialled, and which are malformed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_name_is_resolved_once() -> None:
 
 
 def test_a_name_is_judged_again_after_a_redirect() -> None:
-    """Each hop is its own: the same host that was public may be internal at the next one."""
+    """The same host may be public at one hop and internal at the next."""
     answers = iter([["127.0.0.1"], ["10.0.0.1"]])
     with LoopbackServer({"/": redirect("/next"), "/next": http(PICTURE)}) as server, pytest.raises(Refused):
         get(server, host="pictures.example", resolve=lambda host, port: next(answers))
@@ -45,7 +45,7 @@ def test_every_address_has_to_be_allowed(addresses: tuple[str, ...]) -> None:
 
 
 def test_the_next_address_is_tried() -> None:
-    """When one of a name's addresses lets nobody in."""
+    """If one of a name's addresses refuses connections."""
     with LoopbackServer({"/": http(PICTURE)}) as server:
         allow = (AllowRule.parse("127.0.0.0/8"),)
         found = get(server, host="two.example", allow=allow, resolve=names("127.0.0.2", "127.0.0.1"))
@@ -75,7 +75,7 @@ def test_names_that_do_not_resolve(fault: OSError | None, error: type[PoorwillEr
 
 
 def test_a_silent_name_server() -> None:
-    """Ends at the deadline: a resolver takes no timeout, so it is not waited for."""
+    """Is not waited for beyond the deadline, although a resolver takes no timeout."""
     answered = threading.Event()
 
     def silent(host: str, port: int) -> list[str]:
@@ -133,15 +133,15 @@ def test_a_silent_name_server() -> None:
     ids=ascii,
 )
 def test_odd_hosts(host: str) -> None:
-    """An address in disguise is refused or judged as what it is; nobody is asked what such a name means."""
+    """An address in an unusual form is refused, or judged as that address; it is never resolved."""
     with pytest.raises((UsageError, Refused)) as caught:
         fetch(f"http://{host}/?secret", bytes_max=1, timeout_s=AMPLE_S, resolve=unasked)
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["[fe80::1%25eth0]", "[fe80::1%eth0]", "[2606:4700::1111%1]"])
-def test_zones(host: str) -> None:
-    """Are a fault of the URL, even where a rule allows the address."""
+def test_a_zone_makes_a_url_malformed(host: str) -> None:
+    """Even if a rule allows the address."""
     with pytest.raises(UsageError, match="zones"):
         fetch(f"http://{host}/", bytes_max=1, timeout_s=AMPLE_S, allow=(AllowRule.parse("::/0"),), resolve=unasked)
 
@@ -155,8 +155,8 @@ def test_zones(host: str) -> None:
         ("xn--0.example", "xn--0.example"),  # nothing that IDNA can decode
     ],
 )
-def test_a_host_is_brought_into_its_usual_form(host: str, asked: str) -> None:
-    """Small letters, no dot at the end, IDNA: the same name is resolved and told to the server."""
+def test_hosts_are_normalized(host: str, asked: str) -> None:
+    """Lower case, no dot at the end, IDNA: the same name is resolved and sent to the server."""
     resolved = []
 
     def resolve(name: str, port: int) -> list[str]:
@@ -191,8 +191,8 @@ def test_a_host_is_brought_into_its_usual_form(host: str, asked: str) -> None:
     ],
     ids=lambda url: ascii(url[:40]),
 )
-def test_what_is_no_url(url: str) -> None:
-    """UsageError, before a name is resolved."""
+def test_malformed_urls_are_usage_errors(url: str) -> None:
+    """Before a name is resolved."""
     with pytest.raises(UsageError):
         fetch(url, bytes_max=1, timeout_s=AMPLE_S, resolve=unasked)
 

@@ -22,22 +22,22 @@ SOON_S = 4.0  # for what should take a fraction of a second
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """A port that nobody else gets and that lets nobody in: bound, not listening."""
+    """A port that is bound and does not listen: connections are refused."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
 
 
 def test_a_file() -> None:
-    """Its bytes, its type without parameters, and where it was, without the query, which may be a credential."""
+    """Its bytes, its type without parameters, and its URL without the query, which may be a credential."""
     with LoopbackServer({"/a%20b.png": http(PICTURE, content_type="Image/PNG; q=1")}) as server:
         found = get(server, "/a b.png?X-Amz-Signature=secret#part")
     assert found == Fetched(PICTURE, "image/png", server.url("/a%20b.png"))
     assert "/a%20b.png?X-Amz-Signature=secret HTTP/1.1" in server.requests[0]
 
 
-def test_nothing_of_ours_is_told() -> None:
-    """No header beyond those needed; an encoding is not asked for."""
+def test_only_the_necessary_headers_are_sent() -> None:
+    """No encoding is asked for."""
     with LoopbackServer({"/": http(PICTURE)}) as server:
         get(server)
     sent = dict(line.split(": ", 1) for line in server.requests[0].strip().split("\r\n")[1:])
@@ -51,7 +51,7 @@ def test_nothing_of_ours_is_told() -> None:
 
 
 def test_the_loopback_is_not_public() -> None:
-    """Without a rule the server is not even connected to; a rule for another port changes nothing."""
+    """Without a rule no connection is made; a rule for another port does not help."""
     with LoopbackServer({"/": http(PICTURE)}) as server:
         for allow in ((), (AllowRule.parse("127.0.0.1:1"),)):
             with pytest.raises(Refused, match="loopback"):
@@ -61,15 +61,15 @@ def test_the_loopback_is_not_public() -> None:
     assert server.connections == 0
 
 
-def test_an_internal_address_is_not_told() -> None:
-    """What an internal name stands for is nothing for those who may write a URL."""
+def test_an_internal_address_is_not_in_the_message() -> None:
+    """A stranger does not learn where an internal name leads."""
     with pytest.raises(Refused, match="private") as caught:
         fetch("http://db.internal/", bytes_max=1, timeout_s=AMPLE_S, resolve=names("10.11.12.13"))
     assert "10.11" not in str(caught.value)
 
 
 def test_the_largest_body() -> None:
-    """One of just `bytes_max` passes, with and without its length told; one more byte does not."""
+    """`bytes_max` bytes are accepted, with or without Content-Length; one more is not."""
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n"
     with LoopbackServer(
         {"/told": http(b"abcdef"), "/chunked": chunked, "/to-the-end": b"HTTP/1.0 200 OK\r\n\r\nabcdef"}
@@ -80,8 +80,8 @@ def test_the_largest_body() -> None:
                 get(server, path, bytes_max=5)
 
 
-def test_a_length_is_believed_before_the_body() -> None:
-    """A body that is announced as too large is not waited for."""
+def test_a_body_that_is_announced_as_too_large_is_not_read() -> None:
+    """Refused by its Content-Length."""
 
     def announces(connection: socket.socket, stopping: threading.Event) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n")
@@ -92,7 +92,7 @@ def test_a_length_is_believed_before_the_body() -> None:
 
 
 def test_an_endless_body() -> None:
-    """Is left as soon as it is too large."""
+    """Is not read beyond the limit."""
     sent = []
 
     def endless(connection: socket.socket, stopping: threading.Event) -> None:
@@ -116,8 +116,8 @@ def test_an_endless_body() -> None:
     ],
     ids=["body", "header", "continue", "silence"],
 )
-def test_a_server_that_dribbles(pieces: tuple[bytes, ...]) -> None:
-    """A byte now and then, before or in the body, or none: the deadline is for everything, not between two bytes."""
+def test_a_server_that_sends_a_byte_at_a_time(pieces: tuple[bytes, ...]) -> None:
+    """Before or in the body, or nothing at all: the deadline covers everything, not the time between two bytes."""
     began_s = time.monotonic()
     with LoopbackServer({"/": slowly(*pieces)}) as server, pytest.raises(DeadlineExceeded, match=r"127\.0\.0\.1"):
         get(server, timeout_s=0.25)
@@ -148,7 +148,7 @@ def test_a_handshake_that_does_not_end() -> None:
     ids=["short", "chunk", "negative", "two-lengths", "header", "other-protocol", "nothing", "endless-header"],
 )
 def test_a_broken_answer(answer: bytes) -> None:
-    """Is no file, however much of it came: transient."""
+    """A transient error, however much of the file arrived."""
     with LoopbackServer({"/": answer}) as server, pytest.raises(SourceUnavailable, match=r"127\.0\.0\.1"):
         get(server)
 
@@ -205,7 +205,7 @@ def test_nobody_listens() -> None:
 
 
 def test_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy of the environment would fetch what we refuse; it is not asked."""
+    """A proxy of the environment would fetch what is refused here: it is not used."""
     with LoopbackServer({"/": http(b"from the proxy")}) as proxy, LoopbackServer({"/": http(PICTURE)}) as server:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url())
@@ -214,7 +214,7 @@ def test_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_stops_while_a_server_is_silent() -> None:
-    """What `check` raises ends the wait for bytes, long before the deadline."""
+    """An exception of `check` ends the wait for bytes, long before the deadline."""
     waiting = threading.Event()
 
     def silent(connection: socket.socket, stopping: threading.Event) -> None:
@@ -231,7 +231,7 @@ def test_it_stops_while_a_server_is_silent() -> None:
 
 
 def test_it_stops_before_it_starts() -> None:
-    """A download that is cancelled already asks nobody."""
+    """A download that is cancelled already sends no request."""
 
     def check() -> None:
         raise Cancelled("enough")

@@ -34,7 +34,7 @@ def get(server: LoopbackServer, context: ssl.SSLContext | None, host: str = HOST
 
 
 def test_name_and_sni_stay(authority: Authority) -> None:
-    """Though an address is dialled: SNI and Host are the URL's, and the certificate is checked against it."""
+    """An address is dialled, but SNI, Host and the certificate's check use the URL's name."""
     heard = []
     tls = authority.server(HOST)
     tls.sni_callback = lambda connection, name, context: heard.append(name)
@@ -46,7 +46,7 @@ def test_name_and_sni_stay(authority: Authority) -> None:
 
 
 def test_a_certificate_for_another_name(authority: Authority) -> None:
-    """Is no certificate; trying again would not help. The same for an address: it has none of its own."""
+    """Refused, without another attempt; the same for an address, which the certificate does not name."""
     with LoopbackServer({"/": http(b"x")}, authority.server("other.example")) as server:
         for host in (HOST, "127.0.0.1"):
             with pytest.raises(Refused, match="certificate"):
@@ -64,7 +64,7 @@ def test_an_unknown_authority(authority: Authority, tmp_path: Path) -> None:
 
 
 def test_no_redirect_to_plain_http(authority: Authority) -> None:
-    """What was asked for encrypted does not come in the clear; the other server hears nothing."""
+    """From https to http; the other server gets no request."""
     with LoopbackServer({"/": http(b"x")}) as plain:
         answers = {"/": redirect(plain.url(host=HOST))}
         with LoopbackServer(answers, authority.server(HOST)) as server, pytest.raises(Refused, match="encrypted"):
@@ -95,7 +95,7 @@ def test_a_server_without_tls(authority: Authority) -> None:
         get(server, authority.client)
 
 
-def test_a_server_that_dribbles_over_tls(authority: Authority) -> None:
+def test_a_server_that_sends_a_byte_at_a_time_over_tls(authority: Authority) -> None:
     """The deadline stays when a connection becomes encrypted."""
     answers = {"/": slowly(b"HTTP/1.1 200 OK\r\n\r\n", b"a")}
     with LoopbackServer(answers, authority.server(HOST)) as server, pytest.raises(DeadlineExceeded):
@@ -103,7 +103,7 @@ def test_a_server_that_dribbles_over_tls(authority: Authority) -> None:
 
 
 def test_a_slow_server_over_tls(authority: Authority) -> None:
-    """Waits are short, to look at the deadline between them; a read that is taken up again loses nothing."""
+    """Reads are short, with a look at the deadline between them, and lose nothing."""
 
     def late(connection: socket.socket, stopping: threading.Event) -> None:
         stopping.wait(CHECK_S * 1.5)

@@ -23,7 +23,7 @@ def test_redirects_are_followed(status: int) -> None:
 
 
 def test_a_redirect_to_another_port_of_the_same_host() -> None:
-    """Is judged: what is allowed is one server, and the other one hears nothing."""
+    """Is judged: one server is allowed, and the other one gets no request."""
     with (
         LoopbackServer({"/": http(b"internal")}) as internal,
         LoopbackServer({"/": redirect(internal.url("/"))}) as server,
@@ -50,7 +50,7 @@ def test_a_redirect_to_another_port_of_the_same_host() -> None:
     ],
 )
 def test_redirects_to_what_is_refused(location: str) -> None:
-    """Refused at every hop like the first URL: it is the server's fault, so never a UsageError."""
+    """Refused at every hop, but never a UsageError: it is the server's fault."""
     with LoopbackServer({"/": redirect(location)}) as server, pytest.raises(Refused) as caught:
         get(server, resolve=unasked)
     assert "hunter2" not in str(caught.value)
@@ -58,7 +58,7 @@ def test_redirects_to_what_is_refused(location: str) -> None:
 
 @pytest.mark.parametrize("redirects_max", [0, 1, 5])
 def test_a_redirect_loop(redirects_max: int) -> None:
-    """Ends after the hops that are allowed."""
+    """Ends after `redirects_max` hops."""
     with LoopbackServer({"/": redirect("/")}) as server, pytest.raises(Refused, match="redirects"):
         get(server, redirects_max=redirects_max)
     assert len(server.requests) == redirects_max + 1

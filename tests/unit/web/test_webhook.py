@@ -47,7 +47,7 @@ def to(receiver: MessageReceiver | LoopbackServer, url: str | None = None, **fie
 
 
 def test_what_a_receiver_gets() -> None:
-    """One POST with the body as it was given, the delivery's id, and a signature that the documented code verifies."""
+    """One POST with the given body, the delivery's id, and a signature that the documented code verifies."""
     with MessageReceiver() as receiver:
         to_it = to(receiver, headers=(("X-Shop", "7"),))
         assert deliver(to_it, "d-1", BODY) == Delivered("127.0.0.1", 200, 1)
@@ -61,7 +61,7 @@ def test_what_a_receiver_gets() -> None:
     assert not verified(mark, BODY, OLD) and not verified(mark, BODY + b" ", SECRET)
 
 
-def test_the_documented_command_gives_the_same_mark(tmp_path: Path) -> None:
+def test_the_documented_command_gives_the_same_signature(tmp_path: Path) -> None:
     """openssl, as the docs call it, computes what the header says."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl on this host")
@@ -75,7 +75,7 @@ def test_the_documented_command_gives_the_same_mark(tmp_path: Path) -> None:
 
 
 def test_old_messages_and_changed_secrets() -> None:
-    """A signature is good for as long as the receiver says; with two secrets either verifies it."""
+    """A signature is valid for as long as the receiver says; with two secrets, either verifies it."""
     verified = documented()
     assert not verified(signature(BODY, [SECRET], 1_000), BODY, SECRET)
     assert verified(signature(BODY, [SECRET], 1_000), BODY, SECRET, tolerance_s=float("inf"))
@@ -86,8 +86,8 @@ def test_old_messages_and_changed_secrets() -> None:
         signature(BODY, [], 1_000)
 
 
-def test_tried_again_until_it_is_taken() -> None:
-    """Two 500 and a 200: three attempts with one id, each signed for its own time, after waits that double."""
+def test_a_message_is_sent_again_until_it_is_accepted() -> None:
+    """Two 500 and a 200: three attempts with one id, each signed anew, after pauses that double."""
     waits, now, said = list[float](), iter(range(1_000, 9_000)), list[str]()
     with MessageReceiver(500, 500, 200) as receiver:
         done = deliver(
@@ -99,8 +99,8 @@ def test_tried_again_until_it_is_taken() -> None:
     assert said[0] == "attempt 1 of 8: 127.0.0.1 answers HTTP 500: try again later; again in 1.0 s"
 
 
-def test_the_waits_are_bounded() -> None:
-    """Doubling ends at a minute, chance takes up to half of it, and all attempts together have a bound."""
+def test_pauses_are_bounded() -> None:
+    """They double up to a minute, shortened by up to half; the attempts are bounded too."""
     waits: list[float] = []
     with MessageReceiver(503) as receiver, pytest.raises(SourceUnavailable, match=r"given up after 20 attempts"):
         deliver(to(receiver, attempts_max=20), "d-1", BODY, sleep=waits.append, draw=lambda: 0.0)
@@ -120,8 +120,8 @@ def test_the_waits_are_bounded() -> None:
         (503, "-5", 1.0),
     ],
 )
-def test_a_receiver_may_ask_for_time(status: int, told: str, least_s: float) -> None:
-    """Retry-After in seconds or as a date lengthens the wait, within bounds; nonsense does nothing."""
+def test_retry_after_lengthens_a_pause(status: int, told: str, least_s: float) -> None:
+    """In seconds or as a date, within bounds; anything else is ignored."""
     waits: list[float] = []
     with MessageReceiver(status, 200, headers=[("Retry-After", told)]) as receiver:
         deliver(to(receiver), "d-1", BODY, clock=lambda: 1_000_000, sleep=waits.append, draw=lambda: 1.0)
@@ -132,7 +132,7 @@ def test_a_receiver_may_ask_for_time(status: int, told: str, least_s: float) -> 
     ("status", "error"),
     [(400, Refused), (401, Refused), (404, NotFound), (410, NotFound), (302, Refused), (307, Refused), (304, Refused)],
 )
-def test_what_asking_again_does_not_change(status: int, error: type[PoorwillError]) -> None:
+def test_permanent_statuses_are_not_tried_again(status: int, error: type[PoorwillError]) -> None:
     """One attempt, and no redirect is followed."""
     with MessageReceiver() as inside, MessageReceiver(status, headers=[("Location", inside.url())]) as receiver:
         rules = (AllowRule.parse(receiver.address), AllowRule.parse(inside.address))
@@ -143,7 +143,7 @@ def test_what_asking_again_does_not_change(status: int, error: type[PoorwillErro
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
-def test_what_asking_again_may_change(status: int) -> None:
+def test_transient_statuses_are_tried_again(status: int) -> None:
     with MessageReceiver(status, 204) as receiver:
         assert deliver(to(receiver), "d-1", BODY, sleep=lambda _: None).attempts == 2
 
@@ -163,14 +163,14 @@ def test_nobody_listens() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://10.0.0.1/", "http://[::1]/", "http://inside.example/"])
-def test_inside_stays_out_of_reach(url: str) -> None:
-    """An address that is not public is refused at once, be it in the URL or what its name stands for."""
+def test_internal_addresses_are_refused(url: str) -> None:
+    """At once, whether the URL holds the address or a name that leads to it."""
     with pytest.raises(Refused, match="may not be reached"):
         deliver(Receiver(url, (SECRET,)), "d-1", BODY, sleep=_never, resolve=lambda host, port: ["10.1.2.3"])
 
 
 def test_an_answer_without_end() -> None:
-    """The status counts, and no more than a little of what follows it is read."""
+    """The status counts; only a little of the body is read."""
 
     def endless(connection: socket.socket, stopping: threading.Event) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -182,7 +182,7 @@ def test_an_answer_without_end() -> None:
 
 
 def test_a_receiver_that_says_nothing() -> None:
-    """The time for an attempt is over although the connection is there."""
+    """The attempt ends at its deadline, although the connection stays."""
 
     def silent(connection: socket.socket, stopping: threading.Event) -> None:
         stopping.wait(30)
@@ -192,7 +192,7 @@ def test_a_receiver_that_says_nothing() -> None:
 
 
 def test_a_receiver_that_reads_nothing() -> None:
-    """Sending ends at the deadline too, however the other side takes the bytes."""
+    """Sending ends at the deadline too."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         deadline = Deadline(0.5, "the message", lambda: None)
