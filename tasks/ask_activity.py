@@ -10,6 +10,7 @@ from prefect import task
 from blocks.lookup import machine_block
 from blocks.machines import Machine
 from poorwill.control.records import catalog
+from poorwill.engine.protocol.messages import Activity
 from poorwill.errors import NotFound, PoorwillError
 from tasks.retries import policy
 from tasks.sessions import Live, sessions
@@ -38,7 +39,7 @@ def ask_activity(run: str, machine: str, store: str, workspace: str, window_s: f
     try:
         live = sessions.reach(run, machine, store, workspace)
         return {
-            "activity": live.session.request("activity", deadline_s=DEADLINE_S, window_s=window_s),
+            "activity": live.session.request(Activity(window_s), deadline_s=DEADLINE_S),
             "instance": live.instance,
             "price_per_hour": price,
             "kept_elsewhere": _kept_elsewhere(live, workspace),

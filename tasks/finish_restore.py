@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import task
 
+from poorwill.snapshot import fields
 from tasks.retries import policy, transient_with_engine
 from tasks.sessions import sessions
 
@@ -17,4 +18,4 @@ def finish_restore(run: str) -> dict[str, Any]:
     Args:
         run: the id of the connection.
     """
-    return sessions.restore(run).finish()
+    return fields.write(sessions.restore(run).finish())

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import task
 
+from poorwill.snapshot import fields
 from tasks.retries import policy
 from tasks.sessions import sessions
 
@@ -21,4 +22,5 @@ def open_machine(run: str, machine: str, store: str, workspace: str) -> dict[str
         workspace: path on the machine.
     """
     live = sessions.reach(run, machine, store, workspace)
-    return {**live.session.facts, "instance": live.instance, "machine": live.machine, "workspace": live.workspace}
+    facts = fields.write(live.session.facts)
+    return {**facts, "instance": live.instance, "machine": live.machine, "workspace": live.workspace}

@@ -45,5 +45,5 @@ def restore_part(run: str, row: int) -> dict[str, Any]:
         run: the id of the connection.
         row: of the manifest's part table.
     """
-    result = sessions.restore(run).restore_part(row, attempt_number())
-    return {"row": row, **{k: v for k, v in result.items() if isinstance(v, int)}}
+    restored = sessions.restore(run).restore_part(row, attempt_number())
+    return {"row": row, "chunks": restored.chunks, "stored_bytes": restored.stored_bytes}

@@ -31,7 +31,7 @@ def scan_workspace(run: str, order: SnapshotOrder) -> dict[str, Any]:
     live.snapshot = snapshot
     return {
         "committed": False,
-        "parts": sorted(snapshot.planned),
+        "parts": sorted(scanned.parts),
         "adopted": len(snapshot.adopted),
-        **{k: scanned[k] for k in ("entries", "files", "raw_bytes", "pack_bytes")},
+        **{name: getattr(scanned, name) for name in ("entries", "files", "raw_bytes", "pack_bytes")},
     }

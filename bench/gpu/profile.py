@@ -7,14 +7,13 @@ import os
 import sys
 import threading
 import time
-from base64 import b64decode
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.gpu.device import NewTimer
 from bench.gpu.report import GpuReport
@@ -26,9 +25,15 @@ from poorwill.codecs.gpu.libraries import Libraries
 from poorwill.codecs.toolset import Toolset
 from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
-from poorwill.engine.protocol import Message
+from poorwill.engine.protocol import messages
+from poorwill.engine.protocol.messages import Question, Read, Request, Upload, UploadGrant
 from poorwill.snapshot import ids
+from poorwill.snapshot.choices import Codec
+from poorwill.snapshot.metadata import ManifestReference
+from poorwill.snapshot.order import PackSettings, RestoreOrder
+from poorwill.store.base import Grant
 
+A = TypeVar("A")
 LOOK_EVERY_S = 0.01
 PARTS_AT_ONCE = 32
 STAGES = {
@@ -160,46 +165,43 @@ class InProcess:
     def __init__(self, toolset: Toolset, folder: Path) -> None:
         self._operations, self._folder = Operations(toolset), folder
         folder.mkdir(parents=True)
-        self._manifest: Message = {}
 
     def close(self) -> None:
         self._operations.close()
 
-    def _ask(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
-        name = f"{facts['part']:02d}" if question == "upload" else str(facts["key"]).rpartition("/")[2]
-        path = self._folder / name
-        if question == "upload":
+    def _ask(self, question: Question[Any]) -> Any:
+        if isinstance(question, Upload):
+            path = self._folder / f"{question.part:02d}"
             path.touch()
-        return {"path": str(path)}
+            return UploadGrant(path=str(path))
+        assert isinstance(question, Read)
+        return Grant(path=str(self._folder / question.key.rpartition("/")[2]))
 
-    def _do(self, op: str, events: list[Message] | None = None, **fields: Any) -> Message:
-        told: list[Message] = [] if events is None else events
-        return self._operations.handle({"op": op, **fields}, Context(op, ask=self._ask), told.append)
+    def _do(self, request: Request[A], on_page: Callable[[bytes], None] = lambda page: None) -> A:
+        return self._operations.handle(request, Context(request.op, ask=self._ask, send_page=on_page))
 
-    def _all(self, op: str, field: str, numbers: list[int]) -> None:
+    def _all(self, requests: Iterable[Request[Any]]) -> None:
         with ThreadPoolExecutor(PARTS_AT_ONCE) as threads:
-            for _ in threads.map(lambda number: self._do(op, None, **{field: number}), numbers):
+            for _ in threads.map(self._do, requests):
                 pass
 
-    def snapshot(self, workspace: Path, codec: str) -> Message:
+    def snapshot(self, workspace: Path, codec: Codec) -> messages.CodingTold | None:
         """Take one; what the engine says of who coded it."""
-        identity = {"machine": "bench", "snapshot_id": ids.new_snapshot_id()}
-        planned = self._do("scan", settings={**identity, "workspace": str(workspace), "codec": codec})
-        while planned["parts"]:
-            self._all("pack", "part", [int(number) for number in planned["parts"]])
-            planned = self._do("settle")
-        pages: list[Message] = []
-        written = self._do("manifest", pages)
-        data = b"".join(b64decode(page["data"]) for page in pages)
-        (self._folder / "manifest").write_bytes(data)
-        self._manifest = {"key": "manifest", "bytes": written["bytes"], "blake3": written["blake3"]}
-        return dict(written["coding"] or {})
+        settings = PackSettings("bench", ids.new_snapshot_id(), str(workspace), codec=codec)
+        planned = self._do(messages.Scan(settings, None, ()))
+        while planned.parts:
+            self._all(map(messages.Pack, planned.parts))
+            planned = self._do(messages.Settle())
+        pages: list[bytes] = []
+        written = self._do(messages.SendManifest(), pages.append)
+        (self._folder / "manifest").write_bytes(b"".join(pages))
+        self._manifest = ManifestReference("manifest", written.bytes, written.blake3)
+        return written.coding
 
     def restore(self, target: Path) -> None:
-        opened = self._do("open_restore", manifest=self._manifest, workspace=str(target), include=[], overwrite=False,
-                          privileged=False, cache=None, cache_bytes_max=0)  # fmt: skip
-        self._all("restore", "part_row", [int(part["row"]) for part in opened["parts"]])
-        self._do("finish_restore")
+        opened = self._do(messages.OpenRestore(self._manifest, RestoreOrder(str(target))))
+        self._all(messages.Restore(part.row) for part in opened.parts)
+        self._do(messages.FinishRestore())
 
 
 def measure(
@@ -223,7 +225,7 @@ def measure(
             coding = engine.snapshot(workspace, "ans")
         with _told("restore", report, ledger):
             engine.restore(scratch / "restored")
-        if coding.get("by") != "gpu" or gpus.fell_back:
+        if coding is None or coding.by != "gpu" or gpus.fell_back:
             raise RuntimeError(f"not all was coded by the GPU: {gpus.warning or coding}")
     finally:
         engine.close()

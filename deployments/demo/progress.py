@@ -128,10 +128,8 @@ def _steps(live: Live) -> list[tuple[str, int, int, int]]:
         found.append(("scan", counters["entries"], 0, 0))
     if live.snapshot is not None and live.snapshot.scanned:
         scanned = live.snapshot.scanned
-        found.append(("scan", int(scanned["entries"]), 0, 0))
-        found.append(
-            ("pack", counters.get("read_bytes", 0), int(scanned["pack_bytes"]), counters.get("coded_bytes", 0))
-        )
+        found.append(("scan", scanned.entries, 0, 0))
+        found.append(("pack", counters.get("read_bytes", 0), scanned.pack_bytes, counters.get("coded_bytes", 0)))
         if checked := counters.get("checked_bytes", 0):
             found.append(("verify", checked, sum(part.size for part in live.snapshot.done.values()), 0))
     if live.restore is not None:

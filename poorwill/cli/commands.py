@@ -24,7 +24,7 @@ from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.errors import Corrupt, EngineLost, NotFound, PermanentError, Refused, UsageError
 from poorwill.remote.base import Host
 from poorwill.retry import Backoff, retry
-from poorwill.snapshot import ids, limits
+from poorwill.snapshot import fields, ids, limits
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import RestoreOrder, SnapshotOrder
 from poorwill.store.address import open_store
@@ -79,8 +79,8 @@ def _take(run: SnapshotRun, output: Output) -> Metadata:
                 run.remove_pending()  # nothing was begun, and a record left behind would keep the parent's parts
                 output.hint = ""
             raise
-    output.event("scanned", entries=scanned["entries"], raw_bytes=scanned["raw_bytes"], parts=len(run.planned))
-    total = scanned["pack_bytes"]
+    output.event("scanned", entries=scanned.entries, raw_bytes=scanned.raw_bytes, parts=len(run.planned))
+    total = scanned.pack_bytes
     while run.planned:
         with output.progress("packing", total) as progress, _timed(run.timings_ms, "pack"):
             run.session.on_progress = lambda counters: progress.bytes(counters["read_bytes"], counters["coded_bytes"])
@@ -136,22 +136,20 @@ def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
             )
             _all(run.restore_part, run.parts)
         result = run.finish()
-    output.left_out(result["left_out"], result["left_out_count"])
-    for warning in result["warnings"] if not arguments.json else []:
+    output.left_out([fields.write(left) for left in result.left_out], result.left_out_count)
+    for warning in result.warnings if not arguments.json else []:
         print(f"poorwill: {warning}", file=sys.stderr)
     spared = {"kept_bytes": "stood there", "cached_bytes": "came from the cache"}
-    notes = [f"{human(result[name])} {what}" for name, what in spared.items() if result[name]]
+    origins = {name: getattr(result, name) for name in ("kept_bytes", "cached_bytes", "fetched_bytes")}
+    notes = [f"{human(origins[name])} {what}" for name, what in spared.items() if origins[name]]
     what = f"snapshot {metadata.snapshot_id} restored to {order.workspace}"
     output.done(
         f"{what} ({', '.join(notes)})" if notes else what,
-        {
-            "raw_bytes": result["raw_bytes"], "stored_bytes": metadata.totals.stored_bytes,
-            **{name: result[name] for name in ("kept_bytes", "cached_bytes", "fetched_bytes")},
-        },
-        snapshot_id=metadata.snapshot_id, restored=result["restored"], left_out_count=result["left_out_count"],
-        warnings=result["warnings"], timings_ms=timings_ms,
+        {"raw_bytes": result.raw_bytes, "stored_bytes": metadata.totals.stored_bytes, **origins},
+        snapshot_id=metadata.snapshot_id, restored=result.restored, left_out_count=result.left_out_count,
+        warnings=result.warnings, timings_ms=timings_ms,
     )  # fmt: skip
-    return LEFT_OUT if result["left_out_count"] else 0
+    return LEFT_OUT if result.left_out_count else 0
 
 
 def ls(arguments: argparse.Namespace, output: Output, host: Host) -> int:
@@ -233,8 +231,9 @@ def _convert(run: ConvertRun, output: Output) -> tuple[Metadata, Verified]:
     output.event("begun", snapshot_id=run.snapshot_id, machine=run.machine, converted_from=source_id)
     try:
         if metadata is None:
-            output.event("planned", **{**run.work, "parts": len(run.planned)})
-            with output.progress("converting", run.work["stored_bytes"]) as progress, _timed(run.timings_ms, "convert"):
+            assert run.work is not None
+            output.event("planned", **{**fields.write(run.work), "parts": len(run.planned)})
+            with output.progress("converting", run.work.stored_bytes) as progress, _timed(run.timings_ms, "convert"):
                 run.session.on_progress = lambda counters: progress.bytes(
                     counters["checked_bytes"], counters["coded_bytes"]
                 )

@@ -1,4 +1,4 @@
-"""What a running request carries: its deadline, its cancellation, and a way to ask the control side."""
+"""What a running request carries: its deadline, its cancellation, and its ways to the control side."""
 
 from __future__ import annotations
 
@@ -7,22 +7,31 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from poorwill.engine.protocol.lines import DEADLINE_S_DEFAULT
+from poorwill.engine.protocol.messages import Ask, Question
 from poorwill.errors import Cancelled, DeadlineExceeded
 
-Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
 
-
-def _nobody(question: str, facts: dict[str, Any]) -> dict[str, Any]:
-    raise Cancelled(f"nobody answers '{question}'")
+def _nobody(question: Question[Any]) -> Any:
+    raise Cancelled(f"nobody answers '{question.name}'")
 
 
 class Context:
-    """One request being worked on. Thread-safe."""
+    """One request being worked on. Thread-safe.
 
-    def __init__(self, what: str, deadline_s: float = 86400.0, ask: Ask = _nobody) -> None:
+    `ask` asks the control side; `send_page` sends it a piece of a manifest.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        deadline_s: float = DEADLINE_S_DEFAULT,
+        ask: Ask = _nobody,
+        send_page: Callable[[bytes], None] = lambda page: None,
+    ) -> None:
         self.what = what
         self.deadline_s = deadline_s
-        self.ask = ask
+        self.ask, self.send_page = ask, send_page
         self._ends = time.monotonic() + deadline_s
         self._cancelled = threading.Event()
 

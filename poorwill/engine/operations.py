@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import logging
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import blake3
 import numpy as np
 
 from poorwill.codecs.toolset import Toolset
-from poorwill.engine import protocol
 from poorwill.engine.context import Context
 from poorwill.engine.machine import command, facts
 from poorwill.engine.machine.activity import Activity
@@ -22,21 +19,20 @@ from poorwill.engine.pack.packer import Packer
 from poorwill.engine.pack.round import Adopted
 from poorwill.engine.pack.snapshot_run import SnapshotRun
 from poorwill.engine.pool import WorkPool, threads_of_this_machine
-from poorwill.engine.protocol import Message
-from poorwill.engine.restore.chunk_cache import open_cache
+from poorwill.engine.protocol import lines, messages
 from poorwill.engine.restore.restore_run import RestoreRun
 from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.transfer.fetch import Reader, Source
-from poorwill.engine.transfer.part_reading import RUN_BYTES, read_index
+from poorwill.engine.transfer.part_reading import RUN_BYTES, listed, read_index
 from poorwill.engine.transfer.transfers import Transfers
 from poorwill.engine.transfer.verify_run import VerifyRun
 from poorwill.errors import Corrupt, Unsupported, UsageError
-from poorwill.snapshot import fields, ids, limits, manifest
-from poorwill.snapshot.order import CACHE_BYTES_MAX, PackSettings
+from poorwill.snapshot import ids, limits, manifest
+from poorwill.snapshot.metadata import ManifestReference
 from poorwill.snapshot.tables import Manifest
 
 log = logging.getLogger(__name__)
-Emit = Callable[[Message], None]
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -56,13 +52,10 @@ class Operations:
         self._verify: VerifyRun | None = None
         self._convert: ConvertRun | None = None
 
-    def handle(self, request: Message, context: Context, emit: Emit) -> Message:
-        op = str(request.get("op"))
-        operation = getattr(self, f"op_{op}", None)
-        if operation is None:
-            raise UsageError(f"the engine knows no request '{op}'")
-        result: Message = operation(request, context, emit)
-        return result
+    def handle(self, request: messages.Request[A], context: Context) -> A:
+        """The answer to a request. PoorwillError."""
+        answer: A = getattr(self, f"op_{request.op}")(request, context)
+        return answer
 
     def close(self) -> None:
         """Let threads end and close files. Idempotent."""
@@ -72,129 +65,111 @@ class Operations:
         if self._restore is not None:
             self._restore.close()
 
-    def op_hello(self, request: Message, context: Context, emit: Emit) -> Message:
-        return facts.machine_facts(str(request.get("workspace", "/")))
+    def op_hello(self, request: messages.Hello, context: Context) -> messages.MachineFacts:
+        return facts.machine_facts(request.workspace)
 
-    def op_command(self, request: Message, context: Context, emit: Emit) -> Message:
-        status, output = command.run(str(request["command"]), str(request["workspace"]), context, self._command_umask)
-        return {"status": status, "output": output}
+    def op_command(self, request: messages.Command, context: Context) -> messages.CommandEnd:
+        return command.run(request.command, request.workspace, context, self._command_umask)
 
-    def op_activity(self, request: Message, context: Context, emit: Emit) -> Message:
-        return Activity().look(float(request["window_s"]), context)
+    def op_activity(self, request: messages.Activity, context: Context) -> dict[str, Any]:
+        return Activity().look(request.window_s, context)
 
-    def op_scan(self, request: Message, context: Context, emit: Emit) -> Message:
-        settings = fields.read(PackSettings, request["settings"], "settings", UsageError)
-        self._snapshot = SnapshotRun(settings, self.meter)
-        adopted = self._adopted(request, context)
-        parent = request.get("parent")
-        before = self._manifest(parent, context) if parent else None
-        return self._snapshot.scan(before, parent["blake3"] if parent else "", adopted, context)
+    def op_scan(self, request: messages.Scan, context: Context) -> messages.Planned:
+        self._snapshot = SnapshotRun(request.settings, self.meter)
+        adopted = self._adopted(request.adopt, context)
+        before = self._manifest(request.parent, context) if request.parent else None
+        return self._snapshot.scan(before, request.parent.blake3 if request.parent else "", adopted, context)
 
-    def _adopted(self, request: Message, context: Context) -> list[Adopted]:
-        found = [self._adopt(part, context) for part in request.get("adopt", [])]
-        return [part for part in found if part is not None]
+    def _adopted(self, found: Iterable[messages.FoundPart], context: Context) -> list[Adopted]:
+        adopted = []
+        for part in found:
+            source = self._transfers.source(part.key, context)
+            try:
+                adopted.append(Adopted(part.number, part.size, read_index(source, part.size, part.key)))
+            except (Corrupt, Unsupported) as error:
+                log.warning("%s: it is packed again", error.message)
+            finally:
+                source.close()
+        return adopted
 
-    def _adopt(self, found: Message, context: Context) -> Adopted | None:
-        source = self._transfers.source(found["key"], context)
-        try:
-            return Adopted(
-                int(found["number"]), int(found["size"]), read_index(source, int(found["size"]), found["key"])
-            )
-        except (Corrupt, Unsupported) as error:
-            log.warning("%s: it is packed again", error.message)
-            return None
-        finally:
-            source.close()
+    def op_pack(self, request: messages.Pack, context: Context) -> messages.PartSent:
+        round_ = _needed(self._snapshot, "scan").round
+        return self._packer.pack(round_, request.part, lambda: self._transfers.sink(request.part, context), context)
 
-    def op_pack(self, request: Message, context: Context, emit: Emit) -> Message:
-        round_, number = _needed(self._snapshot, "scan").round, int(request["part"])
-        return self._packer.pack(round_, number, lambda: self._transfers.sink(number, context), context)
-
-    def op_settle(self, request: Message, context: Context, emit: Emit) -> Message:
+    def op_settle(self, request: messages.Settle, context: Context) -> messages.Planned:
         return _needed(self._snapshot, "scan").settle(context)
 
-    def op_manifest(self, request: Message, context: Context, emit: Emit) -> Message:
-        taking = _needed(self._snapshot, "scan")
-        sums = _send_pages(taking.manifest(), emit, context)
-        left_out = list(taking.left_out.values())
-        return {
-            **sums,
-            "left_out": [fields.write(left) for left in left_out[: limits.LEFT_OUT_MAX]],
-            "left_out_count": len(left_out),
-            "coding": self._toolset.coding(taking.settings.codec, portable=taking.settings.portable),
-        }
+    def op_manifest(self, request: messages.SendManifest, context: Context) -> messages.SnapshotManifestSent:
+        snapshot = _needed(self._snapshot, "scan")
+        size, digest = _send_pages(snapshot.manifest(), context)
+        coding = self._coding(snapshot.settings.codec, snapshot.settings.portable)
+        left_out = tuple(snapshot.left_out.values())
+        return messages.SnapshotManifestSent(size, digest, coding, left_out[: limits.LEFT_OUT_MAX], len(left_out))
 
-    def op_changed(self, request: Message, context: Context, emit: Emit) -> Message:
-        found = self._manifest(request["manifest"], context)
-        settings = fields.read(PackSettings, request["settings"], "settings", UsageError)
-        left_out = frozenset(os.fsencode(path) for path in request.get("left_out", []))
-        return {"paths": SnapshotRun(settings, self.meter).changed(found, left_out, context)}
+    def op_changed(self, request: messages.Changed, context: Context) -> messages.Changes:
+        found = self._manifest(request.manifest, context)
+        snapshot = SnapshotRun(request.settings, self.meter)
+        return messages.Changes(tuple(snapshot.changed(found, request.left_out, context)))
 
-    def op_open_restore(self, request: Message, context: Context, emit: Emit) -> Message:
-        found = self._manifest(request["manifest"], context)
+    def op_open_restore(self, request: messages.OpenRestore, context: Context) -> messages.RestoreOpened:
+        found = self._manifest(request.manifest, context)
         self._check_decodable(found)
         if self._restore is not None:
             self._restore.close()
             self._restore = None
-        workspace, cache = str(request["workspace"]), request.get("cache")
-        bytes_max = int(request.get("cache_bytes_max", CACHE_BYTES_MAX))
         self._restore = RestoreRun(
-            os.fsencode(workspace), found, request["manifest"]["blake3"],
-            include=list(request.get("include", [])), overwrite=bool(request.get("overwrite")),
-            privileged=bool(request.get("privileged")), reader=self._reader(found), meter=self.meter,
-            cache=open_cache(str(cache), workspace, bytes_max) if cache is not None else None, context=context,
-        )  # fmt: skip
-        left = self._restore.left
-        return {
-            "parts": _part_list(found, np.unique(found.chunks.part[left]).tolist()),
-            "raw_bytes": self._restore.data_bytes,
-            "fetch_bytes_max": int(found.chunks.stored[left].sum(dtype=np.int64)),
-            "resumed": self._restore.resumed,
-        }
+            found, request.manifest.blake3, request.order, reader=self._reader(found), meter=self.meter, context=context
+        )
+        return self._restore.opened()
 
-    def op_restore(self, request: Message, context: Context, emit: Emit) -> Message:
-        restoring, row = _needed(self._restore, "open_restore"), int(request["part_row"])
-        key = restoring.manifest.parts.key(row)
-        return restoring.part(row, lambda: self._transfers.source(key, context), context)
+    def op_restore(self, request: messages.Restore, context: Context) -> messages.PartRestored:
+        restore = _needed(self._restore, "open_restore")
+        key = _key_of(restore.manifest, request.part_row)
+        return restore.part(request.part_row, lambda: self._transfers.source(key, context), context)
 
-    def op_finish_restore(self, request: Message, context: Context, emit: Emit) -> Message:
+    def op_finish_restore(self, request: messages.FinishRestore, context: Context) -> messages.Restored:
         return _needed(self._restore, "open_restore").finish()
 
-    def op_open_verify(self, request: Message, context: Context, emit: Emit) -> Message:
-        found = self._manifest(request["manifest"], context)
-        full = bool(request.get("full"))
-        if full:
+    def op_open_verify(self, request: messages.OpenVerify, context: Context) -> messages.PartsListed:
+        found = self._manifest(request.manifest, context)
+        if request.full:
             self._check_decodable(found)
-        self._verify = VerifyRun(found, full, self._reader(found), self.meter)
-        return {"parts": _part_list(found, range(len(found.parts)))}
+        self._verify = VerifyRun(found, request.full, self._reader(found), self.meter)
+        return messages.PartsListed(listed(found, range(len(found.parts))))
 
-    def op_verify(self, request: Message, context: Context, emit: Emit) -> Message:
-        verifying, row = _needed(self._verify, "open_verify"), int(request["part_row"])
-        source = self._transfers.source(verifying.manifest.parts.key(row), context)
+    def op_verify(self, request: messages.Verify, context: Context) -> messages.PartVerified:
+        verify = _needed(self._verify, "open_verify")
+        source = self._transfers.source(_key_of(verify.manifest, request.part_row), context)
         try:
-            return verifying.part(row, row, source, context)
+            return verify.part(request.part_row, source, context)
         finally:
             source.close()
 
-    def op_open_convert(self, request: Message, context: Context, emit: Emit) -> Message:
-        found, adopted = self._manifest(request["manifest"], context), self._adopted(request, context)
+    def op_open_convert(self, request: messages.OpenConvert, context: Context) -> messages.ConvertPlanned:
+        found, adopted = self._manifest(request.manifest, context), self._adopted(request.adopt, context)
         self._check_decodable(found)
-        snapshot_id, reader = ids.checked_snapshot_id(str(request["snapshot_id"])), self._reader(found)
+        snapshot_id, reader = ids.checked_snapshot_id(request.snapshot_id), self._reader(found)
         self._convert = ConvertRun(found, snapshot_id, adopted, reader, self.meter)
         return self._convert.summary()
 
-    def op_convert(self, request: Message, context: Context, emit: Emit) -> Message:
-        converting, number = _needed(self._convert, "open_convert"), int(request["part"])
-
+    def op_convert(self, request: messages.Convert, context: Context) -> messages.PartSent:
         def open_source(key: str) -> Source:
             return self._transfers.source(key, context)
 
-        return converting.part(number, open_source, lambda: self._transfers.sink(number, context), context)
+        convert = _needed(self._convert, "open_convert")
+        return convert.part(request.part, open_source, lambda: self._transfers.sink(request.part, context), context)
 
-    def op_finish_convert(self, request: Message, context: Context, emit: Emit) -> Message:
-        converting = _needed(self._convert, "open_convert")
-        sums = _send_pages(manifest.encode(converting.converted()), emit, context)
-        return {**sums, "coding": self._toolset.coding(POLICY, portable=True)}
+    def op_finish_convert(self, request: messages.FinishConvert, context: Context) -> messages.ManifestSent:
+        convert = _needed(self._convert, "open_convert")
+        size, digest = _send_pages(manifest.encode(convert.converted()), context)
+        return messages.ManifestSent(size, digest, self._coding(POLICY, portable=True))
+
+    def _coding(self, policy: str, portable: bool) -> messages.CodingTold | None:
+        coding = self._toolset.coding(policy, portable=portable)
+        if coding is None:
+            return None
+        texts = {name: text[: messages.TEXT_MAX] for name, text in coding.items() if isinstance(text, str)}
+        return messages.CodingTold(**{**coding, **texts})
 
     def _reader(self, found: Manifest) -> Reader:
         largest = int(found.chunks.stored.max()) if len(found.chunks) else 0
@@ -209,8 +184,8 @@ class Operations:
         for codec in np.unique(found.chunks.codec).tolist():
             self._toolset.codec(codec)
 
-    def _manifest(self, given: Message, context: Context) -> Manifest:
-        key, size = str(given["key"]), int(given["bytes"])
+    def _manifest(self, given: ManifestReference, context: Context) -> Manifest:
+        key, size = given.key, given.bytes
         if not 0 < size <= limits.MANIFEST_BYTES_MAX:
             raise Corrupt(f"{key}: a manifest of {size} bytes, expected at most {limits.MANIFEST_BYTES_MAX}")
         data = bytearray(size)
@@ -220,8 +195,8 @@ class Operations:
         finally:
             source.close()
         found = blake3.blake3(data).hexdigest()
-        if found != given["blake3"]:
-            raise Corrupt(f"{key}: hashes to {found}, expected {given['blake3']}", object=key)
+        if found != given.blake3:
+            raise Corrupt(f"{key}: hashes to {found}, expected {given.blake3}", object=key)
         return manifest.decode(bytes(data), key)
 
 
@@ -231,20 +206,22 @@ def _needed(opened: T | None, before: str) -> T:
     return opened
 
 
-def _send_pages(pages: Iterable[bytes], emit: Emit, context: Context) -> Message:
-    """Tell a manifest in `page` events; returns its size and its hash."""
+def _key_of(found: Manifest, row: int) -> str:
+    if row >= len(found.parts):
+        raise UsageError(f"part_row {row}: the manifest lists {len(found.parts)} parts")
+    return found.parts.key(row)
+
+
+def _send_pages(pages: Iterable[bytes], context: Context) -> tuple[int, str]:
+    """Send a manifest in pieces; returns its size and its hash."""
     digest, size, rest = blake3.blake3(), 0, b""
     for page in pages:
         digest.update(page)
         size += len(page)
         rest += page
-        while len(rest) >= protocol.PAGE_BYTES:
-            emit({"event": "page", "data": base64.b64encode(rest[: protocol.PAGE_BYTES]).decode()})
-            rest = rest[protocol.PAGE_BYTES :]
+        while len(rest) >= lines.PAGE_BYTES:
+            context.send_page(rest[: lines.PAGE_BYTES])
+            rest = rest[lines.PAGE_BYTES :]
         context.check()
-    emit({"event": "page", "data": base64.b64encode(rest).decode()})
-    return {"bytes": size, "blake3": digest.hexdigest()}
-
-
-def _part_list(found: Manifest, rows: Any) -> list[Message]:
-    return [{"row": row, "key": found.parts.key(row), "size": int(found.parts.size[row])} for row in rows]
+    context.send_page(rest)
+    return size, digest.hexdigest()

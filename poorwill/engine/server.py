@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
+import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
-from typing import IO, Any
+from functools import partial
+from typing import IO, Any, TypeVar
 
-from poorwill.engine import protocol
 from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
-from poorwill.engine.protocol import Message
-from poorwill.errors import DeadlineExceeded, EngineFailed, PoorwillError, from_wire
+from poorwill.engine.protocol import lines
+from poorwill.engine.protocol.lines import Call, Cancel, Event, Message, Reply
+from poorwill.engine.protocol.messages import Question, Request, answer_to, read_request
+from poorwill.errors import DeadlineExceeded, EngineFailed, PoorwillError, UsageError, from_wire
+from poorwill.snapshot import fields
 
 ASK_TIMEOUT_S = 600.0
 """Longer than the control side takes to mend a connection."""
 log = logging.getLogger(__name__)
+A = TypeVar("A")
 
-Handler = Callable[[Message, Context, Callable[[Message], None]], Message]
+Handler = Callable[[Request[Any], Context], Any]
 
 
 class Server:
-    """Runs until its input ends. `handle(request, context, emit)` answers one request."""
+    """Runs until its input ends. `handle(request, context)` answers one request."""
 
     def __init__(self, requests: IO[bytes], events: IO[bytes], handle: Handler, meter: Meter) -> None:
         self._requests, self._events = requests, events
@@ -31,87 +38,107 @@ class Server:
         self._write_lock = threading.Lock()
         self._lock = threading.Lock()
         self._running: dict[int, Context] = {}
-        self._answers: dict[int, _Answer] = {}
+        self._replies: dict[int, queue.SimpleQueue[Reply]] = {}
         self._asked = 0
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Serve until end of input: the control side is gone then, and whatever still runs is cancelled."""
+        """Serve until end of input: the control side is gone then, and whatever still runs is cancelled.
+
+        Corrupt for a line that is not one of the protocol's.
+        """
         threading.Thread(target=self._tick, name="heartbeat", daemon=True).start()
         try:
-            while (message := protocol.read(self._requests)) is not None:
-                self._take(message)
+            while (message := lines.read(self._requests)) is not None:
+                op = message.get("op")
+                if op == "answer":
+                    self._take_reply(fields.read(Reply, message, "an answer"))
+                elif op == "cancel":
+                    self._cancel(fields.read(Cancel, message, "a cancellation"))
+                else:
+                    self._begin(message)
         finally:
             self._ended.set()
             with self._lock:
                 for context in self._running.values():
                     context.cancel()
 
-    def _take(self, message: Message) -> None:
-        op, number = message.get("op"), message.get("id")
-        if op == "answer":
-            with self._lock:
-                answer = self._answers.pop(int(message.get("ask", -1)), None)
-            if answer is not None:
-                answer.give(message)
-        elif op == "cancel":
-            with self._lock:
-                context = self._running.get(int(message.get("target", -1)))
-            if context is not None:
-                context.cancel()
-        elif isinstance(number, int):
-            self._begin(number, message)
-
-    def _begin(self, number: int, message: Message) -> None:
-        attempt = int(message.get("attempt", 1))
-        tag = {"id": number, "attempt": attempt}
-
-        def ask(question: str, facts: dict[str, Any]) -> dict[str, Any]:
-            return self._ask(tag, context, question, facts)
-
-        context = Context(str(message.get("op")), float(message.get("deadline_s", 86400.0)), ask)
+    def _take_reply(self, reply: Reply) -> None:
         with self._lock:
-            if len(self._running) >= protocol.REQUESTS_MAX:
-                self._emit({**tag, "event": "error", "error": EngineFailed("too many requests at once").to_wire()})
-                return
-            self._running[number] = context
-        threading.Thread(target=self._work, args=(tag, message, context), name=f"request-{number}", daemon=True).start()
+            waiting = self._replies.pop(reply.ask, None)
+        if waiting is not None:
+            waiting.put(reply)
 
-    def _work(self, tag: Message, message: Message, context: Context) -> None:
+    def _cancel(self, cancel: Cancel) -> None:
+        with self._lock:
+            context = self._running.get(cancel.target)
+        if context is not None:
+            context.cancel()
+
+    def _begin(self, message: Message) -> None:
         try:
-            result = self._handle(message, context, lambda event: self._emit({**tag, **event}))
-            self._emit({**tag, "event": "result", "result": result, "counters": self._meter.read()})
+            call = fields.read(Call, message, "request", UsageError)
+        except UsageError as error:
+            number = message.get("id")
+            if type(number) is int:
+                self._emit(Event("error", number, error=error.to_wire()))
+            return
+
+        def ask(question: Question[A]) -> A:
+            return self._ask(call, context, question)
+
+        context = Context(call.op, call.deadline_s, ask, partial(self._send_page, call))
+        with self._lock:
+            if len(self._running) >= lines.REQUESTS_MAX:
+                self._emit(call.event("error", error=EngineFailed("too many requests at once").to_wire()))
+                return
+            self._running[call.id] = context
+        threading.Thread(
+            target=self._work, args=(call, message, context), name=f"request-{call.id}", daemon=True
+        ).start()
+
+    def _work(self, call: Call, message: Message, context: Context) -> None:
+        try:
+            answer = self._handle(read_request(call.op, message), context)
+            result = answer if isinstance(answer, dict) else fields.write(answer)
+            self._emit(call.event("result", result=result, counters=self._meter.read()))
         except PoorwillError as error:
-            self._emit({**tag, "event": "error", "error": error.to_wire()})
+            self._emit(call.event("error", error=error.to_wire()))
         except Exception as error:
-            log.exception("request %s failed", message.get("op"))
-            what = EngineFailed(f"{message.get('op')}: {type(error).__name__}: {error}")
-            self._emit({**tag, "event": "error", "error": what.to_wire()})
+            log.exception("request %s failed", call.op)
+            what = EngineFailed(f"{call.op}: {type(error).__name__}: {error}")
+            self._emit(call.event("error", error=what.to_wire()))
         finally:
             with self._lock:
-                self._running.pop(int(tag["id"]), None)
+                self._running.pop(call.id, None)
 
-    def _ask(self, tag: Message, context: Context, question: str, facts: dict[str, Any]) -> dict[str, Any]:
-        answer = _Answer()
+    def _ask(self, call: Call, context: Context, question: Question[A]) -> A:
+        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         with self._lock:
             self._asked += 1
             number = self._asked
-            self._answers[number] = answer
-        self._emit({**tag, "event": "ask", "ask": number, "question": question, "facts": facts})
-        return answer.wait(context, question)
+            self._replies[number] = replies
+        self._emit(call.event("ask", ask=number, question=question.name, facts=fields.write(question)))
+        reply = _wait(replies, context, question.name)
+        if reply.error is not None:
+            raise from_wire(dict(reply.error))
+        return fields.read(answer_to(type(question)), reply.facts, f"the answer to '{question.name}'")
+
+    def _send_page(self, call: Call, page: bytes) -> None:
+        self._emit(call.event("page", data=base64.b64encode(page).decode()))
 
     def _tick(self) -> None:
         last: dict[str, int] = {}
         silent = 0.0
-        while not self._ended.wait(protocol.HEARTBEAT_S):
+        while not self._ended.wait(lines.HEARTBEAT_S):
             counters = self._meter.read()
-            silent += protocol.HEARTBEAT_S
+            silent += lines.HEARTBEAT_S
             if counters != last or silent >= 5.0:
-                self._emit({"event": "progress", "counters": counters})
+                self._emit(Event("progress", counters=counters))
                 last, silent = counters, 0.0
 
-    def _emit(self, event: Message) -> None:
-        line = protocol.encode(event)
+    def _emit(self, event: Event) -> None:
+        line = lines.encode(fields.write(event))
         with self._write_lock:
             try:
                 self._events.write(line)
@@ -121,27 +148,14 @@ class Server:
                 os._exit(1)
 
 
-class _Answer:
-    """What the control side will say to one question."""
-
-    def __init__(self) -> None:
-        self._given = threading.Event()
-        self._message: Message = {}
-
-    def give(self, message: Message) -> None:
-        self._message = message
-        self._given.set()
-
-    def wait(self, context: Context, question: str) -> dict[str, Any]:
-        waited = 0.0
-        while not self._given.wait(0.5):
+def _wait(replies: queue.SimpleQueue[Reply], context: Context, question: str) -> Reply:
+    ends_s = time.monotonic() + ASK_TIMEOUT_S
+    while time.monotonic() < ends_s:
+        try:
+            return replies.get(timeout=0.5)
+        except queue.Empty:
             context.check()
-            waited += 0.5
-            if waited >= ASK_TIMEOUT_S:
-                raise DeadlineExceeded(f"the control side did not answer '{question}' within {ASK_TIMEOUT_S:.0f} s")
-        if "error" in self._message:
-            raise from_wire(self._message["error"])
-        return dict(self._message.get("facts") or {})
+    raise DeadlineExceeded(f"the control side did not answer '{question}' within {ASK_TIMEOUT_S:.0f} s")
 
 
 def own_streams() -> tuple[IO[bytes], IO[bytes]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from poorwill.engine.protocol import Message
+from poorwill.engine.protocol.messages import Pack, Request
 from poorwill.errors import WorkspaceError
 from poorwill.store.local import LocalStore
 from tests.support.engines import Hook, ThreadHost
@@ -26,7 +26,7 @@ def once(action: Callable[[], object]) -> Hook:
     """A hook that acts the first time only."""
     left = [action]
 
-    def hook(request: Message) -> None:
+    def hook(request: Request[Any]) -> None:
         if left:
             left.pop()()
 
@@ -76,8 +76,8 @@ def test_a_change_between_two_chunks_of_a_file(local_store: LocalStore, tmp_path
     workspace = aged(make_large(tmp_path / "w", 4))
     parts_read: list[int] = []
 
-    def hook(request: Message) -> None:
-        parts_read.append(int(request["part"]))
+    def hook(request: Pack) -> None:
+        parts_read.append(request.part)
         if len(parts_read) == 2:
             (workspace / "large.bin").write_bytes(noise(4 * CHUNK_BYTES, 72))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -16,9 +16,11 @@ import pytest
 from deployments.demo.tree_listing import Listing, list_tree
 from poorwill.control.records import catalog
 from poorwill.control.snapshot.restore_run import RestoreRun
+from poorwill.control.snapshot.session import Answer
 from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
+from poorwill.engine.protocol.messages import MachineFacts, Question, Request
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Refused, Unsupported
 from poorwill.snapshot import keys, part_index
 from poorwill.snapshot.order import RestoreOrder
@@ -29,6 +31,7 @@ from tests.support.workspaces import aged, noise, safetensors
 
 HEAD_BYTES = 32
 SAMPLED_OFFSETS = 24
+A = TypeVar("A")
 OBJECTS = ("metadata", "manifest", "own part", "borrowed part")
 
 
@@ -39,22 +42,13 @@ class DirectSession:
     def __init__(self) -> None:
         os.umask(0)  # as the engine's own process does
         self.operations = Operations()
-        self.facts: dict[str, Any] = {}
+        self.facts: MachineFacts | None = None
 
-    def request(
-        self,
-        op: str,
-        *,
-        deadline_s: float = 60.0,
-        attempt: int = 1,
-        answer: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None,
-        **fields: Any,
-    ) -> dict[str, Any]:
-        def nobody(question: str, facts: dict[str, Any]) -> dict[str, Any]:
+    def request(self, request: Request[A], *, attempt: int = 1, answer: Answer | None = None) -> A:
+        def nobody(question: Question[Any]) -> Any:
             raise Refused(f"nobody answers {question}")
 
-        context = Context(op, min(deadline_s, 60.0), answer or nobody)
-        return self.operations.handle({"op": op, **fields}, context, lambda event: None)
+        return self.operations.handle(request, Context(request.op, 60.0, answer or nobody))
 
 
 @dataclass

@@ -93,8 +93,8 @@ def check_continued(store: Store, old: Taken, new_id: str, root: Path, back: Pat
     after = part_objects(store)
     assert {key: after.get(key) for key in before} == before
     assert own <= {part.key for part in new.metadata.parts}
-    assert new.counters["checked_bytes"] == new.run.work["stored_bytes"]
-    assert (new.run.work["stored_bytes"] < old.totals["stored_bytes"]) == bool(own)
+    assert new.counters["checked_bytes"] == new.run.work.stored_bytes
+    assert (new.run.work.stored_bytes < old.totals["stored_bytes"]) == bool(own)
     assert list(store.list(keys.PENDING)) == []
     restore(store, new_id, back)
     assert differences(root, back) == []

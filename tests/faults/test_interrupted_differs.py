@@ -90,7 +90,7 @@ def test_sigkill_of_the_engine(kept: Kept, parts: int) -> None:
     edit(kept.back)
     host = WatchedHost()
     run = kept.open(host, overwrite=True)
-    fetched = sum(run.restore_part(row)["stored_bytes"] for row in list(run.parts)[:parts])
+    fetched = sum(run.restore_part(row).stored_bytes for row in list(run.parts)[:parts])
     host.kill()
     run.session.close()
     assert (kept.back / JOURNAL).exists()
@@ -171,14 +171,13 @@ class Direct:
         taken, store, meter = self.kept.taken, self.kept.store, Meter()
         manifest = manifests.read(store, taken.metadata)
         restoring = restore_run.RestoreRun(
-            os.fsencode(self.kept.back), manifest, taken.metadata.manifest.blake3, include=[],
-            overwrite=overwrite, privileged=False, context=context, meter=meter,
-            reader=Reader(self.pool, BufferPool(16 << 20, 4), ThreadPoolExecutor(1)),
+            manifest, taken.metadata.manifest.blake3, RestoreOrder(str(self.kept.back), overwrite=overwrite),
+            context=context, meter=meter, reader=Reader(self.pool, BufferPool(16 << 20, 4), ThreadPoolExecutor(1)),
         )  # fmt: skip
         try:
             for row in range(len(manifest.parts)):
                 key = manifest.parts.key(row)
-                path = str(store.grant_read(key, expires_s=60).to_wire()["path"])
+                path = str(store.grant_read(key, expires_s=60).path)
                 restoring.part(row, partial(PathSource, path, key, meter), context)
             restoring.finish()
         finally:

@@ -140,8 +140,8 @@ def test_not_enough_disk_is_said_first(local_store: LocalStore, tmp_path: Path) 
     reader = Reader(WorkPool(1), BufferPool(1 << 20, 4), ThreadPoolExecutor(1))
     with pytest.raises(WorkspaceError, match=r"needs \d+ bytes, 16777216 are free: nothing was restored"):
         restore_run.RestoreRun(
-            os.fsencode(tmp_path / "back"), manifest, taken.metadata.manifest.blake3, include=[],
-            overwrite=False, privileged=False, reader=reader, meter=Meter(), statvfs=small,
+            manifest, taken.metadata.manifest.blake3, RestoreOrder(str(tmp_path / "back")),
+            reader=reader, meter=Meter(), statvfs=small,
         )  # fmt: skip
     assert list((tmp_path / "back").iterdir()) == []
 

@@ -159,12 +159,12 @@ def test_an_engine_session_over_cuts(machine: Machine) -> None:
     link = machine.link("engine", [], dead_after_s=0.5, ping_s=0.1)
     session = session_of(machine, link)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(session.request, "hello", deadline_s=SOON_S, workspace="/") for _ in range(4)]
+        asked = [pool.submit(session.hello, "/") for _ in range(4)]
         machine.streams[-1].cut()
-        assert all(a.result()["engine"] for a in asked)
+        assert all(a.result().engine for a in asked)
         machine.streams[-1].freeze()
-        asked = [pool.submit(session.request, "hello", deadline_s=SOON_S, workspace="/") for _ in range(4)]
-        assert all(a.result()["engine"] for a in asked)
+        asked = [pool.submit(session.hello, "/") for _ in range(4)]
+        assert all(a.result().engine for a in asked)
     assert link.reconnects >= 2 and session.alive
     daemon = machine.daemon("engine")
     engine = engine_of(daemon)
@@ -178,7 +178,7 @@ def test_an_engine_that_is_killed(machine: Machine) -> None:
     session.hello("/")
     engine_of(machine.daemon("one")).kill()
     with pytest.raises(EngineLost, match="box has ended: killed by SIGKILL"):
-        session.request("hello", deadline_s=600)
+        session.hello("/")
     session.close()
     soon(lambda: machine.left() == [])
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from deployments.demo.tree_listing import Entry, Listing, list_tree
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
+from poorwill.engine.protocol.messages import MachineFacts
 from poorwill.remote.local import LocalHost
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.base import Store
@@ -116,7 +117,7 @@ def take(store: Store, root: Path, snapshot_id: str, codec: str, parent: str | N
         if run.open() is not None:
             raise SystemExit(f"{snapshot_id} is made already, and golden snapshots are never made again")
         session.hello(str(root))
-        session.facts = {"host": "golden"}
+        session.facts = MachineFacts(host="golden")
         run.scan()
         while run.planned:
             for number in run.planned:

@@ -9,15 +9,16 @@ from contextlib import suppress
 from typing import IO, Any
 
 from poorwill.codecs.toolset import Toolset
-from poorwill.engine import protocol
 from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
-from poorwill.engine.protocol import Message
+from poorwill.engine.protocol import lines
+from poorwill.engine.protocol.messages import Request
 from poorwill.engine.server import Server
 from poorwill.remote.base import Channel
 from poorwill.remote.local import SILENCE_S_MAX, LocalChannel, LocalHost
 
-Hook = Callable[[Message], None]
+Hook = Callable[[Any], None]
+"""Takes the request."""
 
 
 class WatchedHost(LocalHost):
@@ -60,11 +61,10 @@ class ThreadHost:
         return _PipeChannel(self._serve)
 
     def _serve(self, requests: IO[bytes], events: IO[bytes]) -> None:
-        def handle(request: Message, context: Context, emit: Callable[[Message], None]) -> Message:
-            op = str(request.get("op"))
-            self.before.get(op, _nothing)(request)
-            result = self.operations.handle(request, context, emit)
-            self.after.get(op, _nothing)(request)
+        def handle(request: Request[Any], context: Context) -> Any:
+            self.before.get(request.op, _nothing)(request)
+            result = self.operations.handle(request, context)
+            self.after.get(request.op, _nothing)(request)
             return result
 
         try:
@@ -103,10 +103,10 @@ def answering(lines: Iterable[bytes]) -> Callable[[IO[bytes], IO[bytes]], None]:
 
 
 def line(**fields: Any) -> bytes:
-    return protocol.encode(fields)
+    return lines.encode(fields)
 
 
-def _nothing(request: Message) -> None:
+def _nothing(request: Request[Any]) -> None:
     return None
 
 

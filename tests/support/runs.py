@@ -15,7 +15,9 @@ from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.control.snapshot.verify_run import VerifyRun
+from poorwill.engine.protocol.messages import MachineFacts
 from poorwill.remote.base import Host
+from poorwill.snapshot import fields as records
 from poorwill.snapshot import ids
 from poorwill.snapshot.choices import VerifyMode
 from poorwill.snapshot.metadata import Metadata
@@ -111,13 +113,13 @@ def restore(
 ) -> Restored:
     """A restore from the first step to the last. facts: what the machine is taken for, instead of asking the engine."""
     session = EngineSession(host or ThreadHost())
-    session.facts = facts or {}
+    session.facts = MachineFacts(**facts) if facts else None
     try:
         order = RestoreOrder(str(workspace), **fields)
         run = RestoreRun(store, session, catalog.find(store, snapshot_id), order)
         run.open()
         at_once(run.restore_part, list(run.parts))
-        return Restored(run.finish(), dict(session.counters), run.resumed, list(run.parts))
+        return Restored(records.write(run.finish()), dict(session.counters), run.resumed, list(run.parts))
     finally:
         session.close()
 

@@ -6,23 +6,36 @@ the real one does, in microseconds. What it reads and writes goes through the gr
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
 import blake3
 
+from poorwill.engine.protocol.messages import (
+    MachineFacts,
+    Pack,
+    PartSent,
+    Planned,
+    Question,
+    Read,
+    Request,
+    Scan,
+    SendManifest,
+    Settle,
+    SnapshotManifestSent,
+    Upload,
+)
 from poorwill.errors import NotFound, PoorwillError
 from poorwill.snapshot import manifest
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.tables import Chunks, Entries, Kind, Manifest, Parts, Segments, Targets, XattrSets
-from poorwill.store.base import Store
+from poorwill.store.base import Piece, Store
 from tests.support.memory_store import MemoryStore
 from tests.support.small_manifest import table
 
 PIECE_BYTES = 16
-Answer = Callable[[str, dict[str, Any]], dict[str, Any]]
+Answer = Callable[[Question[Any]], Any]
 
 
 def content(number: int) -> bytes:
@@ -32,65 +45,57 @@ def content(number: int) -> bytes:
 class SmallEngine:
     """What SnapshotRun asks of an engine's session."""
 
-    facts: dict[str, Any] = {}
+    facts: MachineFacts | None = None
 
     def __init__(self, store: MemoryStore, workspace: Iterable[int]) -> None:
         self._store = store
         self._wanted = [content(number) for number in sorted(set(workspace))]
         self._known: dict[bytes, str] = {}  # piece -> key of the part that holds it
-        self._settings: dict[str, Any] = {}
 
     def request(
         self,
-        op: str,
+        request: Request[Any],
         *,
-        deadline_s: float = 60.0,
         attempt: int = 1,
-        answer: Answer | None = None,
-        on_event: Callable[[dict[str, Any]], None] | None = None,
-        **fields: Any,
-    ) -> dict[str, Any]:
-        if op == "scan":
-            assert answer is not None
-            return self._scan(answer, **fields)
-        if op == "pack":
-            assert answer is not None
-            return self._pack(answer, int(fields["part"]))
-        if op == "settle":
+        answer: Answer = lambda question: None,
+        on_page: Callable[[bytes], None] = lambda page: None,
+    ) -> Any:
+        if isinstance(request, Scan):
+            return self._scan(answer, request)
+        if isinstance(request, Pack):
+            return self._pack(answer, request.part)
+        if isinstance(request, Settle):
             return self._summary({})
-        assert op == "manifest" and on_event is not None
+        assert isinstance(request, SendManifest)
         data = b"".join(manifest.encode(self._manifest()))
-        on_event({"data": base64.b64encode(data).decode()})
-        digest = blake3.blake3(data).hexdigest()
-        return {"bytes": len(data), "blake3": digest, "left_out": [], "left_out_count": 0}
+        on_page(data)
+        return SnapshotManifestSent(len(data), blake3.blake3(data).hexdigest(), None, (), 0)
 
-    def _scan(self, answer: Answer, settings: Any, parent: Any, adopt: Any) -> dict[str, Any]:
-        self._settings, self._known = settings, {}
-        if parent is not None:
-            base = manifest.decode(self._read(answer, parent["key"]), parent["key"])
+    def _scan(self, answer: Answer, scan: Scan) -> Planned:
+        self._settings, self._known = scan.settings, {}
+        if scan.parent is not None:
+            base = manifest.decode(self._read(answer, scan.parent.key), scan.parent.key)
             for row in range(len(base.chunks)):
                 digest, key = bytes(base.chunks.raw_hash[row]), base.parts.key(int(base.chunks.part[row]))
                 self._known.update((piece, key) for piece in self._wanted if blake3.blake3(piece).digest() == digest)
-        self._known.update((self._read(answer, part["key"]), part["key"]) for part in adopt)
-        used = {int(part["number"]) for part in adopt}
+        self._known.update((self._read(answer, part.key), part.key) for part in scan.adopt)
+        used = {part.number for part in scan.adopt}
         free = iter(number for number in range(64) if number not in used)
         self._planned = {next(free): piece for piece in self._wanted if piece not in self._known}
-        return self._summary({str(number): PIECE_BYTES for number in self._planned})
+        return self._summary(dict.fromkeys(self._planned, PIECE_BYTES))
 
-    def _pack(self, answer: Answer, number: int) -> dict[str, Any]:
-        self._store.write_piece(answer("upload", {"part": number})["path"], self._planned[number])
-        own = f"parts/{self._settings['machine']}/{self._settings['snapshot_id']}/{number:02d}"
+    def _pack(self, answer: Answer, number: int) -> PartSent:
+        self._store.write_piece(answer(Upload(number)).path, self._planned[number])
+        own = f"parts/{self._settings.machine}/{self._settings.snapshot_id}/{number:02d}"
         self._known[self._planned[number]] = own
-        sizes = dict.fromkeys(("bytes", "raw_bytes", "stored_bytes"), PIECE_BYTES)
-        return {**sizes, "chunks": 1, "pieces": [{"number": 1, "tag": "t", "size": PIECE_BYTES}]}
+        return PartSent(number, PIECE_BYTES, (Piece(1, "t", PIECE_BYTES),), 1, PIECE_BYTES, PIECE_BYTES)
 
-    def _summary(self, parts: dict[str, int]) -> dict[str, Any]:
+    def _summary(self, parts: dict[int, int]) -> Planned:
         count = len(self._wanted)
-        sizes = {"raw_bytes": count * PIECE_BYTES, "pack_bytes": sum(parts.values())}
-        return {"parts": parts, "entries": count + 1, "files": count, "plan_hash": "blake3:0", **sizes}
+        return Planned(count + 1, count, count * PIECE_BYTES, sum(parts.values()), parts, "blake3:0")
 
     def _read(self, answer: Answer, key: str) -> bytes:
-        return self._store.get(answer("read", {"key": key})["path"])
+        return self._store.get(answer(Read(key)).path)
 
     def _manifest(self) -> Manifest:
         parts, chunks, segments = [], [], []
@@ -114,7 +119,7 @@ class SmallEngine:
             (XattrSets, []),
         ]
         found = [table(kind, rows) for kind, rows in tables]  # type: ignore[type-var]
-        return Manifest(self._settings["machine"], self._settings["snapshot_id"], 0, *found)  # type: ignore[arg-type]
+        return Manifest(self._settings.machine, self._settings.snapshot_id, 0, *found)  # type: ignore[arg-type]
 
 
 def missing_pieces(store: Store, metadata: Metadata) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from poorwill.control.records import catalog, manifests, verified
 from poorwill.control.snapshot.grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
+from poorwill.engine.protocol.messages import Changed
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
-from poorwill.snapshot import fields
 from poorwill.snapshot.metadata import Metadata
-from poorwill.snapshot.order import PackSettings, SnapshotOrder
+from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.base import Store
 
 SCAN_DEADLINE_S = 3600.0
@@ -62,8 +64,6 @@ def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, 
 def changed_paths(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> list[str]:
     """A few paths whose times or sizes differ between the workspace now and a snapshot of it."""
     answer = ReadGrants(store, {metadata.manifest.key}).answer
-    found = session.request(
-        "changed", deadline_s=SCAN_DEADLINE_S, answer=answer, settings=fields.write(order, PackSettings),
-        manifest=metadata.manifest.document(), left_out=[left.path for left in metadata.left_out],
-    )  # fmt: skip
-    return [str(path) for path in found["paths"]]
+    left_out = tuple(os.fsencode(left.path) for left in metadata.left_out)
+    changed = Changed(order, metadata.manifest, left_out)
+    return list(session.request(changed, deadline_s=SCAN_DEADLINE_S, answer=answer).paths)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from poorwill.engine.protocol.messages import FoundPart
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import keys
 from poorwill.snapshot.metadata import THIS_TOOL, Tool
@@ -91,14 +92,11 @@ class PendingRecord:
         self.store.delete(self.key)
         return True
 
-    def finished_parts(self) -> list[dict[str, Any]]:
+    def finished_parts(self) -> tuple[FoundPart, ...]:
         """What the engine may adopt: the parts that an earlier run of this snapshot had completed. Those it had not
         are dropped: without their pieces' tags nobody can complete them."""
         prefix = keys.parts_of(self.machine, self.snapshot_id)
         for key, upload in self.store.list_uploads(prefix):
             self.store.abort_upload(key, upload)
-        return [
-            {"key": found.key, "number": int(found.key[-2:]), "size": found.size}
-            for found in self.store.list(prefix)
-            if keys.is_part(found.key)
-        ]
+        found = (part for part in self.store.list(prefix) if keys.is_part(part.key))
+        return tuple(FoundPart(part.key, int(part.key[-2:]), part.size) for part in found)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import blake3
 import numpy as np
@@ -14,14 +13,15 @@ import numpy as np
 from poorwill.codecs import registry
 from poorwill.control.snapshot.grants import PartGrants
 from poorwill.control.snapshot.session import EngineSession
+from poorwill.engine.protocol.messages import ManifestSent, PartSent, Request
 from poorwill.errors import Corrupt, EngineFailed
-from poorwill.snapshot import keys, limits, manifest
+from poorwill.snapshot import fields, keys, limits, manifest
 from poorwill.snapshot.keys import Owner
 from poorwill.snapshot.metadata import CodecTotals, Coding, ManifestReference, Totals, UsedPart
 from poorwill.snapshot.tables import Kind, Manifest
-from poorwill.store.base import Piece, Store
+from poorwill.store.base import Store
 
-TEXT_MAX = 500
+Sent = TypeVar("Sent", bound=ManifestSent)
 
 
 @dataclass(slots=True)
@@ -36,52 +36,30 @@ class PartDone:
     seconds: float
 
 
-def complete_part(store: Store, grants: PartGrants, number: int, result: dict[str, Any], began_s: float) -> PartDone:
-    """Complete the upload of a part that the engine has sent, as its `result` says; began_s is monotonic."""
-    size = int(result["bytes"])
-    if size:
-        pieces = [Piece(int(p["number"]), str(p["tag"]), int(p["size"])) for p in result["pieces"]]
-        store.complete_upload(grants.key(number), grants.upload_of(number), pieces, size)
+def complete_part(store: Store, grants: PartGrants, number: int, sent: PartSent, began_s: float) -> PartDone:
+    """Complete the upload of a part that the engine was asked for, and has sent; began_s is monotonic."""
+    if sent.part != number:
+        raise Corrupt(f"the engine answered for part {sent.part}, expected part {number}")
+    if sent.bytes:
+        store.complete_upload(grants.key(number), grants.upload_of(number), list(sent.pieces), sent.bytes)
         grants.done(number)
-    return PartDone(
-        number, size, int(result["chunks"]), int(result["raw_bytes"]), int(result["stored_bytes"]),
-        time.monotonic() - began_s,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A manifest that is in the store, and what the engine told about it."""
-
-    manifest: Manifest
-    parts: tuple[UsedPart, ...]
-    told: dict[str, Any]
-    named: ManifestReference
-
-    def described(self) -> dict[str, Any]:
-        """The fields of the metadata that follow from the manifest."""
-        return {
-            "needs": tuple(needs_of(self.manifest)),
-            "manifest": self.named,
-            "parts": self.parts,
-            "totals": totals(self.manifest, self.parts),
-            "codecs": _totals_by_codec(self.manifest),
-            "coding": _coding(self.told.get("coding")),
-        }
+    seconds = time.monotonic() - began_s
+    return PartDone(number, sent.bytes, sent.chunks, sent.raw_bytes, sent.stored_bytes, seconds)
 
 
 def write_manifest(
     store: Store,
     session: EngineSession,
-    op: str,
+    request: Request[Sent],
     owner: Owner,
     check: Callable[[Manifest], None] = lambda found: None,
-) -> Written:
-    """Take the manifest from the engine by the request `op`, check it and that every part is there, and write it.
+) -> tuple[dict[str, Any], Sent]:
+    """Take the manifest from the engine by the request, check it and that every part is there, and write it.
 
-    check: may raise, for what else must be so; then it is not written.
+    Returns the fields of the metadata that follow from it, and the engine's answer. check: may raise, for what else
+    must be so; then it is not written.
     """
-    data, told = _fetch_manifest(session, op)
+    data, sent = _fetch_manifest(session, request)
     key = keys.manifest(*owner)
     found = manifest.decode(data, key)
     if (found.machine, found.snapshot_id) != owner:
@@ -89,28 +67,32 @@ def write_manifest(
     check(found)
     parts = _checked_parts(store, found)
     store.put(key, data)
-    return Written(found, parts, told, ManifestReference(key, len(data), told["blake3"]))
+    described = {
+        "needs": tuple(needs_of(found)),
+        "manifest": ManifestReference(key, len(data), sent.blake3),
+        "parts": parts,
+        "totals": totals(found, parts),
+        "codecs": _totals_by_codec(found),
+        "coding": Coding(**fields.write(sent.coding)) if sent.coding is not None else None,
+    }
+    return described, sent
 
 
-def _fetch_manifest(session: EngineSession, op: str) -> tuple[bytes, dict[str, Any]]:
+def _fetch_manifest(session: EngineSession, request: Request[Sent]) -> tuple[bytes, Sent]:
     pages, size = list[bytes](), 0
 
-    def keep(event: dict[str, Any]) -> None:
+    def keep(page: bytes) -> None:
         nonlocal size
-        try:
-            page = base64.b64decode(str(event.get("data", "")), validate=True)
-        except ValueError:
-            raise Corrupt("the engine's manifest did not arrive as base64") from None
         size += len(page)
         if size > limits.MANIFEST_BYTES_MAX:
             raise Corrupt(f"the engine's manifest exceeds {limits.MANIFEST_BYTES_MAX} bytes")
         pages.append(page)
 
-    told = session.request(op, on_event=keep)
+    sent = session.request(request, on_page=keep)
     data = b"".join(pages)
-    if (len(data), blake3.blake3(data).hexdigest()) != (told["bytes"], told["blake3"]):
+    if (len(data), blake3.blake3(data).hexdigest()) != (sent.bytes, sent.blake3):
         raise EngineFailed("the engine's manifest did not arrive whole")
-    return data, told
+    return data, sent
 
 
 def _checked_parts(store: Store, found: Manifest) -> tuple[UsedPart, ...]:
@@ -146,29 +128,6 @@ def totals(found: Manifest, parts: Sequence[UsedPart]) -> Totals:
         sent_bytes=sum(part.bytes for part in parts if not part.borrowed),
         sent_raw_bytes=int(chunks.raw[own].sum(dtype=np.int64)),
     )
-
-
-def _coding(told: Any) -> Coding | None:
-    """Who coded and why, as the engine tells it, cut to what a document may hold; None where nothing was coded."""
-    if not isinstance(told, dict):
-        return None
-    return Coding(
-        by=_text(told, "by"),
-        codec=_text(told, "codec"),
-        reason=_text(told, "reason"),
-        warning=_text(told, "warning"),
-        rates_mb_s={k: v for k, v in _entries(told.get("rates_mb_s")) if type(v) is int and 0 <= v < 1 << 53},
-        versions={k: str(v)[:TEXT_MAX] for k, v in _entries(told.get("versions"))},
-        fell_back=told["fell_back"] if type(told.get("fell_back")) is int and told["fell_back"] >= 0 else 0,
-    )
-
-
-def _text(told: dict[str, Any], name: str) -> str:
-    return str(told.get(name, ""))[:TEXT_MAX]
-
-
-def _entries(told: Any) -> list[tuple[str, Any]]:
-    return [(str(k)[:40], v) for k, v in list(told.items())[:8]] if isinstance(told, dict) else []
 
 
 def _totals_by_codec(found: Manifest) -> dict[str, CodecTotals]:

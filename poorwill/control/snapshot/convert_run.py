@@ -15,6 +15,16 @@ from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.commit import PartDone, complete_part, needs_of, write_manifest
 from poorwill.control.snapshot.grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
+from poorwill.engine.protocol.messages import (
+    Convert,
+    ConvertPlanned,
+    FinishConvert,
+    FoundPart,
+    MachineFacts,
+    OpenConvert,
+    Question,
+    Read,
+)
 from poorwill.errors import Corrupt, EngineFailed, NotFound, PermanentError, Refused, Unsupported
 from poorwill.snapshot import ids
 from poorwill.snapshot.metadata import THIS_TOOL, Metadata
@@ -44,10 +54,10 @@ class ConvertRun:
     source: Metadata
     snapshot_id: str
     planned: dict[int, int] = field(default_factory=dict)
-    work: dict[str, Any] = field(default_factory=dict)
+    work: ConvertPlanned | None = None
     done: dict[int, PartDone] = field(default_factory=dict)
     timings_ms: dict[str, int] = field(default_factory=dict)
-    adopted: list[dict[str, Any]] = field(default_factory=list)
+    adopted: tuple[FoundPart, ...] = ()
     _reads: ReadGrants = field(init=False)
     _parts: PartGrants = field(init=False)
     _pending: PendingRecord = field(init=False)
@@ -109,22 +119,20 @@ class ConvertRun:
 
     def _plan(self) -> None:
         began = time.monotonic()
-        allowed = self._reads.allowed | {found["key"] for found in self.adopted}
+        grants = ReadGrants(self.store, self._reads.allowed | {found.key for found in self.adopted})
         try:
-            self.work = self.session.request(
-                "open_convert", answer=ReadGrants(self.store, allowed).answer,
-                manifest=self.source.manifest.document(), snapshot_id=self.snapshot_id, adopt=self.adopted,
-            )  # fmt: skip
+            work = self.session.request(
+                OpenConvert(self.source.manifest, self.snapshot_id, self.adopted), answer=grants.answer
+            )
         except Unsupported as error:
             raise self._explained(error) from None
         self.timings_ms["plan"] = self.timings_ms.get("plan", 0) + since_ms(began)
-        self.planned = {int(number): int(size) for number, size in self.work["parts"].items()}
-        for number, size in self.planned.items():
-            self._parts.expect(number, size)
+        self.work, self.planned = work, dict(work.parts)
+        self._parts.expect(work.parts)
 
     def _explained(self, error: Unsupported) -> Unsupported:
-        facts = self.session.facts
-        host = str(facts.get("host", "the machine"))[:80]
+        facts = self.session.facts or MachineFacts()
+        host = facts.host[:80] or "the machine"
         lacks = [(need, lack) for need in needs.of(self.source) if (lack := need.lacking(facts))]
         told = "; ".join(f"it needs {need.describe()}, and {host} {lack}" for need, lack in lacks) or error.message
         return Unsupported(
@@ -132,22 +140,22 @@ class ConvertRun:
             "on a machine that has all of it"
         )
 
-    def convert_part(self, number: int) -> PartDone:
+    def convert_part(self, number: int, attempt: int = 1) -> PartDone:
         """Have one planned part written, then complete its upload. A repeated call starts the part over."""
         began = time.monotonic()
-        result = self.session.request("convert", answer=self._answer, part=number)
-        self.done[number] = complete_part(self.store, self._parts, number, result, began)
+        sent = self.session.request(Convert(number), attempt=attempt, answer=self._answer)
+        self.done[number] = complete_part(self.store, self._parts, number, sent, began)
         return self.done[number]
 
-    def _answer(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
-        return (self._reads if question == "read" else self._parts).answer(question, facts)
+    def _answer(self, question: Question[Any]) -> Any:
+        return (self._reads if isinstance(question, Read) else self._parts).answer(question)
 
     def write_metadata(self) -> Metadata:
         """Check that every part is there, that the content is the same, and that any CPU reads it; write the manifest,
         then the metadata: with that, the snapshot exists."""
         began = time.monotonic()
         owner = self.machine, self.snapshot_id
-        written = write_manifest(self.store, self.session, "finish_convert", owner, self._check)
+        written, _ = write_manifest(self.store, self.session, FinishConvert(), owner, self._check)
         self.timings_ms["metadata"] = since_ms(began)
         # What describes the workspace, and not how it is stored, is as in the old metadata.
         metadata = replace(
@@ -161,7 +169,7 @@ class ConvertRun:
             portable=True,
             timings_ms=dict(self.timings_ms),
             further={},
-            **written.described(),
+            **written,
         )
         self.store.put(metadata.key, metadata.seal())
         return metadata

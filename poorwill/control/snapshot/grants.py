@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any
 
+from poorwill.engine.protocol.messages import PieceUrls, Question, Read, Upload, UploadGrant, UploadPieces
 from poorwill.errors import Refused
 from poorwill.snapshot import keys
-from poorwill.store.base import Store
+from poorwill.store.base import Grant, Store
 
 EXPIRES_S = 1800
 PIECE_BYTES = 8 << 20
+ASKED_CHARS_MAX = 200
 
 
 class ReadGrants:
@@ -21,11 +23,10 @@ class ReadGrants:
         self._store = store
         self.allowed = allowed
 
-    def answer(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
-        key = str(facts.get("key"))
-        if question != "read" or key not in self.allowed:
-            raise Refused(f"the engine asked to {question} {key}, which is not part of its work")
-        return dict(self._store.grant_read(key, expires_s=EXPIRES_S).to_wire())
+    def answer(self, question: Question[Any]) -> Grant:
+        if not isinstance(question, Read) or question.key not in self.allowed:
+            raise Refused(f"the engine asked for {str(question)[:ASKED_CHARS_MAX]}, which is not part of its work")
+        return self._store.grant_read(question.key, expires_s=EXPIRES_S)
 
 
 class PartGrants:
@@ -41,32 +42,34 @@ class PartGrants:
         self._piece_bytes: dict[int, int] = {}
         self._lock = threading.Lock()
 
-    def expect(self, number: int, raw_bytes: int) -> None:
-        """Choose the size of a part's pieces from the most it can have: 8 MiB, more for parts above 72 GB."""
-        least = -(-raw_bytes // (self._store.pieces_max * 9 // 10))
-        self._piece_bytes[number] = max(PIECE_BYTES, self._store.piece_bytes_min, -(-least // (1 << 20)) << 20)
+    def expect(self, parts: Mapping[int, int]) -> None:
+        """Choose the size of each part's pieces from the most it can have: 8 MiB, more for parts above 72 GB.
+
+        parts: raw bytes by part number.
+        """
+        for number, raw_bytes in parts.items():
+            least = -(-raw_bytes // (self._store.pieces_max * 9 // 10))
+            self._piece_bytes[number] = max(PIECE_BYTES, self._store.piece_bytes_min, -(-least // (1 << 20)) << 20)
 
     def key(self, number: int) -> str:
         return keys.part(self._machine, self._snapshot_id, number)
 
-    def answer(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
-        number = int(facts.get("part", -1))
-        if question == "upload" and number in self._piece_bytes:
-            return self._begin(number)
-        if question == "pieces" and number in self._uploads:
-            wanted = [int(n) for n in facts.get("numbers", [])][:64]
-            upload = self._uploads[number]
-            grants = {n: self._store.grant_piece(self.key(number), upload, n, expires_s=EXPIRES_S) for n in wanted}
-            return {"urls": {str(n): grant.url for n, grant in grants.items()}}
-        raise Refused(f"the engine asked for '{question}' of part {number}, which is not part of its work")
+    def answer(self, question: Question[Any]) -> UploadGrant | PieceUrls:
+        if isinstance(question, Upload) and question.part in self._piece_bytes:
+            return self._begin(question.part)
+        if isinstance(question, UploadPieces) and question.part in self._uploads:
+            key, upload = self.key(question.part), self._uploads[question.part]
+            grants = {n: self._store.grant_piece(key, upload, n, expires_s=EXPIRES_S) for n in question.numbers}
+            return PieceUrls({n: grant.url or "" for n, grant in grants.items()})
+        raise Refused(f"the engine asked for {str(question)[:ASKED_CHARS_MAX]}, which is not part of its work")
 
-    def _begin(self, number: int) -> dict[str, Any]:
+    def _begin(self, number: int) -> UploadGrant:
         self.drop(number)
         upload = self._store.create_upload(self.key(number))
         with self._lock:
             self._uploads[number] = upload
         grant = self._store.grant_piece(self.key(number), upload, 1, expires_s=EXPIRES_S)
-        return {"path": grant.path} if grant.path is not None else {"piece_bytes": self._piece_bytes[number]}
+        return UploadGrant(self._piece_bytes[number] if grant.path is None else None, grant.path)
 
     def upload_of(self, number: int) -> str:
         return self._uploads[number]

@@ -7,11 +7,11 @@ Another major version reads them as little as a CPU does, so each is a need of i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from poorwill.codecs import registry
+from poorwill.engine.protocol.messages import MachineFacts
 from poorwill.errors import HostUnfit, Unsupported
 from poorwill.providers.base import Wish
 from poorwill.snapshot.metadata import Metadata
@@ -31,7 +31,7 @@ class Need:
     cuda_min is the CUDA version that the driver must know, driver_min the first driver that does.
     """
 
-    library: str  # as in metadata, and the key under which an engine tells its version
+    library: str  # as in metadata, and the field in which an engine tells its version
     major: int
     label: str
     requirements: str
@@ -51,24 +51,25 @@ class Need:
             f"driver {'.'.join(map(str, self.driver_min))} or newer"
         )
 
-    def lacking_gpu(self, gpus: object, driver: object) -> str:
+    def lacking_gpu(self, gpus: Sequence[str], driver: str) -> str:
         """What is not as it must be, in words that follow the machine's name; "" if nothing.
 
-        gpus, driver: as `engine.machine.nvidia_smi.gpus_and_driver` tells them; from elsewhere they may be anything.
+        gpus, driver: as `engine.machine.nvidia_smi.gpus_and_driver` tells them.
         """
-        if not isinstance(gpus, list) or not gpus:
+        if not gpus:
             return "has no NVIDIA GPU (nvidia-smi lists none)"
         version = _version(driver)
         if version is None:
             return "does not tell the version of its NVIDIA driver"
         return f"has the NVIDIA driver {driver}" if version < self.driver_min else ""
 
-    def lacking(self, facts: Mapping[str, Any]) -> str:
+    def lacking(self, facts: MachineFacts) -> str:
         """The same by all that an engine tells of its machine. One that tells less than it could has less."""
-        lack = self.lacking_gpu(facts.get("gpu"), facts.get("gpu_driver"))
+        lack = self.lacking_gpu(facts.gpu, facts.gpu_driver)
         if lack:
             return lack
-        version = _version(facts.get(self.library))
+        installed = str(getattr(facts, self.library))
+        version = _version(installed)
         if version is None:
             return (
                 f"has an engine without {self.label} (packages for the GPU are installed with the engine if they can "
@@ -76,10 +77,10 @@ class Need:
                 "host has those of this Python: pip install 'poorwill[gpu]')"
             )
         if version[0] != self.major:
-            return f"has version {facts[self.library]} of that library in its engine"
-        if facts.get("gpu_usable") is not True:
-            why = str(facts.get("gpu_unusable") or "the engine does not say why")[:_REASON_MAX]
-            return f"has {str(facts['gpu'][0])[:_TEXT_MAX]}, and {self.label} does not work there ({why})"
+            return f"has version {installed} of that library in its engine"
+        if not facts.gpu_usable:
+            why = (facts.gpu_unusable or "the engine does not say why")[:_REASON_MAX]
+            return f"has {facts.gpu[0][:_TEXT_MAX]}, and {self.label} does not work there ({why})"
         return ""
 
 
@@ -135,7 +136,7 @@ def wished(needs: Sequence[Need], wish: Wish) -> Wish:
     return wish
 
 
-def check_machine(metadata: Metadata, facts: Mapping[str, Any]) -> None:
+def check_machine(metadata: Metadata, facts: MachineFacts) -> None:
     """HostUnfit if a machine cannot decode a snapshot, by what its engine tells; Unsupported as `of`.
 
     The facts may lie: then decoding fails, and nothing that is wrong is written.
@@ -145,14 +146,14 @@ def check_machine(metadata: Metadata, facts: Mapping[str, Any]) -> None:
         lack = need.lacking(facts)
         if lack:
             raise HostUnfit(
-                f"snapshot {snapshot_id} needs {need.describe()}; {str(facts.get('host', 'the machine'))[:_TEXT_MAX]} "
+                f"snapshot {snapshot_id} needs {need.describe()}; {facts.host[:_TEXT_MAX] or 'the machine'} "
                 f"{lack}; nothing was restored: take another machine, or run 'poorwill convert {snapshot_id} "
                 "--portable' on one that has all of it"
             )
 
 
-def _version(text: object) -> tuple[int, ...] | None:
-    """A version's numbers; None for what is none. Numbers are compared, so that 60 is below 100."""
-    if not isinstance(text, str) or _VERSION.fullmatch(text) is None:
+def _version(text: str) -> tuple[int, ...] | None:
+    """A version's numbers, or None if it is not a version. Numbers are compared, so that 60 is below 100."""
+    if _VERSION.fullmatch(text) is None:
         return None
     return tuple(int(number) for number in text.split("."))

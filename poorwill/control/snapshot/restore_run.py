@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from poorwill.codecs import registry
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
+from poorwill.engine.protocol.messages import FinishRestore, OpenRestore, PartRestored, Restore, Restored
 from poorwill.errors import Unsupported
-from poorwill.snapshot import fields
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.base import Store
@@ -45,25 +44,20 @@ class RestoreRun:
         check_needs(self.metadata)
         if needs.of(self.metadata):
             needs.check_machine(self.metadata, self.session.facts or self.session.hello(self.order.workspace))
-        opened = self.session.request(
-            "open_restore",
-            answer=self._grants.answer,
-            manifest=self.metadata.manifest.document(),
-            **fields.write(self.order),
-        )
-        self.parts = {int(part["row"]): int(part["size"]) for part in opened["parts"]}
-        self.raw_bytes, self.resumed = int(opened["raw_bytes"]), bool(opened["resumed"])
-        self.fetch_bytes_max = int(opened["fetch_bytes_max"])
+        opened = self.session.request(OpenRestore(self.metadata.manifest, self.order), answer=self._grants.answer)
+        self.parts = {part.row: part.size for part in opened.parts}
+        self.raw_bytes, self.resumed = opened.raw_bytes, opened.resumed
+        self.fetch_bytes_max = opened.fetch_bytes_max
         return self.parts
 
-    def restore_part(self, row: int, attempt: int = 1) -> dict[str, Any]:
+    def restore_part(self, row: int, attempt: int = 1) -> PartRestored:
         """Have everything the snapshot needs of one part found or downloaded, checked, decoded and written."""
-        return self.session.request("restore", attempt=attempt, answer=self._grants.answer, part_row=row)
+        return self.session.request(Restore(row), attempt=attempt, answer=self._grants.answer)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Restored:
         """Links, attributes, directory times, and the count of everything: `kept_bytes` of files that stood there
         already, stored bytes from the cache (`cached_bytes`) and from the store (`fetched_bytes`)."""
-        return self.session.request("finish_restore")
+        return self.session.request(FinishRestore())
 
 
 def check_needs(metadata: Metadata) -> None:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from poorwill.engine import protocol
-from poorwill.engine.protocol import Message
+from poorwill.engine.protocol import lines
+from poorwill.engine.protocol.lines import Call, Cancel, Event, Message, Reply
+from poorwill.engine.protocol.messages import (
+    Command,
+    Hello,
+    MachineFacts,
+    Question,
+    Request,
+    answer_to,
+    read_question,
+)
 from poorwill.errors import (
     Corrupt,
     DeadlineExceeded,
@@ -22,10 +33,13 @@ from poorwill.errors import (
     from_wire,
 )
 from poorwill.remote.base import Host
+from poorwill.snapshot import fields
 
 log = logging.getLogger(__name__)
 
-Answer = Callable[[str, dict[str, Any]], dict[str, Any]]
+A = TypeVar("A")
+Answer = Callable[[Question[Any]], Any]
+"""Answers a question of the engine with a record of the class that belongs to it. PoorwillError."""
 HELLO_TIMEOUT_S = 60.0
 STEP_DEADLINE_S = 6 * 3600.0
 GRACE_S = 15.0
@@ -52,12 +66,12 @@ class EngineSession:
         self._where = host.describe()
         self.on_progress = on_progress
         self.counters: dict[str, int] = {}
-        self.facts: dict[str, Any] = {}
+        self.facts: MachineFacts | None = None
         self._lock = threading.Lock()
         # Apart from the other lock: an engine that does not read must not stop us from noticing that.
         self._write_lock = threading.Lock()
         self._next = 0
-        self._waiting: dict[int, tuple[queue.Queue[Message], Answer | None]] = {}
+        self._waiting: dict[int, tuple[queue.Queue[Event | PoorwillError], Answer | None]] = {}
         self._heard_s = time.monotonic()
         self._lost: PoorwillError | None = None
         self._answers = ThreadPoolExecutor(8, thread_name_prefix="answer")
@@ -67,44 +81,43 @@ class EngineSession:
     def alive(self) -> bool:
         return self._lost is None
 
-    def hello(self, workspace: str) -> dict[str, Any]:
+    def hello(self, workspace: str) -> MachineFacts:
         """The machine's facts. Unsupported if the engine speaks another version of the protocol."""
-        self.facts = self.request("hello", deadline_s=HELLO_TIMEOUT_S, workspace=workspace)
-        if self.facts.get("protocol") != protocol.VERSION:
+        facts = self.request(Hello(workspace), deadline_s=HELLO_TIMEOUT_S)
+        if facts.protocol != lines.VERSION:
             raise Unsupported(
-                f"the engine on {self._where} speaks protocol {self.facts.get('protocol')!r}, "
-                f"this poorwill speaks {protocol.VERSION}: install the same version on both"
+                f"the engine on {self._where} speaks protocol {facts.protocol}, "
+                f"this poorwill speaks {lines.VERSION}: install the same version on both"
             )
-        return self.facts
+        self.facts = facts
+        return facts
 
     def command(self, command: str, workspace: str, timeout_s: float) -> str:
         """Run a shell command in the workspace. Returns the end of its output. Not retried: it may have had effects.
 
         DeadlineExceeded when it was killed because its time was up, EngineFailed if its status is not 0.
         """
-        done = self.request("command", deadline_s=timeout_s, command=command, workspace=workspace)
-        said = str(done.get("output", ""))
-        if done.get("status") != 0:
-            last = said.splitlines()[-1][:300] if said else "it said nothing"
-            raise EngineFailed(f"the command ended with status {done.get('status')}: {last}")
-        return said
+        done = self.request(Command(command, workspace), deadline_s=timeout_s)
+        if done.status != 0:
+            last = done.output.splitlines()[-1][:300] if done.output else "it said nothing"
+            raise EngineFailed(f"the command ended with status {done.status}: {last}")
+        return done.output
 
     def request(
         self,
-        op: str,
+        request: Request[A],
         *,
         deadline_s: float = STEP_DEADLINE_S,
         attempt: int = 1,
         answer: Answer | None = None,
-        on_event: Callable[[Message], None] | None = None,
-        **fields: Any,
-    ) -> dict[str, Any]:
-        """Send one request and wait for its result; raises the error the engine answered with.
+        on_page: Callable[[bytes], None] | None = None,
+    ) -> A:
+        """Send one request and wait for its answer, whose fields are checked; raises the error the engine answers with.
 
-        answer(question, facts) replies to what the engine asks meanwhile, on a thread of ours. When the
-        deadline passes the request is cancelled (DeadlineExceeded).
+        answer(question) replies to what the engine asks meanwhile, on a thread of ours. on_page is given the pieces
+        of a manifest. When the deadline passes the request is cancelled (DeadlineExceeded).
         """
-        events: queue.Queue[Message] = queue.Queue(self._events_max)
+        events: queue.Queue[Event | PoorwillError] = queue.Queue(self._events_max)
         with self._lock:
             if self._lost is not None:
                 raise self._lost
@@ -112,8 +125,9 @@ class EngineSession:
             number = self._next
             self._waiting[number] = (events, answer)
         try:
-            self._send({"op": op, "id": number, "attempt": attempt, "deadline_s": deadline_s, **fields})
-            return self._wait(op, number, events, deadline_s, on_event)
+            self._send({**fields.write(Call(request.op, number, attempt, deadline_s)), **fields.write(request)})
+            result = self._wait(request.op, events, deadline_s, on_page)
+            return fields.read(answer_to(type(request)), result, f"the answer to '{request.op}' from {self._where}")
         except BaseException:
             self._cancel(number)
             raise
@@ -124,11 +138,10 @@ class EngineSession:
     def _wait(
         self,
         op: str,
-        number: int,
-        events: queue.Queue[Message],
+        events: queue.Queue[Event | PoorwillError],
         deadline_s: float,
-        on_event: Callable[[Message], None] | None,
-    ) -> dict[str, Any]:
+        on_page: Callable[[bytes], None] | None,
+    ) -> Mapping[str, Any] | None:
         ends = time.monotonic() + deadline_s + GRACE_S
         while True:
             try:
@@ -138,17 +151,17 @@ class EngineSession:
                 if time.monotonic() > ends:
                     raise DeadlineExceeded(f"'{op}' on {self._where} did not end within {deadline_s:.0f} s") from None
                 continue
-            kind = event.get("event")
-            if kind == "result":
-                result = event.get("result")
-                return dict(result) if isinstance(result, dict) else {}
-            if kind in ("error", "lost"):
-                error = _error_of(event)
+            if isinstance(event, PoorwillError):
+                raise event
+            if event.event == "result":
+                return event.result
+            if event.event == "error":
+                error = from_wire(dict(event.error or {}))
                 if isinstance(error, EngineLost):
                     self._lose(error)  # it gave itself up, as when its GPU hangs: another one has to be started
                 raise error
-            if on_event is not None:
-                on_event(event)
+            if event.event == "page" and on_page is not None:
+                on_page(_page(event))
 
     def _check_silence(self) -> None:
         if self._lost is not None:
@@ -158,12 +171,12 @@ class EngineSession:
 
     def _cancel(self, number: int) -> None:
         try:
-            self._send({"op": "cancel", "target": number})
+            self._send({"op": "cancel", **fields.write(Cancel(number))})
         except PoorwillError:
             return  # a lost engine runs nothing
 
     def _send(self, message: Message) -> None:
-        line = protocol.encode(message)
+        line = lines.encode(message)
         if not self._write_lock.acquire(timeout=self._silence_s_max):
             raise self._lose(EngineLost(f"the engine on {self._where} reads nothing any more"))
         try:
@@ -181,7 +194,7 @@ class EngineSession:
             waiting = list(self._waiting.values())
         for events, _ in waiting:
             try:
-                events.put_nowait({"event": "lost", "error": self._lost.to_wire()})
+                events.put_nowait(self._lost)
             except queue.Full:
                 pass  # who has that much to read sees that we are lost when it is read
         return self._lost
@@ -189,9 +202,9 @@ class EngineSession:
     def _listen(self) -> None:
         error: PoorwillError
         try:
-            while (event := protocol.read(self._channel.events)) is not None:
+            while (message := lines.read(self._channel.events)) is not None:
                 self._heard_s = time.monotonic()
-                self._take(event)
+                self._take(fields.read(Event, message, f"an event of the engine on {self._where}"))
             words = self._channel.last_words().splitlines()
             error = EngineLost(f"the engine on {self._where} has ended" + (f": {words[-1]}" if words else ""))
         except PoorwillError as caught:
@@ -200,19 +213,19 @@ class EngineSession:
             error = EngineLost(f"the channel to the engine on {self._where} broke")
         self._lose(error)
 
-    def _take(self, event: Message) -> None:
-        counters = event.get("counters")
-        if isinstance(counters, dict):
-            self.counters = {str(k): v for k, v in counters.items() if isinstance(v, int)}
+    def _take(self, event: Event) -> None:
+        if event.counters is not None:
+            self.counters = dict(event.counters)
             self.on_progress(self.counters)
-        number = event.get("id", -1)
-        if not isinstance(number, int):
-            raise Corrupt(f"engine protocol: an event of request {str(number)[:40]!r}")
+        if event.event == "progress":
+            return
+        if event.id is None:
+            raise Corrupt(f"the engine on {self._where} sent '{event.event}', and not of which request")
         with self._lock:
-            events, answer = self._waiting.get(number, (None, None))
+            events, answer = self._waiting.get(event.id, (None, None))
         if events is None:
-            return  # progress, or an event of a request we no longer wait for
-        if event.get("event") == "ask":
+            return  # of a request we no longer wait for
+        if event.event == "ask":
             try:
                 self._answers.submit(self._reply, event, answer)
             except RuntimeError:
@@ -224,19 +237,19 @@ class EngineSession:
         except queue.Full:
             raise Corrupt(f"the engine on {self._where} floods us with events") from None
 
-    def _reply(self, event: Message, answer: Answer | None) -> None:
-        reply: Message = {"op": "answer", "ask": event.get("ask")}
+    def _reply(self, event: Event, answer: Answer | None) -> None:
+        reply = Reply(event.ask or 0)
         try:
             if answer is None:
-                raise EngineFailed(f"the engine asked '{event.get('question')}', which nobody answers here")
-            reply["facts"] = answer(str(event.get("question")), dict(event.get("facts") or {}))
+                raise EngineFailed(f"the engine asked '{event.question}', which nobody answers here")
+            reply = replace(reply, facts=fields.write(answer(read_question(event.question or "", event.facts))))
         except PoorwillError as error:
-            reply["error"] = error.to_wire()
+            reply = replace(reply, error=error.to_wire())
         except Exception as error:
             log.exception("answering the engine failed")
-            reply["error"] = EngineFailed(f"{event.get('question')}: {type(error).__name__}").to_wire()
+            reply = replace(reply, error=EngineFailed(f"{event.question}: {type(error).__name__}").to_wire())
         try:
-            self._send(reply)
+            self._send({"op": "answer", **fields.write(reply)})
         except PoorwillError:
             return  # the engine is lost; whoever waits for it hears of that
 
@@ -247,9 +260,8 @@ class EngineSession:
         self._channel.close()
 
 
-def _error_of(event: Message) -> PoorwillError:
-    wire = event.get("error")
+def _page(event: Event) -> bytes:
     try:
-        return from_wire(wire if isinstance(wire, dict) else {})
-    except TypeError:  # facts that are no facts
-        return EngineFailed(str(wire)[:200])
+        return base64.b64decode(event.data or "", validate=True)
+    except ValueError:
+        raise Corrupt("the engine's manifest did not arrive as base64") from None

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from poorwill.control.records import catalog, trash
 from poorwill.control.records.pending import PendingRecord
-from poorwill.control.snapshot.commit import PartDone, Written, complete_part, write_manifest
+from poorwill.control.snapshot.commit import PartDone, complete_part, write_manifest
 from poorwill.control.snapshot.grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
+from poorwill.engine.protocol.messages import (
+    FoundPart,
+    Pack,
+    Planned,
+    Scan,
+    SendManifest,
+    Settle,
+    SnapshotManifestSent,
+)
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import fields, labels
 from poorwill.snapshot.metadata import THIS_TOOL, LeftOut, Metadata
-from poorwill.snapshot.order import PackSettings, SnapshotOrder
+from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.base import Store
 from poorwill.timestamps import now, since_ms
 
@@ -31,10 +41,10 @@ class SnapshotRun:
     session: EngineSession
     order: SnapshotOrder
     planned: dict[int, int] = field(default_factory=dict)
-    scanned: dict[str, Any] = field(default_factory=dict)
+    scanned: Planned | None = None
     done: dict[int, PartDone] = field(default_factory=dict)
     timings_ms: dict[str, int] = field(default_factory=dict)
-    adopted: list[dict[str, Any]] = field(default_factory=list)
+    adopted: tuple[FoundPart, ...] = ()
     _parent: Metadata | None = None
     _parts: PartGrants = field(init=False)
     _pending: PendingRecord = field(init=False)
@@ -87,59 +97,53 @@ class SnapshotRun:
             instance=self.order.instance,
             parent=parent.snapshot_id if parent else None,
             borrows=parent.lenders if parent else [],
-            plan_hash=self.scanned.get("plan_hash"),
+            plan_hash=self.scanned.plan_hash if self.scanned else None,
         )
 
-    def scan(self) -> dict[str, Any]:
+    def scan(self) -> Planned:
         """Walk the workspace and plan; `planned` then holds the raw bytes of each part to pack."""
-        allowed = {found["key"] for found in self.adopted}
-        parent = None
-        if self._parent is not None:
-            parent = self._parent.manifest.document()
-            allowed.add(self._parent.manifest.key)
+        parent = self._parent.manifest if self._parent is not None else None
+        allowed = {found.key for found in self.adopted} | ({parent.key} if parent is not None else set())
         began = time.monotonic()
-        self.scanned = self.session.request(
-            "scan", answer=ReadGrants(self.store, allowed).answer,
-            settings=fields.write(self.order, PackSettings), parent=parent, adopt=self.adopted,
-        )  # fmt: skip
+        scan = Scan(self.order, parent, self.adopted)
+        scanned = self.session.request(scan, answer=ReadGrants(self.store, allowed).answer)
         self.timings_ms["scan"] = since_ms(began)
-        self._expect(self.scanned)
+        self.scanned = scanned
+        self._expect(scanned)
         self._write_pending(self._parent)
-        return self.scanned
+        return scanned
 
-    def _expect(self, summary: dict[str, Any]) -> None:
-        self.planned = {int(number): int(size) for number, size in summary["parts"].items()}
-        for number, size in self.planned.items():
-            self._parts.expect(number, size)
+    def _expect(self, planned: Planned) -> None:
+        self.planned = dict(planned.parts)
+        self._parts.expect(planned.parts)
 
     def pack_part(self, number: int, attempt: int = 1) -> PartDone:
         """Have one planned part coded and sent, then complete its upload. A repeated call starts the part over."""
         began = time.monotonic()
-        result = self.session.request("pack", attempt=attempt, answer=self._parts.answer, part=number)
-        done = complete_part(self.store, self._parts, number, result, began)
+        sent = self.session.request(Pack(number), attempt=attempt, answer=self._parts.answer)
+        done = complete_part(self.store, self._parts, number, sent, began)
         self.done[number] = done
         return done
 
     def settle(self) -> dict[int, int]:
         """Scan again. Returns the parts (number: raw bytes) to pack for what changed; empty when settled."""
         began = time.monotonic()
-        summary = self.session.request("settle")
+        planned = self.session.request(Settle())
         self.timings_ms["settle"] = self.timings_ms.get("settle", 0) + since_ms(began)
-        self._expect(summary)
-        self.scanned = {**self.scanned, **{k: summary[k] for k in ("entries", "files", "raw_bytes")}}
+        self._expect(planned)
         return self.planned
 
     def write_metadata(self) -> Metadata:
         """Check that every part is there, write the manifest, then the metadata: with that, the snapshot exists."""
         began = time.monotonic()
         owner = self.order.machine, self.order.snapshot_id
-        written = write_manifest(self.store, self.session, "manifest", owner)
+        written, sent = write_manifest(self.store, self.session, SendManifest(), owner)
         self.timings_ms["metadata"] = since_ms(began)
-        metadata = self._metadata(written)
+        metadata = self._metadata(written, sent)
         self.store.put(metadata.key, metadata.seal())
         return metadata
 
-    def _metadata(self, written: Written) -> Metadata:
+    def _metadata(self, written: dict[str, Any], sent: SnapshotManifestSent) -> Metadata:
         return Metadata(
             machine=self.order.machine,
             snapshot_id=self.order.snapshot_id,
@@ -152,10 +156,10 @@ class SnapshotRun:
             tool=THIS_TOOL,
             codec=self.order.codec,
             portable=self.order.portable,
-            **written.described(),
-            left_out=tuple(LeftOut(left["path"], left["reason"]) for left in written.told["left_out"]),
-            left_out_count=written.told["left_out_count"],
-            facts={k: v for k, v in self.session.facts.items() if not isinstance(v, float)},
+            **written,
+            left_out=tuple(LeftOut(os.fsdecode(left.path), left.reason) for left in sent.left_out),
+            left_out_count=sent.left_out_count,
+            facts=fields.write(self.session.facts) if self.session.facts is not None else {},
             timings_ms=dict(self.timings_ms),
         )
 

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 from poorwill.control.records import manifests, verified
 from poorwill.control.records.verified import CheckedPart, Verified, Verifier
 from poorwill.control.snapshot.grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.pool import Bench
+from poorwill.engine.protocol.messages import OpenVerify, PartVerified, Verify
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.errors import Corrupt, PoorwillError, Unsupported
 from poorwill.snapshot import keys
@@ -45,6 +45,10 @@ class VerifyRun:
     read: dict[str, int] = field(default_factory=dict)
     sampled: int = 0
     _manifest: Manifest | None = None
+    _grants: ReadGrants = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._grants = ReadGrants(self.store, self.metadata.readable_keys)
 
     def open(self) -> dict[int, int]:
         """Read and check the manifest, here and on the engine, and every part's size; choose the parts to read."""
@@ -59,14 +63,10 @@ class VerifyRun:
                     f"{key}: {there} bytes in the store, expected {size}", object=key, found=there, expected=size
                 )
         if self.mode != "sample":
-            named, full = self.metadata.manifest.document(), self.mode == "full"
-            self.session.request("open_verify", answer=self._answer, manifest=named, full=full)
+            self.session.request(OpenVerify(self.metadata.manifest, self.mode == "full"), answer=self._grants.answer)
             wanted = {parts.key(r) for r in range(len(parts))} - recent if self.only is None else self.only
             self.parts = {r: int(parts.size[r]) for r in range(len(parts)) if parts.key(r) in wanted}
         return self.parts
-
-    def _answer(self, question: str, facts: dict[str, Any]) -> dict[str, Any]:
-        return ReadGrants(self.store, self.metadata.readable_keys).answer(question, facts)
 
     def _recently_read(self) -> set[str]:
         recent: set[str] = set()
@@ -82,11 +82,11 @@ class VerifyRun:
                 recent |= record.read_keys
         return recent & borrowed
 
-    def verify_part(self, row: int) -> dict[str, Any]:
+    def verify_part(self, row: int) -> PartVerified:
         """Have every stored byte of one part read back and hashed by the engine, through fresh grants."""
-        result = self.session.request("verify", answer=self._answer, part_row=row)
+        result = self.session.request(Verify(row), answer=self._grants.answer)
         assert self._manifest is not None
-        self.read[self._manifest.parts.key(row)] = int(result["bytes"])
+        self.read[self._manifest.parts.key(row)] = result.bytes
         return result
 
     def sample(self, choose: Callable[[int, int], list[int]] | None = None) -> int:
@@ -125,7 +125,9 @@ class VerifyRun:
             manifest=self.metadata.manifest,
             mode=self.mode,
             verified_at_s=int(time.time()),
-            by=Verifier(THIS_TOOL.name, THIS_TOOL.version, self.session.facts.get("host", "")),
+            by=Verifier(
+                THIS_TOOL.name, THIS_TOOL.version, self.session.facts.host if self.session.facts is not None else ""
+            ),
             bytes_read=sum(self.read.values()),
             chunks_sampled=self.sampled,
             parts=tuple(CheckedPart(part.key, part.bytes, part.key in self.read) for part in self.metadata.parts),

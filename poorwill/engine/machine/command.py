@@ -8,14 +8,15 @@ import subprocess
 import tempfile
 
 from poorwill.engine.context import Context
+from poorwill.engine.protocol.messages import CommandEnd
 from poorwill.errors import UsageError
 
 OUTPUT_BYTES_MAX = 16 << 10
 POLL_S = 0.05
 
 
-def run(command: str, workspace: str, context: Context, umask: int = -1) -> tuple[int, str]:
-    """Run a command with /bin/sh in `workspace`. Returns its status (negative: a signal) and the end of its output.
+def run(command: str, workspace: str, context: Context, umask: int = -1) -> CommandEnd:
+    """Run a command with /bin/sh in `workspace`. Returns how it ended, and the end of its output.
 
     When the request is cancelled or its deadline passes it is killed, with all its children. What it leaves
     running in the background goes on. umask: its file mode mask; -1: that of this process. UsageError if the workspace
@@ -38,7 +39,7 @@ def run(command: str, workspace: str, context: Context, umask: int = -1) -> tupl
             raise
         size = os.fstat(output.fileno()).st_size
         output.seek(max(0, size - OUTPUT_BYTES_MAX))
-        return status, output.read(OUTPUT_BYTES_MAX).decode("utf-8", "replace").strip()
+        return CommandEnd(status, output.read(OUTPUT_BYTES_MAX).decode("utf-8", "replace").strip())
 
 
 def _wait(process: subprocess.Popen[bytes], context: Context) -> int:

@@ -7,16 +7,16 @@ import platform
 import shutil
 import socket
 from importlib import metadata
-from typing import Any
 
 from poorwill import __version__
-from poorwill.engine import protocol
 from poorwill.engine.machine import nvidia_smi
 from poorwill.engine.pool import threads_of_this_machine
+from poorwill.engine.protocol import lines
+from poorwill.engine.protocol.messages import TEXT_MAX, MachineFacts
 from poorwill.errors import Unsupported
 
 
-def machine_facts(workspace: str) -> dict[str, Any]:
+def machine_facts(workspace: str) -> MachineFacts:
     """Host, cores, memory and disk in bytes, GPUs and driver, kernel, Python; recorded with every snapshot."""
     try:
         disk = shutil.disk_usage(workspace)
@@ -25,23 +25,23 @@ def machine_facts(workspace: str) -> dict[str, Any]:
         total = free = 0
     gpus, driver = nvidia_smi.gpus_and_driver()
     unusable = unusable_because() if gpus else "there is no GPU"
-    return {
-        "host": socket.gethostname(),
-        "cores": len(os.sched_getaffinity(0)),
-        "codec_threads": threads_of_this_machine(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "disk_bytes": total,
-        "disk_free_bytes": free,
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "gpu": gpus,
-        "gpu_driver": driver,
-        "gpu_usable": not unusable,
-        "gpu_unusable": unusable[:500],
-        "nvcomp": nvcomp_version() if gpus else "",
-        "engine": __version__,
-        "protocol": protocol.VERSION,
-    }
+    return MachineFacts(
+        host=socket.gethostname(),
+        cores=len(os.sched_getaffinity(0)),
+        codec_threads=threads_of_this_machine(),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        disk_bytes=total,
+        disk_free_bytes=free,
+        kernel=platform.release(),
+        python=platform.python_version(),
+        gpu=tuple(gpus),
+        gpu_driver=driver,
+        gpu_usable=not unusable,
+        gpu_unusable=unusable[:TEXT_MAX],
+        nvcomp=nvcomp_version() if gpus else "",
+        engine=__version__,
+        protocol=lines.VERSION,
+    )
 
 
 def nvcomp_version() -> str:

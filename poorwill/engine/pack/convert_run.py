@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import blake3
 import numpy as np
@@ -21,6 +20,7 @@ from poorwill.engine.meter import Meter
 from poorwill.engine.pack.packer import OpenSink, encode, sent
 from poorwill.engine.pack.round import Adopted, match_sources, one_part
 from poorwill.engine.pool import Bench
+from poorwill.engine.protocol.messages import ConvertPlanned, PartSent
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.engine.transfer.fetch import Reader, Source
 from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of
@@ -83,19 +83,19 @@ class ConvertRun:
         count = plan.parts_for(int(raw.sum(dtype=np.int64)), len(numbers))
         return {number: todo[share] for number, share in plan.split_parts(raw, numbers[:count])}
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> ConvertPlanned:
         """What is to be done: raw bytes by part, stored bytes to read, and how much of it is coded anew."""
         chunks = self.source.chunks
         todo = ~self._done
-        return {
-            "parts": {str(n): int(chunks.raw[rows].sum(dtype=np.int64)) for n, rows in self.planned.items()},
-            "chunks": int(todo.sum()),
-            "stored_bytes": int(chunks.stored[todo].sum(dtype=np.int64)),
-            "coded_chunks": int((todo & self._decoded).sum()),
-            "coded_raw_bytes": int(chunks.raw[todo & self._decoded].sum(dtype=np.int64)),
-        }
+        return ConvertPlanned(
+            parts={number: int(chunks.raw[rows].sum(dtype=np.int64)) for number, rows in self.planned.items()},
+            chunks=int(todo.sum()),
+            stored_bytes=int(chunks.stored[todo].sum(dtype=np.int64)),
+            coded_chunks=int((todo & self._decoded).sum()),
+            coded_raw_bytes=int(chunks.raw[todo & self._decoded].sum(dtype=np.int64)),
+        )
 
-    def part(self, number: int, open_source: OpenSource, open_sink: OpenSink, context: Context) -> dict[str, Any]:
+    def part(self, number: int, open_source: OpenSource, open_sink: OpenSink, context: Context) -> PartSent:
         """Write one planned part. Returns what the control side needs to complete the upload. Corrupt at the first
         byte of the source that differs."""
         if number not in self.planned:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import blake3
 import numpy as np
@@ -17,13 +16,15 @@ from poorwill.engine.pack.chunk_records import OWN
 from poorwill.engine.pack.round import Round
 from poorwill.engine.pack.source_reader import SourceReader
 from poorwill.engine.pool import Bench, Job, WorkPool
+from poorwill.engine.protocol.messages import PartSent
 from poorwill.engine.transfer.buffers import new_buffer
 from poorwill.engine.transfer.decoding import chunk_buffer
-from poorwill.engine.transfer.sink import PieceTag, Sink
+from poorwill.engine.transfer.sink import Sink
 from poorwill.errors import UsageError
 from poorwill.snapshot import limits, part_index
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.part_index import IndexRows
+from poorwill.store.base import Piece
 
 OpenSink = Callable[[], Sink]
 
@@ -34,7 +35,7 @@ class Packer:
     def __init__(self, pool: WorkPool, meter: Meter) -> None:
         self._pool, self._meter = pool, meter
 
-    def pack(self, round_: Round, number: int, open_sink: OpenSink, context: Context) -> dict[str, Any]:
+    def pack(self, round_: Round, number: int, open_sink: OpenSink, context: Context) -> PartSent:
         """Code and send part `number` of the round; may be called for many parts at once, and again after
         an attempt failed. Returns what the control side needs to complete the upload; `bytes` is 0 when
         every chunk turned out to be known and there is nothing to complete."""
@@ -99,16 +100,10 @@ def encode(
     return codec, out[:length], blake3.blake3(out[:length]).digest()
 
 
-def sent(number: int, rows: IndexRows, size: int, pieces: list[PieceTag]) -> dict[str, Any]:
+def sent(number: int, rows: IndexRows, size: int, pieces: Sequence[Piece]) -> PartSent:
     """What the control side needs to complete the upload of a part of `size` bytes."""
-    return {
-        "part": number,
-        "bytes": size,
-        "pieces": pieces,
-        "chunks": len(rows),
-        "raw_bytes": int(rows.raw.sum(dtype=np.int64)),
-        "stored_bytes": int(rows.stored.sum(dtype=np.int64)),
-    }
+    raw_bytes, stored_bytes = (int(column.sum(dtype=np.int64)) for column in (rows.raw, rows.stored))
+    return PartSent(number, size, tuple(pieces), len(rows), raw_bytes, stored_bytes)
 
 
 class _LazySink:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from poorwill.engine.pack.manifest import assemble, empty_manifest, unsettled, w
 from poorwill.engine.pack.matching import racy_for_s, unchanged_since
 from poorwill.engine.pack.round import Adopted, Round, begin
 from poorwill.engine.pack.scan import Scan, scan
+from poorwill.engine.protocol.messages import Planned
 from poorwill.errors import Refused, UsageError, WorkspaceError
 from poorwill.snapshot import fields, limits, manifest, plan
 from poorwill.snapshot.globs import Globs
@@ -44,9 +44,7 @@ class SnapshotRun:
         self._unreadable: set[bytes] = set()
         self.left_out: dict[bytes, LeftOut] = {}
 
-    def scan(
-        self, parent: Manifest | None, parent_hash: str, adopted: list[Adopted], context: Context
-    ) -> dict[str, Any]:
+    def scan(self, parent: Manifest | None, parent_hash: str, adopted: list[Adopted], context: Context) -> Planned:
         """Walk the workspace and plan the parts. Refused in a workspace where a restore was interrupted."""
         if Journal.left_in(self._root):
             raise Refused(
@@ -74,7 +72,7 @@ class SnapshotRun:
         for left in skipped:
             self.left_out[left.path] = left
         if unreadable and not self.settings.skip_unreadable:
-            shown = "; ".join(f"{os.fsdecode(u.path)}: {u.reason}" for u in unreadable[:PATHS_SHOWN])
+            shown = "; ".join(f"{os.fsdecode(left.path)}: {left.reason}" for left in unreadable[:PATHS_SHOWN])
             raise WorkspaceError(
                 f"{len(unreadable)} entries of {self.settings.workspace} cannot be read: {shown}: "
                 "make them readable, exclude them, or skip what is unreadable",
@@ -83,7 +81,7 @@ class SnapshotRun:
         for left in unreadable:
             self.left_out[left.path] = left
 
-    def _begin(self, found: Scan, previous: Manifest, adopted: list[Adopted]) -> dict[str, Any]:
+    def _begin(self, found: Scan, previous: Manifest, adopted: list[Adopted]) -> Planned:
         free = [n for n in range(limits.PART_NUMBER_MAX + 1) if n not in self._used]
         planned = [n for n in free if n < self.settings.parts] if self._rounds == 0 else []
         self._round = begin(self.settings, found, previous, adopted, planned or free[:1])
@@ -93,14 +91,15 @@ class SnapshotRun:
         self._used.update(self._round.parts)
         raw = self._round.plan.raw_bytes()
         entries = found.entries
-        return {
-            "entries": len(entries),
-            "files": int((entries.kind == Kind.FILE).sum()),
-            "raw_bytes": int(entries.size.sum(dtype=np.int64)),
-            "pack_bytes": sum(int(raw[chunks].sum()) for chunks in self._round.parts.values()),
-            "parts": {str(n): int(raw[chunks].sum()) for n, chunks in self._round.parts.items()},
-            "plan_hash": plan.plan_hash(self._round.sources),
-        }
+        parts = {number: int(raw[chunks].sum()) for number, chunks in self._round.parts.items()}
+        return Planned(
+            entries=len(entries),
+            files=int((entries.kind == Kind.FILE).sum()),
+            raw_bytes=int(entries.size.sum(dtype=np.int64)),
+            pack_bytes=sum(parts.values()),
+            parts=parts,
+            plan_hash=plan.plan_hash(self._round.sources),
+        )
 
     @property
     def round(self) -> Round:
@@ -109,7 +108,7 @@ class SnapshotRun:
             raise UsageError(f"snapshot {self.settings.snapshot_id} is between two rounds: nothing is planned")
         return self._round
 
-    def settle(self, context: Context) -> dict[str, Any]:
+    def settle(self, context: Context) -> Planned:
         """Scan again; what changed since the round's scan is planned into one further part.
 
         `parts` is empty in the answer when nothing is left to pack. After `SETTLE_ROUNDS` rounds a file that
@@ -134,7 +133,7 @@ class SnapshotRun:
         manifest_ = assemble(self._round)
         if not unreadable:
             return manifest_
-        gone = {t.unreadable.path for t in self._round.torn.values() if t.unreadable is not None}
+        gone = {left.path for left in unreadable}
         files = np.flatnonzero(manifest_.entries.kind == Kind.FILE).tolist()
         return without(manifest_, np.array([r for r in files if manifest_.entries.path(r) in gone], np.int64))
 
@@ -161,9 +160,9 @@ class SnapshotRun:
             raise WorkspaceError(f"{len(rows)} files changed while they were read: {names}")
         return found
 
-    def changed(self, before: Manifest, left_out: frozenset[bytes], context: Context) -> list[str]:
+    def changed(self, before: Manifest, left_out: Sequence[bytes], context: Context) -> list[str]:
         """Paths that differ between `before` and the workspace now, but for `left_out`; at most `PATHS_SHOWN`."""
-        self._unreadable |= left_out
+        self._unreadable.update(left_out)
         return difference(self._scan(context), before)
 
 

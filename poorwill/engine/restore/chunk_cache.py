@@ -21,7 +21,7 @@ import blake3
 
 from poorwill.engine.positioned import read_at, write_at
 from poorwill.errors import Refused, UsageError
-from poorwill.snapshot.order import CACHE_BYTES_MAX
+from poorwill.snapshot.order import CACHE_BYTES_MAX, RestoreOrder
 
 log = logging.getLogger(__name__)
 KEPT_SHARE = 0.9
@@ -42,19 +42,19 @@ class _Kept:
     path: str
 
 
-def open_cache(directory: str, workspace: str, bytes_max: int = CACHE_BYTES_MAX) -> ChunkCache:
-    """The cache in `directory`, made if need be. UsageError, or Refused if it and the workspace are not apart."""
-    if not os.path.isabs(directory) or "\0" in directory:
-        raise UsageError(f"cache {directory!r}: not an absolute path")
-    if bytes_max < 0:
-        raise UsageError(f"cache {directory}: a bound of {bytes_max} bytes")
-    cache, root = os.path.realpath(directory), os.path.realpath(workspace)
+def open_cache(order: RestoreOrder) -> ChunkCache | None:
+    """A restore's cache, if it has one, made if need be. UsageError; Refused if it is not apart from the workspace."""
+    if order.cache is None:
+        return None
+    if not os.path.isabs(order.cache) or "\0" in order.cache:
+        raise UsageError(f"cache {order.cache!r}: not an absolute path")
+    cache, root = os.path.realpath(order.cache), os.path.realpath(order.workspace)
     if os.path.commonpath([cache, root]) in (cache, root):
         raise Refused(
-            f"cache {directory} and workspace {workspace}: one lies in the other, so the cache would become part of "
-            "the next snapshot, or the workspace of the cache: nothing was restored; give another directory"
+            f"cache {order.cache} and workspace {order.workspace}: one lies in the other, so the cache would become "
+            "part of the next snapshot, or the workspace of the cache: nothing was restored; give another directory"
         )
-    return ChunkCache(cache, bytes_max)
+    return ChunkCache(cache, order.cache_bytes_max)
 
 
 class ChunkCache:

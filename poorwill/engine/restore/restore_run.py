@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +14,9 @@ from poorwill.engine.context import Context
 from poorwill.engine.journal import Journal
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench
+from poorwill.engine.protocol.messages import PartRestored, Restored, RestoreOpened
 from poorwill.engine.restore import survey
-from poorwill.engine.restore.chunk_cache import ChunkCache
+from poorwill.engine.restore.chunk_cache import open_cache
 from poorwill.engine.restore.local_chunks import LocalChunks
 from poorwill.engine.restore.placement import Placement
 from poorwill.engine.restore.selection import selected
@@ -24,11 +24,12 @@ from poorwill.engine.restore.tree import Tree
 from poorwill.engine.restore.tree_in_place import TreeInPlace
 from poorwill.engine.transfer.decoding import chunk_buffer, decode, decode_checked
 from poorwill.engine.transfer.fetch import Reader, Source
-from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of
+from poorwill.engine.transfer.part_reading import check_against_index, listed, read_index, runs_of
 from poorwill.errors import Cancelled, Corrupt, Refused, WorkspaceError
-from poorwill.snapshot import fields, limits
+from poorwill.snapshot import limits
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.globs import Globs
+from poorwill.snapshot.order import RestoreOrder
 from poorwill.snapshot.tables import Kind, Manifest
 
 FILE_OVERHEAD_BYTES = 4096
@@ -44,46 +45,43 @@ class RestoreRun:
 
     def __init__(
         self,
-        root: bytes,
         manifest: Manifest,
         manifest_hash: str,
+        order: RestoreOrder,
         *,
-        include: list[str],
-        overwrite: bool,
-        privileged: bool,
         reader: Reader,
         meter: Meter,
-        cache: ChunkCache | None = None,
         context: Context | None = None,
         statvfs: Callable[[bytes], os.statvfs_result] = os.statvfs,
     ) -> None:
         """Check everything that can be checked before a byte is written, then create the directories.
 
-        Refused if `root` holds anything and neither `overwrite` nor the journal of this same restore says it
+        Refused if the workspace holds anything and neither `overwrite` nor the journal of this same restore says it
         may. WorkspaceError if the data does not fit on the disk. What `context` raises while files are looked at.
         """
-        self.root, self.manifest, self.manifest_hash = root, manifest, manifest_hash
-        self._reader, self._meter, self._cache, self._statvfs = reader, meter, cache, statvfs
+        self.root, self.manifest, self.manifest_hash = os.fsencode(order.workspace), manifest, manifest_hash
+        self._reader, self._meter, self._statvfs = reader, meter, statvfs
+        self._cache = open_cache(order)
         self._sums = Meter()
         self._lock, self._running, self._closing = threading.Lock(), 0, False
         self._bench = Bench()
-        self.wanted = selected(manifest, Globs(include))
+        self.wanted = selected(manifest, Globs(order.include))
         self._placement = Placement(manifest, self.wanted)
         self.data_bytes = int(self._placement.segment.length.sum(dtype=np.int64))
-        selection = [*include, f"privileged={privileged}"]
-        self._journal = Journal(root, manifest_hash, selection)
+        selection = [*order.include, f"privileged={order.privileged}"]
+        self._journal = Journal(self.root, manifest_hash, selection)
         done = self._journal.resume(len(manifest.chunks))
         self.resumed = done is not None
         self._done = np.zeros(len(manifest.chunks), bool) if done is None else done
-        occupied = self._make_room(overwrite)
+        occupied = self._make_room(order.overwrite)
         self._local: LocalChunks | None = None
         self._in_place: TreeInPlace | None = None
         if occupied:
             self._in_place = TreeInPlace(
-                root, manifest, self.wanted, privileged, on_renewal=self._forget, context=context
+                self.root, manifest, self.wanted, order.privileged, on_renewal=self._forget, context=context
             )
             self._local = LocalChunks(self._in_place, manifest.chunks, self._placement)
-        self.tree = self._in_place or Tree(root, manifest, self.wanted, privileged)
+        self.tree = self._in_place or Tree(self.root, manifest, self.wanted, order.privileged)
         try:
             self._journal.start(self.resumed)
             self._prepare()
@@ -187,7 +185,17 @@ class RestoreRun:
         """The chunks (bool) that are not known to be in place: what is fetched at most."""
         return self._placement.needed & ~self._done
 
-    def part(self, part_row: int, open_source: Callable[[], Source], context: Context) -> dict[str, Any]:
+    def opened(self) -> RestoreOpened:
+        """What is to be done, at most."""
+        chunks, left = self.manifest.chunks, self.left
+        return RestoreOpened(
+            listed(self.manifest, np.unique(chunks.part[left]).tolist()),
+            self.data_bytes,
+            int(chunks.stored[left].sum(dtype=np.int64)),
+            self.resumed,
+        )
+
+    def part(self, part_row: int, open_source: Callable[[], Source], context: Context) -> PartRestored:
         """Find or download, check, decode and write everything the snapshot needs of one part.
 
         The source is opened, and closed, only if something must be fetched.
@@ -202,7 +210,7 @@ class RestoreRun:
                 finally:
                     source.close()
         stored = int(self.manifest.chunks.stored[fetched].sum(dtype=np.int64))
-        return {"part": part_row, "chunks": len(rows), "stored_bytes": stored}
+        return PartRestored(part_row, len(rows), stored)
 
     def _not_here(self, part_row: int, rows: Array, context: Context) -> Array:
         """Restore what stands in the workspace or lies in the cache; returns the chunks that do not."""
@@ -286,7 +294,7 @@ class RestoreRun:
                 seen += length
             self._count(written_bytes=written, kept_bytes=seen - written)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Restored:
         """Links, attributes and directory times; then a count of everything. Corrupt if a chunk is missing."""
         missing = int(self.left.sum())
         if missing:
@@ -305,11 +313,11 @@ class RestoreRun:
             state.save_woken(self.root, self.manifest_hash, tree.inode, tree.ctime_ns)
         counts = {kind.name.lower(): int((self.wanted & (entries.kind == kind)).sum()) for kind in Kind}
         sums = self._sums.read()
-        return {
-            "restored": counts,
-            "raw_bytes": self.data_bytes,
+        return Restored(
+            restored=counts,
+            raw_bytes=self.data_bytes,
             **{name: sums[name] for name in ("kept_bytes", "cached_bytes", "fetched_bytes")},
-            "left_out": [fields.write(left) for left in tree.left_out[: limits.LEFT_OUT_MAX]],
-            "left_out_count": len(tree.left_out),
-            "warnings": [self._cache.warning] if self._cache is not None and self._cache.warning else [],
-        }
+            left_out=tuple(tree.left_out[: limits.LEFT_OUT_MAX]),
+            left_out_count=len(tree.left_out),
+            warnings=(self._cache.warning,) if self._cache is not None and self._cache.warning else (),
+        )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
+from poorwill.engine.protocol.messages import PartListed
 from poorwill.engine.transfer.fetch import Source
 from poorwill.errors import Corrupt
 from poorwill.snapshot import part_index
@@ -12,6 +15,12 @@ from poorwill.snapshot.part_index import TRAILER_BYTES, IndexRows
 from poorwill.snapshot.tables import Chunks, Manifest
 
 RUN_BYTES = 8 << 20
+
+
+def listed(manifest: Manifest, rows: Iterable[int]) -> tuple[PartListed, ...]:
+    """Parts by their rows, for the control side."""
+    parts = manifest.parts
+    return tuple(PartListed(row, parts.key(row), int(parts.size[row])) for row in rows)
 
 
 def runs_of(offset: Array, stored: Array, rows: Array, run_bytes: int = RUN_BYTES) -> list[tuple[int, int, list[int]]]:

@@ -10,8 +10,7 @@ from typing import Protocol
 from poorwill.engine.meter import Meter
 from poorwill.engine.positioned import write_at
 from poorwill.errors import StoreRefused, StoreUnavailable
-
-PieceTag = dict[str, object]
+from poorwill.store.base import Piece
 
 
 class Sink(Protocol):
@@ -21,7 +20,7 @@ class Sink(Protocol):
         """Add bytes; returns their offset in the part. Thread-safe; `data` may be reused on return."""
         ...
 
-    def finish(self, tail: Callable[[], bytes]) -> tuple[int, list[PieceTag]]:
+    def finish(self, tail: Callable[[], bytes]) -> tuple[int, list[Piece]]:
         """Add `tail()` and wait until all is written. Returns the part's size and its pieces."""
         ...
 
@@ -54,10 +53,10 @@ class PathSink:
         self._meter.add(sent_bytes=len(data))
         return start
 
-    def finish(self, tail: Callable[[], bytes]) -> tuple[int, list[PieceTag]]:
+    def finish(self, tail: Callable[[], bytes]) -> tuple[int, list[Piece]]:
         self.append(memoryview(tail()))
         os.close(self._fd)
-        return self._end, [{"number": 1, "tag": "", "size": self._end}]
+        return self._end, [Piece(1, "", self._end)]
 
     def abandon(self) -> None:
         os.close(self._fd)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
+from poorwill.engine.protocol.messages import Read, Upload, UploadPieces
 from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.transfer.fetch import PathSource, Source
 from poorwill.engine.transfer.sink import PathSink, Sink
@@ -41,12 +42,12 @@ class Transfers:
 
     def sink(self, number: int, context: Context) -> Sink:
         """Where part `number` goes; asks for its upload, and for the URL of each piece shortly before its use."""
-        upload = context.ask("upload", {"part": number})
-        if "path" in upload:
-            return PathSink(str(upload["path"]), self._meter)
+        upload = context.ask(Upload(number))
+        if upload.path is not None:
+            return PathSink(upload.path, self._meter)
         from poorwill.engine.transfer.url_sink import UrlSink
 
-        piece_bytes = int(upload["piece_bytes"])
+        piece_bytes = upload.piece_bytes or 0
         if self._pieces is None or self._pieces.buffer_bytes < piece_bytes:
             self._pieces = BufferPool(piece_bytes, max(4, POOL_BYTES // piece_bytes))
         urls: dict[int, str] = {}
@@ -54,8 +55,7 @@ class Transfers:
         def url_of(piece: int, fresh: bool) -> str:
             if fresh or piece not in urls:
                 wanted = [piece] if fresh else list(range(piece, piece + URLS_AHEAD))
-                given = context.ask("pieces", {"part": number, "numbers": wanted})
-                urls.update((int(n), str(url)) for n, url in given["urls"].items())
+                urls.update(context.ask(UploadPieces(number, tuple(wanted))).urls)
             return urls.pop(piece)
 
         return UrlSink(
@@ -65,16 +65,16 @@ class Transfers:
 
     def source(self, key: str, context: Context) -> Source:
         """The object `key`, to read from."""
-        given: dict[str, Any] = context.ask("read", {"key": key})
-        if "path" in given:
-            return PathSource(str(given["path"]), key, self._meter)
+        given = context.ask(Read(key))
+        if given.path is not None:
+            return PathSource(given.path, key, self._meter)
         from poorwill.engine.transfer.url_source import UrlSource
 
-        kept = [str(given["url"])]
+        kept = [given]
 
         def url_of(fresh: bool) -> str:
             if fresh:
-                kept[0] = str(context.ask("read", {"key": key})["url"])
-            return kept[0]
+                kept[0] = context.ask(Read(key))
+            return kept[0].url or ""
 
         return UrlSource(url_of, key, self._http, self._meter, context)

@@ -10,8 +10,8 @@ from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.transfer.buffers import BufferPool
 from poorwill.engine.transfer.http import Http, persist
-from poorwill.engine.transfer.sink import PieceTag
 from poorwill.errors import Corrupt
+from poorwill.store.base import Piece
 
 
 class UrlSink:
@@ -35,7 +35,7 @@ class UrlSink:
         self._end = 0
         self._piece: memoryview | None = None
         self._filled = 0
-        self._sent: list[tuple[Future[PieceTag], memoryview]] = []
+        self._sent: list[tuple[Future[Piece], memoryview]] = []
 
     def append(self, data: memoryview) -> int:
         with self._lock:
@@ -59,21 +59,21 @@ class UrlSink:
         self._sent.append((self._threads.submit(self._put, number, self._piece, self._filled), self._piece))
         self._piece = None
 
-    def _put(self, number: int, buffer: memoryview, size: int) -> PieceTag:
+    def _put(self, number: int, buffer: memoryview, size: int) -> Piece:
         what = f"{self._what} piece {number}"
         try:
             tag = persist(self._context, lambda n: self._http.put(self._url_of(number, n > 0), buffer[:size], what))
         finally:
             self._buffers.release(buffer)
         self._meter.add(sent_bytes=size)
-        return {"number": number, "tag": tag, "size": size}
+        return Piece(number, tag, size)
 
     def _raise_early(self) -> None:
         for future, _ in self._sent:
             if future.done():
                 future.result()
 
-    def finish(self, tail: Callable[[], bytes]) -> tuple[int, list[PieceTag]]:
+    def finish(self, tail: Callable[[], bytes]) -> tuple[int, list[Piece]]:
         self.append(memoryview(tail()))
         with self._lock:
             if self._piece is not None:
@@ -83,7 +83,7 @@ class UrlSink:
             self._context.check()
             self._raise_early()
         pieces = [future.result() for future in futures]
-        if sum(int(str(p["size"])) for p in pieces) != self._end:
+        if sum(piece.size for piece in pieces) != self._end:
             raise Corrupt(f"{self._what}: pieces of another total than the part's {self._end} bytes")
         return self._end, pieces
 

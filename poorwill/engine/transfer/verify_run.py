@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench
+from poorwill.engine.protocol.messages import PartVerified
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.engine.transfer.fetch import Reader, Source
 from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of
@@ -23,7 +22,7 @@ class VerifyRun:
         self.manifest, self._full = manifest, full
         self._reader, self._meter = reader, meter
 
-    def part(self, number: int, part_row: int, source: Source, context: Context) -> dict[str, Any]:
+    def part(self, part_row: int, source: Source, context: Context) -> PartVerified:
         """Read every chunk of the part, also those this snapshot does not use. Corrupt at the first that differs."""
         key, size = self.manifest.parts.key(part_row), int(self.manifest.parts.size[part_row])
         index = read_index(source, size, key)
@@ -45,7 +44,6 @@ class VerifyRun:
                     check_stored(listed, row, stored, key)
                 self._meter.add(checked_bytes=len(stored))
 
-        self._reader.run(
-            number, source, list(runs_of(index.offset, index.stored, np.arange(len(index)))), work, context
-        )
-        return {"part": number, "bytes": size, "chunks": len(index)}
+        runs = runs_of(index.offset, index.stored, np.arange(len(index)))
+        self._reader.run(part_row, source, list(runs), work, context)
+        return PartVerified(part_row, size, len(index))

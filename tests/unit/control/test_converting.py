@@ -115,7 +115,7 @@ def test_what_any_cpu_reads_is_copied(local_store: LocalStore, tmp_path: Path) -
     same = (before.chunks.stored_hash == after.chunks.stored_hash).all(axis=1)
     assert np.array_equal(same, ~coded) and 0 < coded.sum() < len(coded)
     assert all(registry.needs(codec) is None for codec in np.unique(after.chunks.codec).tolist())
-    assert new.run.work["coded_chunks"] == coded.sum() and new.run.work["chunks"] == len(coded)
+    assert new.run.work.coded_chunks == coded.sum() and new.run.work.chunks == len(coded)
     assert new.counters["checked_bytes"] == before.chunks.stored.sum()
     # The parts are as even as chunks can be dealt.
     sizes = list(new.run.planned.values())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,9 +17,26 @@ import psutil
 import pytest
 
 from poorwill.control.snapshot.grants import PartGrants, ReadGrants
-from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.session import Answer, EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
-from poorwill.engine import protocol
+from poorwill.engine.protocol import lines
+from poorwill.engine.protocol.messages import (
+    Convert,
+    Hello,
+    MachineFacts,
+    OpenVerify,
+    Pack,
+    Question,
+    Read,
+    Request,
+    Restore,
+    SendManifest,
+    Upload,
+    UploadGrant,
+    UploadPieces,
+    Verify,
+    read_question,
+)  # fmt: skip
 from poorwill.errors import (
     Cancelled,
     Corrupt,
@@ -32,6 +51,8 @@ from poorwill.errors import (
 from poorwill.remote.base import Channel, Host
 from poorwill.remote.local import LocalHost
 from poorwill.snapshot import ids
+from poorwill.snapshot.metadata import ManifestReference
+from poorwill.store.base import Grant
 from poorwill.store.local import LocalStore
 from tests.support.engines import ScriptedHost, ThreadHost, WatchedHost, answering, line
 from tests.support.runs import order
@@ -39,6 +60,11 @@ from tests.support.workspaces import make_large
 
 SOON_S = 20.0
 MANIFEST = {"key": "k", "bytes": 1, "blake3": "0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown(Request[dict[str, Any]]):
+    op: str  # type: ignore[misc]
 
 
 @pytest.fixture
@@ -49,11 +75,11 @@ def watched() -> Iterator[tuple[WatchedHost, EngineSession]]:
     session.close()
 
 
-def talk(host: Host, **request: Any) -> dict[str, Any]:
+def talk(host: Host, answer: Answer | None = None) -> MachineFacts:
     """One request to an engine, with the session closed afterwards."""
     session = EngineSession(host)
     try:
-        return session.request(**{"op": "hello", "deadline_s": SOON_S, **request})
+        return session.request(Hello(), deadline_s=SOON_S, answer=answer)
     finally:
         session.close()
 
@@ -62,14 +88,15 @@ def test_facts_and_unknown_requests(watched: tuple[WatchedHost, EngineSession]) 
     """hello tells about the machine; a request that does not exist, or comes too early, is an error and no end."""
     _, session = watched
     facts = session.hello("/")
-    assert facts["protocol"] == protocol.VERSION and facts["cores"] >= 1 and facts["disk_free_bytes"] > 0
+    assert facts.protocol == lines.VERSION and facts.cores >= 1 and facts.disk_free_bytes > 0
     for op in ("no-such-op", "__init__", "op_hello", "handle"):
         with pytest.raises(UsageError, match="knows no request"):
-            session.request(op, deadline_s=SOON_S)
-    for op, first in (("pack", "scan"), ("restore", "open_restore"), ("verify", "open_verify")):
+            session.request(Unknown(op), deadline_s=SOON_S)
+    early = ((Pack(0), "scan"), (Restore(0), "open_restore"), (Verify(0), "open_verify"), (Convert(0), "open_convert"))
+    for request, first in early:
         with pytest.raises(UsageError, match=f"needs the request '{first}' first"):
-            session.request(op, deadline_s=SOON_S, part=0, part_row=0)
-    assert session.request("hello", deadline_s=SOON_S)["engine"]
+            session.request(request, deadline_s=SOON_S)
+    assert session.request(Hello(), deadline_s=SOON_S).engine
 
 
 def test_another_protocol_version() -> None:
@@ -87,7 +114,7 @@ def test_an_engine_that_gives_itself_up() -> None:
     try:
         for _ in range(2):
             with pytest.raises(EngineLost, match="the GPU has not answered"):
-                session.request("pack", deadline_s=30, part=1)
+                session.request(Pack(1), deadline_s=30)
             assert not session.alive
     finally:
         session.close()
@@ -116,14 +143,15 @@ def test_a_killed_engine_is_noticed_by_all_who_wait(watched: tuple[WatchedHost, 
     host, session = watched
     asked, never = threading.Semaphore(0), threading.Event()
 
-    def answer(question: str, facts: dict[str, Any]) -> dict[str, Any]:
+    def answer(question: Question[Any]) -> Grant:
         asked.release()
         never.wait(SOON_S)
-        return {}
+        return Grant(path="/")
 
     def wait(number: int) -> PoorwillError:
         try:
-            session.request("open_verify", deadline_s=600.0, answer=answer, manifest={**MANIFEST, "key": f"k{number}"})
+            manifest = ManifestReference(f"k{number}", 1, "0")
+            session.request(OpenVerify(manifest), deadline_s=600.0, answer=answer)
         except PoorwillError as error:
             return error
         raise AssertionError("answered")
@@ -164,7 +192,7 @@ def engine_process() -> subprocess.Popen[bytes]:
 def said(stream: IO[bytes], number: int, event: str) -> dict[str, Any]:
     """The next event of that kind of a request; the engine's heartbeat bounds the wait."""
     while True:
-        found = protocol.read(stream)
+        found = lines.read(stream)
         assert found is not None, "the engine has ended"
         if (found.get("id"), found.get("event")) == (number, event):
             return found
@@ -177,7 +205,7 @@ def test_cancel_and_deadline_as_the_engine_keeps_them() -> None:
         assert requests is not None and events is not None
 
         def send(**message: Any) -> None:
-            requests.write(protocol.encode(message))
+            requests.write(lines.encode(message))
             requests.flush()
 
         send(op="open_verify", id=1, attempt=3, deadline_s=600, manifest=MANIFEST)
@@ -191,7 +219,7 @@ def test_cancel_and_deadline_as_the_engine_keeps_them() -> None:
         send(op="cancel", target=77)
         send(op="answer", ask=4711, facts={})
         send(op="hello", id=3)
-        assert said(events, 3, "result")["result"]["protocol"] == protocol.VERSION
+        assert said(events, 3, "result")["result"]["protocol"] == lines.VERSION
         requests.close()
         assert process.wait(SOON_S) == 0
 
@@ -216,11 +244,25 @@ COLLIDING = {"type": "Corrupt", "message": "m", "facts": {"message": 1}}
         ([b'"text"\n'], Corrupt, "not an object"),
         ([b"\xff\xfe\x00\n"], Corrupt, "not a JSON line"),
         ([b"[" * 200_000 + b"\n"], Corrupt, "not a JSON line"),
-        ([b" " * (protocol.LINE_BYTES_MAX + 10)], Corrupt, f"a line above {protocol.LINE_BYTES_MAX} bytes"),
-        ([line(id=None, event="result")], Corrupt, "an event of request"),
-        ([line(id=[1], event="result")], Corrupt, "an event of request"),
+        ([b" " * (lines.LINE_BYTES_MAX + 10)], Corrupt, f"a line above {lines.LINE_BYTES_MAX} bytes"),
+        ([line(id=None, event="result")], Corrupt, "sent 'result', and not of which request"),
+        ([line(id=[1], event="result")], Corrupt, r"field 'id' is \[1\], expected an integer"),
+        ([line(id=-1, event="result")], Corrupt, "field 'id' is -1, expected an integer"),
+        ([line(id=1, event="results")], Corrupt, "field 'event' is 'results', expected one of result, error"),
+        ([line(id=1)], Corrupt, "field 'event' is missing"),
+        ([line(event="progress", counters="none")], Corrupt, "field 'counters' is 'none', expected an object"),
+        ([line(event="progress", counters={"x": "y"})], Corrupt, "field 'counters.x' is 'y', expected an integer"),
+        ([line(event="progress", counters={"x": -1})], Corrupt, "field 'counters.x' is -1, expected an integer"),
+        ([line(id=1, event="result")], Corrupt, "the answer to 'hello' .*is None, expected an object"),
+        ([line(id=1, event="result", result="text")], Corrupt, "field 'result' is 'text', expected an object"),
+        ([line(id=1, event="result", result={"cores": -1})], Corrupt, "the answer to 'hello' .*field 'cores' is -1"),
+        (
+            [line(id=1, event="ask", ask=1, question="read", facts="x")],
+            Corrupt,
+            "field 'facts' is 'x', expected an object",
+        ),
         ([line(id=1, event="error")], EngineFailed, "no message"),
-        ([line(id=1, event="error", error="text")], EngineFailed, "no message"),
+        ([line(id=1, event="error", error="text")], Corrupt, "field 'error' is 'text', expected an object"),
         ([line(id=1, event="error", error=COLLIDING)], Corrupt, "m"),
         ([line(id=1, event="error", error={"type": "SystemExit", "message": "m"})], EngineFailed, "m"),
     ],
@@ -231,15 +273,14 @@ def test_a_lying_engine(lines: list[bytes], error: type[PoorwillError], message:
         talk(ScriptedHost(answering(lines)))
 
 
-def test_results_that_are_none() -> None:
-    """Of a wrong type, or of a request nobody made: passed over."""
-    lines = [
+def test_events_that_nobody_waits_for() -> None:
+    """A result of a request that was not made is passed over, and so are fields that are not known."""
+    said = [
         line(id=99, event="result", result={"a": 1}),
-        line(event="progress", counters={"x": "y", "sent_bytes": 5}),
-        line(event="progress", counters="none"),
-        line(id=1, event="result", result="text"),
+        line(event="progress", counters={"sent_bytes": 5}, unknown=1),
+        line(id=1, event="result", result={"host": "box", "unknown": 2}),
     ]
-    assert talk(ScriptedHost(answering(lines))) == {}
+    assert talk(ScriptedHost(answering(said))) == MachineFacts(host="box")
 
 
 def test_the_end_inside_a_line() -> None:
@@ -257,7 +298,7 @@ def test_a_flood_of_events() -> None:
     """Events that nobody takes are bounded: the engine is dropped."""
     blocked, flooded = threading.Event(), threading.Event()
 
-    def block(event: dict[str, Any]) -> None:
+    def block(page: bytes) -> None:
         blocked.set()
         flooded.wait(SOON_S)
 
@@ -277,7 +318,7 @@ def test_a_flood_of_events() -> None:
 
     def ask() -> None:
         try:
-            session.request("hello", deadline_s=SOON_S, on_event=block)
+            session.request(SendManifest(), deadline_s=SOON_S, on_page=block)
         except PoorwillError as error:
             failed.append(error)
 
@@ -301,7 +342,7 @@ def test_silence() -> None:
 
     session = EngineSession(ScriptedHost(play), silence_s_max=0.2)
     with pytest.raises(EngineLost, match=r"said nothing for 0\.2 s"):
-        session.request("hello", deadline_s=SOON_S)
+        session.hello("/")
     session.close()
 
 
@@ -314,9 +355,9 @@ def test_an_engine_that_does_not_read() -> None:
 
     session = EngineSession(ScriptedHost(play), silence_s_max=0.2)
     with ThreadPoolExecutor(2) as threads:
-        large = threads.submit(session.request, "hello", deadline_s=SOON_S, filling="x" * 200_000)
+        large = threads.submit(session.hello, "x" * 200_000)
         with pytest.raises(EngineLost):
-            session.request("hello", deadline_s=SOON_S)
+            session.hello("/")
         assert not over.is_set()
         over.set()
         with pytest.raises(EngineLost):
@@ -350,27 +391,70 @@ def test_questions_beyond_the_work(local_store: LocalStore) -> None:
     local_store.put("allowed", b"x")
     local_store.put("secret", b"x")
     reading = ReadGrants(local_store, {"allowed"})
-    assert reading.answer("read", {"key": "allowed"})["path"].endswith("allowed")
-    for question, facts in (
-        ("read", {"key": "secret"}),
-        ("read", {}),
-        ("write", {"key": "allowed"}),
-        ("read", {"key": ["allowed"]}),
-    ):
-        with pytest.raises(Refused, match="not part of its work"):
-            reading.answer(question, facts)
+    assert str(reading.answer(Read("allowed")).path).endswith("allowed")
+    for question in (Read("secret"), Read("x" * 1_000_000), Upload(0), UploadPieces(0, (1,))):
+        with pytest.raises(Refused, match="not part of its work") as caught:
+            reading.answer(question)
+        assert len(caught.value.message) < 300
     parts = PartGrants(local_store, "m1", ids.new_snapshot_id())
-    parts.expect(3, 1000)
-    for question, facts in (
-        ("upload", {"part": 4}),
-        ("upload", {}),
-        ("upload", {"part": -1}),
-        ("pieces", {"part": 3, "numbers": [1]}),
-        ("read", {"key": "secret"}),
-    ):
+    parts.expect({3: 1000})
+    for question in (Upload(4), UploadPieces(3, (1,)), Read("secret")):
         with pytest.raises(Refused, match="not part of its work"):
-            parts.answer(question, facts)
-    assert "path" in parts.answer("upload", {"part": 3})
+            parts.answer(question)
+    granted = parts.answer(Upload(3))
+    assert isinstance(granted, UploadGrant) and granted.path is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "error", "message"),
+    [
+        ("write", {"key": "allowed"}, Refused, "the engine asked for 'write', which is not part of its work"),
+        ("read", {}, Corrupt, "question 'read' of the engine: field 'key' is missing"),
+        ("read", {"key": ["allowed"]}, Corrupt, "field 'key' is"),
+        ("read", None, Corrupt, "expected an object"),
+        ("upload", {}, Corrupt, "field 'part' is missing"),
+        ("upload", {"part": -1}, Corrupt, "field 'part' is -1, expected an integer from 0 to 63"),
+        ("pieces", {"part": 1, "numbers": [1] * 65}, Corrupt, "field 'numbers' is .*, expected at most 64"),
+        ("pieces", {"part": 1, "numbers": ["1"]}, Corrupt, r"field 'numbers\[0\]' is '1', expected an integer"),
+    ],
+)
+def test_questions_in_another_form(name: str, facts: object, error: type[PoorwillError], message: str) -> None:
+    """They are refused before anybody answers, naming the field."""
+    with pytest.raises(error, match=message):
+        read_question(name, facts)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({}, "field 'op' is missing"),
+        ({"op": 7}, "field 'op' is 7, expected text"),
+        ({"op": "hello", "attempt": "1"}, "field 'attempt' is '1', expected an integer"),
+        ({"op": "hello", "deadline_s": "1"}, "field 'deadline_s' is '1', expected a finite number"),
+        ({"op": "hello", "workspace": 1}, "request 'hello': field 'workspace' is 1, expected text"),
+        ({"op": "pack"}, "request 'pack': field 'part' is missing"),
+        ({"op": "pack", "part": 64}, "field 'part' is 64, expected an integer from 0 to 63"),
+        ({"op": "open_verify", "manifest": {**MANIFEST, "bytes": -1}}, "field 'manifest.bytes' is -1"),
+        ({"op": "scan", "settings": {}, "parent": None, "adopt": []}, "field 'settings.machine' is missing"),
+    ],
+)
+def test_requests_in_another_form(request_: dict[str, Any], message: str) -> None:
+    """The engine answers a UsageError that names the field, and goes on."""
+    with engine_process() as process:
+        requests, events = process.stdin, process.stdout
+        assert requests is not None and events is not None
+        requests.write(lines.encode({**request_, "id": 1}) + lines.encode({"op": "hello", "id": 2}))
+        requests.flush()
+        told = {}
+        while len(told) < 2:
+            event = lines.read(events)
+            assert event is not None
+            if "id" in event:
+                told[event["id"]] = event
+        assert told[1]["error"]["type"] == "UsageError" and re.search(message, told[1]["error"]["message"])
+        assert told[2]["event"] == "result"
+        requests.close()
+        assert process.wait(SOON_S) == 0
 
 
 def test_an_engine_that_asks_for_more_than_its_work(local_store: LocalStore) -> None:
@@ -380,7 +464,7 @@ def test_an_engine_that_asks_for_more_than_its_work(local_store: LocalStore) -> 
     def play(requests: IO[bytes], events: IO[bytes]) -> None:
         requests.readline()
         events.write(line(id=1, event="ask", ask=1, question="read", facts={"key": "snapshots/other.json"}))
-        events.write(line(id=1, event="ask", ask=2, question="read", facts="nonsense"))
+        events.write(line(id=1, event="ask", ask=2, question="read", facts={"key": ["nonsense"]}))
         events.flush()
         heard.extend([requests.readline(), requests.readline()])
         events.write(line(id=1, event="result", result={}))

@@ -15,16 +15,20 @@ from packaging.specifiers import SpecifierSet
 from poorwill.codecs import registry
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.restore_run import check_needs
+from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.machine.nvidia_smi import gpus_and_driver
-from poorwill.errors import HostUnfit, Unsupported
+from poorwill.engine.protocol.lines import VERSION
+from poorwill.engine.protocol.messages import MachineFacts
+from poorwill.errors import Corrupt, HostUnfit, Unsupported
 from poorwill.providers.base import Wish
 from poorwill.remote.install import bundle, wheels
 from poorwill.remote.install.ship import Shipment
 from poorwill.remote.install.wheels import Target
+from poorwill.snapshot import fields
 from poorwill.snapshot.metadata import CodecTotals, Metadata
 from poorwill.store.local import LocalStore
 from tests.support.documents import METADATA
-from tests.support.engines import ThreadHost
+from tests.support.engines import ScriptedHost, ThreadHost, answering, line
 from tests.support.needy_snapshots import H100, nvidia_smi, reseal
 from tests.support.runs import restore, take
 
@@ -127,38 +131,51 @@ def test_the_wish_carries_what_is_needed() -> None:
 )
 def test_a_machine_that_has_it(facts: dict[str, Any]) -> None:
     """Any driver from the first one on, and any version within the major one."""
-    needs.check_machine(saying(NVCOMP_6), {**FACTS, **facts})
+    needs.check_machine(saying(NVCOMP_6), MachineFacts(**{**FACTS, **facts}))
 
 
 @pytest.mark.parametrize(
     ("facts", "found"),
     [
         ({"gpu": []}, "box has no NVIDIA GPU"),
-        ({"gpu": "H100"}, "box has no NVIDIA GPU"),
         ({"gpu_driver": "525.60.9"}, "box has the NVIDIA driver 525.60.9"),
         ({"gpu_driver": "470.256.02"}, "box has the NVIDIA driver 470.256.02"),
         ({"gpu_driver": ""}, "does not tell the version of its NVIDIA driver"),
-        ({"gpu_driver": 570}, "does not tell the version of its NVIDIA driver"),
         ({"gpu_driver": "9" * 9999}, "does not tell the version of its NVIDIA driver"),
         ({"nvcomp": ""}, "has an engine without nvCOMP 6"),
-        ({"nvcomp": None}, "has an engine without nvCOMP 6"),
         ({"nvcomp": "5.2.0.13"}, "has version 5.2.0.13 of that library"),
         ({"nvcomp": "60.0"}, "has version 60.0 of that library"),
         ({"gpu_usable": False}, f"box has {H100}, and nvCOMP 6 does not work there"),
         ({"gpu_usable": False, "gpu_unusable": "no kernel image"}, "does not work there (no kernel image)"),
-        ({"gpu_usable": "yes", "gpu_unusable": "why " * 9999}, "does not work there (why why"),
+        ({"gpu_usable": False, "gpu_unusable": "why " * 9999}, "does not work there (why why"),
         ({"gpu": [7 * "long " * 9999], "gpu_usable": False}, "does not work there"),
     ],
 )
 def test_a_machine_that_lacks_something(facts: dict[str, Any], found: str) -> None:
     """What was expected, what was found and what to do, in one bounded line."""
     with pytest.raises(HostUnfit) as caught:
-        needs.check_machine(saying(NVCOMP_6), {**FACTS, **facts})
+        needs.check_machine(saying(NVCOMP_6), MachineFacts(**{**FACTS, **facts}))
     said = caught.value.message
     assert found in said and "compute capability 7.0 or higher and its driver 525.60.13 or newer" in said
     assert "another machine" in said and f"'poorwill convert {METADATA.snapshot_id} --portable'" in said
     assert len(said) < 1000
-    needs.check_machine(saying(), {**FACTS, **facts})
+    needs.check_machine(saying(), MachineFacts(**{**FACTS, **facts}))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"gpu": "H100"}, {"gpu_driver": 570}, {"nvcomp": None}, {"gpu_usable": "yes"}, {"gpu_unusable": "why " * 9999},
+     {"gpu": ["long " * 9999]}, {"gpu": [H100] * 99}],
+)  # fmt: skip
+def test_facts_of_another_type_or_size(facts: dict[str, Any]) -> None:
+    """They are refused as they arrive, naming the field."""
+    lines = [line(id=1, event="result", result={**FACTS, **facts, "protocol": VERSION})]
+    session = EngineSession(ScriptedHost(answering(lines)))
+    try:
+        with pytest.raises(Corrupt, match=f"the answer to 'hello' .*field '{next(iter(facts))}"):
+            session.hello("/")
+    finally:
+        session.close()
 
 
 @given(
@@ -169,9 +186,11 @@ def test_a_machine_that_lacks_something(facts: dict[str, Any], found: str) -> No
 def test_whatever_an_engine_tells(facts: dict[str, Any]) -> None:
     """One that tells less, or something else, has less; and an older engine does not know these words at all."""
     try:
-        needs.check_machine(saying(NVCOMP_6), facts)
+        needs.check_machine(saying(NVCOMP_6), fields.read(MachineFacts, facts, "hello"))
     except HostUnfit as error:
         assert METADATA.snapshot_id in error.message
+    except Corrupt as error:
+        assert error.message.startswith("hello: field '")
     else:
         assert facts["gpu"] and facts["gpu_usable"] is True and facts["nvcomp"].startswith("6")
 

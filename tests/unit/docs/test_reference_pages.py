@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -14,6 +15,8 @@ from poorwill.control.records.pending import Pending
 from poorwill.control.records.verified import Verified
 from poorwill.engine.meter import COUNTERS
 from poorwill.engine.operations import Operations
+from poorwill.engine.protocol.lines import Call, Cancel, Event, EventKind, Reply
+from poorwill.engine.protocol.messages import QUESTIONS, REQUESTS, answer_to
 from poorwill.snapshot import versions
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.part_index import IndexRows
@@ -35,10 +38,57 @@ def names(text: str) -> set[str]:
     return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
+def cells(text: str) -> dict[str, list[str]]:
+    """The rows of a table of which each has a name in its first cell, by this name."""
+    below_header = text.partition("\n|---")[2].splitlines()
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in below_header if line.startswith("| `")]
+    return {row[0].strip(" `"): row for row in rows}
+
+
+def quoted(text: str) -> set[str]:
+    """The names in backquotes, of objects of JSON too."""
+    return {name for quote in re.findall(r"`([^`]+)`", text) for name in re.findall(r"\w+", quote)}
+
+
+def fields_of(kind: type) -> set[str]:
+    """Of a record's JSON object; none of what is not a record."""
+    if not dataclasses.is_dataclass(kind):
+        return set()
+    hints = get_type_hints(kind)
+    inline = [hints[each.name] for each in dataclasses.fields(kind) if "inline" in each.metadata]
+    own = {each.name for each in dataclasses.fields(kind) if "inline" not in each.metadata}
+    return own.union(*map(fields_of, inline))
+
+
 def test_every_request() -> None:
-    """Of the engine."""
+    """Of the engine, with the fields of each and of its answer, and an operation that does it."""
+    rows = cells(section("engine-protocol.md", "Requests"))
     operations = {name.removeprefix("op_") for name in dir(Operations) if name.startswith("op_")}
-    assert names(section("engine-protocol.md", "Requests")) == operations
+    assert rows.keys() == REQUESTS.keys() == operations
+    for name, request in REQUESTS.items():
+        fields, result = (quoted(cell) for cell in rows[name][1:3])
+        assert fields_of(request) <= fields, name
+        for other in re.findall(r"as `(\w+)`", rows[name][2]):
+            result |= quoted(rows[other][2])
+        assert fields_of(answer_to(request)) <= result, name
+
+
+def test_every_question() -> None:
+    """Of the engine, with its facts and what is answered."""
+    rows = cells(section("engine-protocol.md", "Questions"))
+    assert rows.keys() == QUESTIONS.keys()
+    for name, question in QUESTIONS.items():
+        assert fields_of(question) <= quoted(rows[name][1]), name
+        assert fields_of(answer_to(question)) <= quoted(rows[name][2]), name
+
+
+def test_every_line() -> None:
+    """Between the control side and the engine."""
+    said = quoted(section("engine-protocol.md", "From control to engine"))
+    assert {"cancel", "answer"} | fields_of(Call) | fields_of(Cancel) | fields_of(Reply) <= said
+    text = section("engine-protocol.md", "From engine to control")
+    assert cells(text).keys() == set(get_args(EventKind))
+    assert fields_of(Event) <= quoted(text)
 
 
 def test_every_counter() -> None:

@@ -19,6 +19,7 @@ from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.context import Context
 from poorwill.engine.machine.activity import Activity
 from poorwill.engine.machine.processes import read_processes
+from poorwill.engine.protocol import messages
 from tests.support.engine_homes import EngineHome, ssh_host
 from tests.support.engines import ThreadHost
 from tests.support.ssh_machines import KeyPair, SshMachine
@@ -277,7 +278,7 @@ def test_the_request_over_the_protocol(tmp_path: Path) -> None:
     """On this very host every figure can be read."""
     session = EngineSession(ThreadHost())
     try:
-        found = session.request("activity", deadline_s=60, window_s=0.05)
+        found = session.request(messages.Activity(0.05), deadline_s=60)
     finally:
         session.close()
     assert found["unreadable"] == [] and found["cpu_s"] > 0 and found["boot"]
@@ -299,7 +300,7 @@ def test_over_a_real_sshd(
     def logins() -> list[str]:
         """Those of this machine: /proc shows other tests' as well."""
         here = {process.pid for process in machine.processes()}
-        found = session.request("activity", deadline_s=60, window_s=0.05)
+        found = session.request(messages.Activity(0.05), deadline_s=60)
         assert found["unreadable"] == []
         return [login["who"] for login in found["logins"] if login["pid"] in here]
 

@@ -329,11 +329,11 @@ def test_the_same_snapshot_again(world: World, remembered: bool) -> None:
     assert (run.parts == {}) == remembered
     assert run.fetch_bytes_max == (0 if remembered else world.taken.totals["stored_bytes"])
     for row in run.parts:
-        assert run.restore_part(row)["stored_bytes"] == 0
+        assert run.restore_part(row).stored_bytes == 0
     result, counters = run.finish(), run.session.counters
     run.session.close()
-    assert result["fetched_bytes"] == counters["written_bytes"] == 0
-    assert result["kept_bytes"] == counters["kept_bytes"] == result["raw_bytes"]
+    assert result.fetched_bytes == counters["written_bytes"] == 0
+    assert result.kept_bytes == counters["kept_bytes"] == result.raw_bytes
     assert inodes(world.back) == before
     assert listing_differences(world.expected, list_tree(world.back)) == []
     world.ruined = False
@@ -347,10 +347,10 @@ def test_one_byte_of_a_large_file(world: World) -> None:
     differing = world.differing()
     run = opened(world)
     assert differing <= run.fetch_bytes_max < world.taken.totals["stored_bytes"]
-    fetched = sum(run.restore_part(row)["stored_bytes"] for row in run.parts)
+    fetched = sum(run.restore_part(row).stored_bytes for row in run.parts)
     result = run.finish()
     run.session.close()
-    assert fetched == result["fetched_bytes"] == differing
+    assert fetched == result.fetched_bytes == differing
     assert inodes(world.back) == before
     assert listing_differences(world.expected, list_tree(world.back)) == []
     world.ruined = False

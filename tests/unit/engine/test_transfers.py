@@ -236,7 +236,7 @@ def test_a_part_that_arrives(server: Server, script: list[Misbehaviour]) -> None
         assert sink.append(memoryview(OBJECT[:25_000])) == 0
         assert sink.append(memoryview(OBJECT[25_000:40_000])) == 25_000
         size, pieces = sink.finish(lambda: b"tail")
-    assert (size, [(p["number"], p["size"]) for p in pieces]) == (
+    assert (size, [(piece.number, piece.size) for piece in pieces]) == (
         40_004, [(1, 10_000), (2, 10_000), (3, 10_000), (4, 10_000), (5, 4)]
     )  # fmt: skip
     assert b"".join(server.stored[f"/bucket/piece-{n}"] for n in range(1, 6)) == OBJECT[:40_000] + b"tail"

@@ -10,7 +10,10 @@ import pytest
 
 from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
+from poorwill.engine.protocol import messages
 from poorwill.errors import Cancelled
+from poorwill.snapshot.order import RestoreOrder
+from poorwill.store.base import Grant
 from poorwill.store.local import LocalStore
 from tests.support.runs import take
 from tests.support.workspaces import aged
@@ -25,29 +28,30 @@ def test_a_restore_given_up_writes_nothing_into_the_next(local_store: LocalStore
     metadata = take(local_store, aged(source)).metadata
     reading, opened = threading.Event(), threading.Event()
 
-    def answer(question: str, facts: dict[str, str]) -> dict[str, str]:
-        if facts["key"].startswith("parts/") and not opened.is_set():
+    def answer(question: messages.Read) -> Grant:
+        if question.key.startswith("parts/") and not opened.is_set():
             reading.set()
             opened.wait(30)
-        return local_store.grant_read(facts["key"], expires_s=60).to_wire()
+        return local_store.grant_read(question.key, expires_s=60)
 
     operations, context = Operations(), Context("test", 60.0, answer)
 
-    def request(op: str, **fields: object) -> dict[str, object]:
-        return operations.handle({"op": op, **fields}, context, lambda event: None)
+    def open_restore(name: str) -> messages.RestoreOpened:
+        order = RestoreOrder(str(tmp_path / name))
+        return operations.handle(messages.OpenRestore(metadata.manifest, order), context)
 
     with ThreadPoolExecutor(1) as thread:
-        first = request("open_restore", manifest=metadata.manifest.document(), workspace=str(tmp_path / "one"))
+        first = open_restore("one")
         given_up = operations._restore
-        assert first["parts"] and given_up is not None
-        late = thread.submit(request, "restore", part_row=0)
+        assert first.parts and given_up is not None
+        late = thread.submit(operations.handle, messages.Restore(0), context)
         assert reading.wait(30)
-        request("open_restore", manifest=metadata.manifest.document(), workspace=str(tmp_path / "two"))
+        open_restore("two")
         opened.set()
         with pytest.raises(Cancelled):
             late.result(30)
-    request("restore", part_row=0)
-    request("finish_restore")
+    operations.handle(messages.Restore(0), context)
+    operations.handle(messages.FinishRestore(), context)
     operations.close()
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in source.iterdir())
     assert all((tmp_path / "two" / p.name).read_bytes() == p.read_bytes() for p in source.iterdir())

@@ -440,7 +440,7 @@ def test_another_host_key_or_a_missing_engine_ends_a_link_at_once() -> None:
     link = gone.link(patience_s=600)
     session = EngineSession(_Host(link))
     with pytest.raises(EngineLost, match=r"box has ended: .*nothing runs here any more"):
-        session.request("hello", deadline_s=SOON_S)
+        session.hello("/")
     session.close()
     assert gone.dialed == [True, False]
 

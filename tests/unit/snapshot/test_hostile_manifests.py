@@ -16,11 +16,15 @@ import zstandard
 
 from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
+from poorwill.engine.protocol.messages import OpenRestore
 from poorwill.errors import Corrupt, Unsupported
 from poorwill.snapshot import limits, manifest, part_index
 from poorwill.snapshot.columns import Blobs
+from poorwill.snapshot.metadata import ManifestReference
+from poorwill.snapshot.order import RestoreOrder
 from poorwill.snapshot.part_index import IndexRows
 from poorwill.snapshot.tables import Kind, Manifest, Segments, Targets
+from poorwill.store.base import Grant
 from tests.support.small_manifest import MACHINE, SNAPSHOT_ID, small_manifest, table
 
 Spoil = Callable[[Manifest], object]
@@ -152,10 +156,9 @@ def operations() -> Iterator[Operations]:
 def open_restore(operations: Operations, data: bytes, folder: Path) -> None:
     """Ask an engine to restore the manifest `data` into folder/workspace."""
     (folder / "manifest").write_bytes(data)
-    context = Context("open_restore", 60.0, lambda question, facts: {"path": str(folder / "manifest")})
-    named = {"key": "manifests/x/y", "bytes": len(data), "blake3": blake3.blake3(data).hexdigest()}
-    request = {"op": "open_restore", "manifest": named, "workspace": str(folder / "workspace")}
-    operations.handle(request, context, lambda event: None)
+    context = Context("open_restore", 60.0, lambda question: Grant(path=str(folder / "manifest")))
+    named = ManifestReference("manifests/x/y", len(data), blake3.blake3(data).hexdigest())
+    operations.handle(OpenRestore(named, RestoreOrder(str(folder / "workspace"))), context)
 
 
 @pytest.mark.parametrize("case", HOSTILE)
