@@ -174,7 +174,7 @@ def test_the_same_id_for_another_workspace(local_store: LocalStore, tmp_path: Pa
     snapshot_id = ids.new_snapshot_id()
     with pytest.raises(StoreUnavailable):
         take(stopping(local_store, 1), make_large(tmp_path / "w", 1), snapshot_id)
-    with pytest.raises(Refused, match=f"begun for {tmp_path / 'w'}, not {tmp_path / 'other'}"):
+    with pytest.raises(Refused, match=f"begun for {tmp_path / 'w'}, not for {tmp_path / 'other'}"):
         take(local_store, make_large(tmp_path / "other", 1), snapshot_id)
 
 
