@@ -80,11 +80,11 @@ def _add_restore(sub: Any, shared: argparse.ArgumentParser) -> None:
 def _add_reading(sub: Any, shared: argparse.ArgumentParser) -> None:
     listing = sub.add_parser("ls", parents=[shared], help="list snapshots")
     listing.add_argument("--machine", metavar="NAME")
-    listing.set_defaults(run="ls", engine=False)
+    listing.set_defaults(module="catalog", run="ls", engine=False)
 
     show = sub.add_parser("show", parents=[shared], help="everything about one snapshot")
     show.add_argument("id", metavar="ID")
-    show.set_defaults(run="show", engine=False)
+    show.set_defaults(module="catalog", run="show", engine=False)
 
     verify = sub.add_parser("verify", parents=[shared], help="read a snapshot back and check every hash")
     verify.add_argument("id", metavar="ID")
@@ -109,7 +109,7 @@ def _add_delete(sub: Any, shared: argparse.ArgumentParser) -> None:
     delete.add_argument(
         "--force", action="store_true", help="also one whose run has not ended: nothing may work on it any more"
     )
-    delete.set_defaults(run="delete", engine=False)
+    delete.set_defaults(module="removal", run="delete", engine=False)
 
 
 def _add_retention(sub: Any, shared: argparse.ArgumentParser) -> None:

@@ -14,7 +14,6 @@ from poorwill.cli import hosts
 from poorwill.cli.output import Output, human
 from poorwill.control.records import catalog
 from poorwill.control.records.verified import Verified
-from poorwill.control.removal import deletion
 from poorwill.control.snapshot.convert_run import ConvertRun, is_portable
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
@@ -152,25 +151,6 @@ def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     return LEFT_OUT if result.left_out_count else 0
 
 
-def ls(arguments: argparse.Namespace, output: Output, host: Host) -> int:
-    store = open_store(arguments.store)
-    rows = []
-    for machine, snapshot_id in catalog.names(store, arguments.machine):
-        row = catalog.summary(catalog.read(store, machine, snapshot_id))
-        output.event("snapshot", **row)
-        rows.append(row)
-    output.table(rows)
-    output.done(f"{len(rows)} snapshots in {store.url}", {"snapshots": len(rows)}, quiet=bool(rows))
-    return 0
-
-
-def show(arguments: argparse.Namespace, output: Output, host: Host) -> int:
-    store = open_store(arguments.store)
-    metadata = catalog.find(store, arguments.id)
-    output.document(metadata.document())
-    return 0
-
-
 def verify(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     with closing(EngineSession(host)) as session:
         store = open_store(arguments.store)
@@ -249,11 +229,3 @@ def _convert(run: ConvertRun, output: Output) -> tuple[Metadata, Verified]:
         raise
     run.remove_pending()
     return metadata, record
-
-
-def delete(arguments: argparse.Namespace, output: Output, host: Host) -> int:
-    result = deletion.delete(open_store(arguments.store), arguments.id, force=arguments.force)
-    kept = len(result["kept_parts"])
-    note = f"; {kept} of its parts are used by other snapshots and stay" if kept else ""
-    output.done(f"snapshot {arguments.id} deleted{note}", {"freed_bytes": result["freed_bytes"]}, **result)
-    return 0

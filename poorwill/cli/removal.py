@@ -1,4 +1,4 @@
-"""The commands that remove snapshots by policy, and bring them back."""
+"""The commands that remove snapshots, by policy or one by one, and bring them back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import argparse
 from poorwill.cli.output import Output, human
 from poorwill.control.records import trash
 from poorwill.control.records.holdings import Holdings
+from poorwill.control.removal import deletion
 from poorwill.control.removal import retention as control
 from poorwill.control.removal.purging import Purged
 from poorwill.control.removal.retention import STALE_S, Plan, Verdict
@@ -46,6 +47,14 @@ def retention(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         },
         dry_run=arguments.dry_run,
     )  # fmt: skip
+    return 0
+
+
+def delete(arguments: argparse.Namespace, output: Output, host: Host) -> int:
+    result = deletion.delete(open_store(arguments.store), arguments.id, force=arguments.force)
+    kept = len(result["kept_parts"])
+    note = f"; {kept} of its parts are used by other snapshots and stay" if kept else ""
+    output.done(f"snapshot {arguments.id} deleted{note}", {"freed_bytes": result["freed_bytes"]}, **result)
     return 0
 
 

@@ -1,9 +1,9 @@
-"""The metadata of a snapshot, its commit record: the kind `snapshot`. docs/snapshot-format.md says what fields mean."""
+"""The metadata of a snapshot, its commit record. docs/snapshot-format.md says what fields mean."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from poorwill import __version__
@@ -34,17 +34,11 @@ class ManifestReference(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class PartReference(Record):
-    """A part object: its key and its size."""
+class UsedPart(Record):
+    """A part that a snapshot needs: its key and its size. borrowed: it belongs to another snapshot."""
 
     key: str
     bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class UsedPart(PartReference):
-    """A part that a snapshot needs; borrowed: it belongs to another snapshot."""
-
     borrowed: bool
 
 
@@ -95,7 +89,7 @@ class LeftOut(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata(SnapshotRecord):
-    """With it, a snapshot exists."""
+    """The kind `snapshot`: with it, a snapshot exists."""
 
     KIND: ClassVar[str] = "snapshot"
     key_of = staticmethod(keys.metadata)
@@ -122,7 +116,9 @@ class Metadata(SnapshotRecord):
     timings_ms: Mapping[str, Any]
 
     def fault(self, key: str) -> str | None:
-        return SnapshotRecord.fault(self, key) or misplaced(self.owner, self.manifest, self.parts)
+        return SnapshotRecord.fault(self, key) or misplaced(
+            self.owner, self.manifest.key, [part.key for part in self.parts]
+        )
 
     @property
     def readable_keys(self) -> frozenset[str]:
@@ -135,33 +131,10 @@ class Metadata(SnapshotRecord):
         return sorted({part.key.split("/")[2] for part in self.parts})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trashed(Metadata):
-    """The metadata of a snapshot that is in the trash: the kind `trash`."""
-
-    KIND: ClassVar[str] = "trash"
-    key_of = staticmethod(keys.trash)
-
-    trashed_at_s: int
-
-    @classmethod
-    def at(cls, trashed_at_s: int, metadata: Metadata) -> Trashed:
-        """What is written when a snapshot is moved to the trash, with all that its metadata says."""
-        return cls(**_values(metadata), trashed_at_s=trashed_at_s)
-
-    def metadata(self) -> Metadata:
-        """What the metadata was."""
-        return Metadata(**_values(self))
-
-
-def misplaced(owner: Owner, manifest: ManifestReference, parts: Iterable[PartReference]) -> str | None:
+def misplaced(owner: Owner, manifest_key: str, part_keys: Iterable[str]) -> str | None:
     """What a record of a snapshot names as its manifest or a part although it cannot be, for a message, or None."""
     expected = keys.manifest(*owner)
-    if manifest.key != expected:
-        return f"its manifest is {manifest.key!r}, expected {expected!r}"
-    strange = next((part.key for part in parts if not keys.is_part(part.key)), None)
+    if manifest_key != expected:
+        return f"its manifest is {manifest_key!r}, expected {expected!r}"
+    strange = next((key for key in part_keys if not keys.is_part(key)), None)
     return None if strange is None else f"{strange!r} is not the key of a part"
-
-
-def _values(metadata: Metadata) -> dict[str, Any]:
-    return {each.name: getattr(metadata, each.name) for each in fields(Metadata)}

@@ -17,14 +17,14 @@ from poorwill.control.records import catalog, intents, trash, verified
 from poorwill.control.records.holdings import Holdings
 from poorwill.control.records.intents import Intent
 from poorwill.control.records.pending import Pending
-from poorwill.control.records.trash import Removing
+from poorwill.control.records.trash import Removing, Trashed
 from poorwill.control.records.verified import Verified
 from poorwill.control.removal import purging
 from poorwill.errors import Refused, Unsupported
 from poorwill.media import delivery, weights
 from poorwill.media.weights_manifest import WeightsFile, WeightsManifest
 from poorwill.snapshot import keys, manifest, versions
-from poorwill.snapshot.metadata import ManifestReference, Metadata, Trashed
+from poorwill.snapshot.metadata import ManifestReference, Metadata
 from poorwill.snapshot.record import SealedRecord
 from poorwill.snapshot.versions import Versions
 from poorwill.store.base import Store

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from poorwill.control.records.intents import Intent
 from poorwill.control.records.pending import Pending
-from poorwill.control.records.trash import Removing
+from poorwill.control.records.trash import Removing, Trashed
 from poorwill.control.records.verified import CheckedPart, Verified, Verifier
 from poorwill.snapshot.metadata import (
     CodecTotals,
@@ -16,7 +16,6 @@ from poorwill.snapshot.metadata import (
     Metadata,
     Tool,
     Totals,
-    Trashed,
     UsedPart,
 )
 from poorwill.snapshot.record import SealedRecord

@@ -13,12 +13,12 @@ from typing import Any
 
 from poorwill.control.records import catalog, trash
 from poorwill.control.records.holdings import Holdings
+from poorwill.control.records.trash import Trashed
 from poorwill.control.removal import deletion, purging, retention
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import keys
 from poorwill.snapshot.keys import Owner
-from poorwill.snapshot.metadata import Trashed
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.snapshot.retention import Policy
 from tests.support.memory_store import Died, MemoryStore, Process

@@ -12,11 +12,12 @@ from typing import TypeVar
 import numpy as np
 
 from poorwill.control.records.pending import Pending
+from poorwill.control.records.trash import Trashed
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot import keys
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.keys import Owner
-from poorwill.snapshot.metadata import Metadata, Trashed
+from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.record import SnapshotRecord
 from poorwill.store.base import ObjectInfo, Store
 

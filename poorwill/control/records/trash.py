@@ -7,18 +7,36 @@ A trash record beside metadata says nothing: the snapshot exists. It is written 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from poorwill.control.records import catalog, manifests
 from poorwill.control.records.pending import Pending
 from poorwill.errors import Corrupt, NotFound, PermanentError, Refused
 from poorwill.snapshot import keys
 from poorwill.snapshot.keys import Owner
-from poorwill.snapshot.metadata import THIS_TOOL, Metadata, Trashed
+from poorwill.snapshot.metadata import THIS_TOOL, Metadata
 from poorwill.snapshot.record import SnapshotRecord
 from poorwill.store.base import Store
 from poorwill.timestamps import now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trashed(Metadata):
+    """The kind `trash`: all that the metadata of a snapshot said, while it is in the trash."""
+
+    KIND: ClassVar[str] = "trash"
+    key_of = staticmethod(keys.trash)
+
+    trashed_at_s: int  # POSIX
+
+    @classmethod
+    def at(cls, trashed_at_s: int, metadata: Metadata) -> Trashed:
+        return cls(**_values(metadata), trashed_at_s=trashed_at_s)
+
+    def metadata(self) -> Metadata:
+        """What the metadata was."""
+        return Metadata(**_values(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,3 +151,7 @@ def _hold(record: Trashed) -> Pending:
         instance=record.instance, parent=record.snapshot_id,
         borrows=tuple(sorted({record.snapshot_id, *record.lenders})), plan_hash=None, started_at=now(), tool=THIS_TOOL,
     )  # fmt: skip
+
+
+def _values(metadata: Metadata) -> dict[str, Any]:
+    return {each.name: getattr(metadata, each.name) for each in fields(Metadata)}

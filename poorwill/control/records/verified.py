@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from poorwill.snapshot import keys
-from poorwill.snapshot.metadata import ManifestReference, PartReference, Tool, misplaced
-from poorwill.snapshot.record import SnapshotRecord
+from poorwill.snapshot.metadata import ManifestReference, Tool, misplaced
+from poorwill.snapshot.record import Record, SnapshotRecord
 from poorwill.store.base import Store
 
 PROVING_MODES = ("stored", "full")
@@ -22,9 +22,11 @@ class Verifier(Tool):
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedPart(PartReference):
-    """A part that a snapshot needs; read: this verification read all of it."""
+class CheckedPart(Record):
+    """A part that a snapshot needs: its key and its size. read: this verification read all of it."""
 
+    key: str
+    bytes: int
     read: bool
 
 
@@ -45,7 +47,9 @@ class Verified(SnapshotRecord):
     parts: tuple[CheckedPart, ...]
 
     def fault(self, key: str) -> str | None:
-        return SnapshotRecord.fault(self, key) or misplaced(self.owner, self.manifest, self.parts)
+        return SnapshotRecord.fault(self, key) or misplaced(
+            self.owner, self.manifest.key, [part.key for part in self.parts]
+        )
 
     @property
     def proves(self) -> bool:

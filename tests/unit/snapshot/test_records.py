@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poorwill.control.records.trash import Trashed
 from poorwill.errors import Corrupt, Unsupported
 from poorwill.snapshot.documents import seal
-from poorwill.snapshot.metadata import Metadata, Trashed
+from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.record import Record, SealedRecord, SnapshotRecord
 from tests.support.documents import EVERY, METADATA
 
