@@ -4,8 +4,8 @@ It differs from Prefect's process worker: a run is taken off the queue only when
 stays and keeps its model for the next run; a cancelled run stops at its next step and the process lives; runs of
 workers that died go back into the queue; SIGTERM lets running runs end.
 
-The underscored methods it overrides are Prefect's own, which may change with a minor version: pyproject.toml pins
-that, and tests/worker/test_prefect_seams.py fails when one has gone.
+Three methods that it overrides and one attribute that it reads are private to Prefect, and may change with a minor
+version: pyproject.toml pins that, and tests/worker/test_prefect_seams.py fails when one has gone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import logging
 import secrets
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +31,6 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.states import Cancelled, Crashed
-from prefect.types._datetime import now
 from prefect.workers.base import BaseWorker, BaseWorkerResult
 
 from worker.configuration import GpuJobConfiguration, GpuVariables
@@ -45,6 +45,8 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 QUERY_S = 1.0
 """How often the queue is polled, unless PREFECT_WORKER_QUERY_SECONDS says otherwise; also when a lane comes free."""
+QUERIES_MISSED_MAX = 30
+"""A worker that did not poll for so many intervals is reported as failed, as Prefect's own workers are."""
 SWEEPS_A_HEARTBEAT = 3
 CANCEL_POLL_S = 10.0
 """How often cancelled runs are looked for where Prefect's events do not come through."""
@@ -73,6 +75,7 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
         self._presence = Presence(self._settings.state_dir / "workers", self.name)
         self._is_set_up, self._lane_is_free = asyncio.Event(), asyncio.Event()
         self._begun: set[UUID] = set()
+        self._full_s = float("-inf")
         self._draining = self._abandoning = False
 
     async def start(
@@ -129,9 +132,14 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """See BaseWorker. The queue is not polled while no run could be begun."""
         if self._draining or not (self._lanes.has_free("gpu") or self._lanes.has_free("control")):
-            self._last_polled_time = now("UTC")
+            self._full_s = time.monotonic()
             return []
         return await super().get_and_submit_flow_runs()
+
+    def is_worker_still_polling(self, query_interval_seconds: float) -> bool:
+        """See BaseWorker. A worker that could begin no run a moment ago had no need to poll."""
+        was_full = time.monotonic() - self._full_s < QUERIES_MISSED_MAX * query_interval_seconds
+        return was_full or super().is_worker_still_polling(query_interval_seconds)
 
     async def run(
         self,
@@ -148,11 +156,11 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
             task_status.started(f"{self.name}: {lane.name}")
         try:
             outcome = await lane.execute(str(flow_run.id), configuration, _affinity(flow_run))
+            if not self._abandoning:  # else the run goes back into the queue
+                with contextlib.suppress(Exception):  # while the server is away: a sweep finds the run later
+                    await self._settle(flow_run, outcome)
         finally:
-            self._begun.discard(flow_run.id)
-        if not self._abandoning:  # else the run goes back into the queue
-            with contextlib.suppress(Exception):  # while the server is away: a sweep finds the run later
-                await self._settle(flow_run, outcome)
+            self._release(flow_run.id)
         return GpuWorkerResult(status_code=0, identifier=lane.name)
 
     async def _settle(self, flow_run: FlowRun, outcome: Outcome) -> None:
@@ -189,13 +197,16 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
             await super()._submit_run(flow_run)
         finally:
             if flow_run.id not in self._begun:
-                self._release_limit_slot(flow_run.id)
+                self._release(flow_run.id)
             elif self._cancelling_observer is not None:
                 # Prefect looks for cancellations only until a run has begun; this one can be stopped afterwards.
                 self._cancelling_observer.add_in_flight_flow_run_id(flow_run.id)
 
-    def _release_limit_slot(self, flow_run_id: UUID) -> None:
-        super()._release_limit_slot(flow_run_id)
+    def _release(self, flow_run_id: UUID) -> None:
+        """Give up what is held for a run: its lane, its slot of the worker's limit, the watch for its cancellation."""
+        self._begun.discard(flow_run_id)
+        with contextlib.suppress(RuntimeError):  # there is no limit, or the slot was released already
+            self.limiter.release_on_behalf_of(flow_run_id)
         if self._cancelling_observer is not None:
             self._cancelling_observer.remove_in_flight_flow_run_id(flow_run_id)
         if self._lanes.release(flow_run_id):

@@ -134,11 +134,10 @@ def _performed(flow_run_id: UUID) -> dict[str, Any]:
 
 def _run(flow_run_id: UUID) -> Any:
     """The run's final state."""
-    from prefect.flow_engine import load_flow, load_flow_run, run_flow
+    from prefect.flow_engine import load_flow_and_flow_run, run_flow
     from prefect.logging.loggers import flow_run_logger
 
-    flow_run = load_flow_run(flow_run_id)
-    flow = load_flow(flow_run)
+    flow_run, flow = load_flow_and_flow_run(flow_run_id)
     logger = cast("logging.Logger", flow_run_logger(flow_run))  # an adapter, as Prefect itself passes
     state = run_flow(flow, flow_run=flow_run, return_type="state", error_logger=logger)
     return asyncio.run(cast("Coroutine[Any, Any, Any]", state)) if flow.isasync else state
