@@ -21,7 +21,7 @@ from poorwill.control.removal.purging import Purged
 from poorwill.errors import PoorwillError, Refused
 from poorwill.snapshot import durations
 from poorwill.snapshot.keys import Owner
-from poorwill.snapshot.retention import COUNT_MAX, Policy
+from poorwill.snapshot.retention_policy import COUNT_MAX, Policy
 from tasks.removal import Planned, apply_retention, plan_retention
 from tasks.reports.removal_report import publish_retention
 

@@ -28,7 +28,7 @@ from tasks.events import STILL_BILLING, emit
 from tasks.open_machine import open_machine
 from tasks.pack_part import pack_part
 from tasks.progress import ProgressArtifacts, packing
-from tasks.reports import run_report
+from tasks.reports import snapshot_report
 from tasks.run_command import run_command
 from tasks.scan_workspace import scan_workspace
 from tasks.sessions import sessions
@@ -112,7 +112,9 @@ def take(request: Request, block: Machine) -> dict[str, Any]:
         cost = _cost(request, metadata, price_per_hour)
         sentence = cost.sentence(request.destroy) if cost is not None else "Cost: the provider did not tell the price."
         parts = [done.packed[number] for number in sorted(done.packed)]
-        run_report.publish_snapshot(request.store, request.snapshot_id, parts, samples, stages.timings_ms, sentence)
+        snapshot_report.publish_snapshot(
+            request.store, request.snapshot_id, parts, samples, stages.timings_ms, sentence
+        )
         return {
             **_result(request, block, metadata, instance),
             "cost": cost.to_result() if cost is not None else None,

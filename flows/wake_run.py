@@ -31,7 +31,7 @@ from tasks.finish_restore import finish_restore
 from tasks.open_machine import open_machine
 from tasks.progress import ProgressArtifacts, restoring
 from tasks.provision import discard, note_awake, provision, source_of
-from tasks.reports import run_report
+from tasks.reports import wake_report
 from tasks.reports.machine_report import publish_offers
 from tasks.restore_part import open_restore, restore_part
 from tasks.run_command import run_command
@@ -212,7 +212,7 @@ def wake_target(request: Request, target: Target) -> dict[str, Any]:
                 _start(request, target, stages)
             done = {"snapshot_id": target.snapshot_id, "machine": target.name, **result}
             done.update(provisioned=not target.instance, timings_ms=stages.timings_ms)
-            run_report.publish_wake(done, sessions.samples(target.run))
+            wake_report.publish_wake(done, sessions.samples(target.run))
             return done
         finally:
             sessions.close(target.run)

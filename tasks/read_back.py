@@ -15,7 +15,7 @@ from poorwill.control.removal import rotation
 from poorwill.control.removal.rotation import Share
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.verify_run import VerifyRun
-from poorwill.remote.local import LocalHost
+from poorwill.remote.local_host import LocalHost
 from tasks.retries import policy
 
 

@@ -17,7 +17,7 @@ from poorwill.control.removal.purging import Purged
 from poorwill.control.removal.retention import Plan
 from poorwill.errors import Refused
 from poorwill.snapshot.keys import Owner
-from poorwill.snapshot.retention import Policy
+from poorwill.snapshot.retention_policy import Policy
 from tasks.retries import policy as retried
 
 SLEEPING = ("asleep", "waking")

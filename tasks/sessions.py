@@ -20,8 +20,8 @@ from poorwill.errors import EngineLost, NotFound, Refused
 from poorwill.providers.base import Endpoint, LocalEndpoint
 from poorwill.remote.base import Host
 from poorwill.remote.host_key import PinnedKey, fingerprint
-from poorwill.remote.local import LocalHost
-from poorwill.remote.ssh import SshHost
+from poorwill.remote.local_host import LocalHost
+from poorwill.remote.ssh_host import SshHost
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.base import Store
 

@@ -38,9 +38,9 @@ from worker.health import HealthServer, summary
 from worker.job_variables import JobVariables
 from worker.lane import Kind, Outcome
 from worker.lanes import Lanes
-from worker.presence import Presence
 from worker.recovery import Recovery, requeue
 from worker.settings import Settings
+from worker.worker_locks import Presence
 
 log = logging.getLogger(__name__)
 QUERY_S = 1.0

@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed
 
 from worker.heartbeats import Heartbeats
-from worker.presence import Presence
+from worker.worker_locks import Presence
 
 log = logging.getLogger(__name__)
 PENDING_S = 60.0

@@ -15,7 +15,7 @@ from deployments.demo.sandbox import NAME, Sandbox
 from deployments.servers.tiny_model_build import TinyModelBuild
 from poorwill.cli.address import Address
 from poorwill.cli.following import Following, Look
-from poorwill.cli.run_display import sentence
+from poorwill.cli.run_bars import sentence
 from poorwill.cli.run_report import failure
 from poorwill.cli.runs import Runs
 from poorwill.cli.server import Server

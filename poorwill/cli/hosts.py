@@ -11,7 +11,7 @@ from pathlib import Path
 from poorwill.errors import UsageError
 from poorwill.providers.base import SshEndpoint, checked_path
 from poorwill.remote.base import Host
-from poorwill.remote.local import LocalHost
+from poorwill.remote.local_host import LocalHost
 
 KNOWN_HOSTS = "~/.ssh/known_hosts"
 _FORM = "[USER@]HOST[:PORT]"
@@ -34,7 +34,7 @@ def host_of(arguments: argparse.Namespace) -> Host:
     try:
         from poorwill.cli.known_hosts import KnownHosts
         from poorwill.remote.identity import DEFAULT_FILES, Identity
-        from poorwill.remote.ssh import SshHost
+        from poorwill.remote.ssh_host import SshHost
     except ImportError as error:
         raise UsageError(
             f"--ssh needs more than is installed ({error.name}): pip install 'poorwill[control]'"

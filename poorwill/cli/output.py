@@ -59,7 +59,7 @@ class Output:
     def progress(self, what: str, total: int = 0) -> Iterator[Progress]:
         """Show the progress of a step for as long as it runs."""
         if not self._json and sys.stderr.isatty():
-            from poorwill.cli.bar import bar  # rich takes a tenth of a second to import
+            from poorwill.cli.transfer_bar import bar  # rich takes a tenth of a second to import
 
             with bar(what, total) as shown:
                 yield shown

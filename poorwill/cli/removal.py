@@ -14,7 +14,7 @@ from poorwill.control.removal.retention import STALE_S, Plan, Verdict
 from poorwill.errors import Refused
 from poorwill.remote.base import Host
 from poorwill.snapshot import durations, ids
-from poorwill.snapshot.retention import COUNTS, Policy
+from poorwill.snapshot.retention_policy import COUNTS, Policy
 from poorwill.store.address import open_store
 
 

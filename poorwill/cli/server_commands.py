@@ -12,7 +12,7 @@ from typing import Any
 from poorwill.cli import address, flow_arguments, run_report
 from poorwill.cli.following import Following, Look
 from poorwill.cli.output import Output
-from poorwill.cli.run_display import Bars, facts
+from poorwill.cli.run_bars import Bars, facts
 from poorwill.cli.runs import Run, Runs, checked_run_id
 from poorwill.cli.server import Server
 from poorwill.errors import Cancelled, DeadlineExceeded, PermanentError, PoorwillError, Refused

@@ -1,4 +1,4 @@
-"""Artifacts of the current run. A report that cannot be written is logged, and fails nothing."""
+"""Artifacts of the current run, and what reports share. One that cannot be written is logged, and fails nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 log = logging.getLogger(__name__)
 ROWS_MAX = 1000
+MARKDOWN_BYTES_MAX = 100_000
 Row = dict[str, Any]
 
 
@@ -33,3 +34,21 @@ def publish_markdown(key: str, text: str, description: str) -> None:
     """Show a text under `key`."""
     with best_effort(f"the report '{key}'"):
         create_markdown_artifact(text, key=key, description=description)
+
+
+def publish_facts(facts: dict[str, Any]) -> None:
+    """The figures alone, for programs, as one row of plain values: Prefect does not store what a flow returns."""
+    publish_table("facts", [facts], "The figures of this run, for programs")
+
+
+def stages_table(timings_ms: dict[str, int]) -> str:
+    """The seconds of each stage, as Markdown."""
+    head = "| stage | seconds |\n|---|---|\n"
+    return head + "\n".join(f"| {name} | {ms / 1000:.2f} |" for name, ms in timings_ms.items())
+
+
+def bounded(lines: list[str]) -> str:
+    """A report of these lines, the last ones left out where it would be too long for Prefect."""
+    while sum(len(line.encode()) + 1 for line in lines) >= MARKDOWN_BYTES_MAX:
+        lines.pop()
+    return "\n".join(lines) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 
@@ -85,3 +85,12 @@ def _svg(height: int, body: list[str]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         f'font-family="system-ui, sans-serif" font-size="12">{"".join(body)}</svg>'
     )
+
+
+def throughput(samples: Sequence[tuple[float, Mapping[str, int]]], counters: Mapping[str, str]) -> str:
+    """A markdown image of rates over time. samples: (seconds, counts so far); counters: of each line, by its name."""
+    lines: list[Line] = [
+        (name, rates([(seconds, counted.get(counter, 0)) for seconds, counted in samples]))
+        for name, counter in counters.items()
+    ]
+    return as_markdown_image(line_chart("Throughput", lines, "MB/s", 1e6), "throughput over time")

@@ -10,7 +10,7 @@ import pytest
 
 from deployments.demo.tree_listing import differences, list_tree
 from poorwill.errors import WorkspaceError
-from poorwill.remote.local import LocalHost
+from poorwill.remote.local_host import LocalHost
 from poorwill.store.local import LocalStore
 from tests.support.runs import restore, take
 from tests.support.workspaces import noise

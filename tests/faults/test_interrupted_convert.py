@@ -17,7 +17,7 @@ from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, StoreUnavailable
 from poorwill.remote.base import Channel
 from poorwill.snapshot import ids, keys
-from poorwill.snapshot.retention import Policy
+from poorwill.snapshot.retention_policy import Policy
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore
 from poorwill.store.s3.store import S3Store

@@ -17,8 +17,8 @@ from poorwill.errors import EngineLost, HostRefused
 from poorwill.remote.host_key import PinnedKey
 from poorwill.remote.identity import Identity
 from poorwill.remote.link.link import Link
-from poorwill.remote.ssh import SshHost
 from poorwill.remote.ssh_connection import SshConnection
+from poorwill.remote.ssh_host import SshHost
 from poorwill.store.s3.store import S3Store
 from tests.support.engine_homes import EngineHome, endpoint, ssh_host
 from tests.support.hooked_store import hooked

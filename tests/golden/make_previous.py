@@ -33,7 +33,7 @@ def module(name: str) -> Any:
 
 
 def with_session(work: Callable[[Any], Any]) -> None:
-    session = module("session").EngineSession(import_module("poorwill.remote.local").LocalHost())
+    session = module("session").EngineSession(import_module("poorwill.remote.local_host").LocalHost())
     try:
         session.hello("/")
         session.facts = {"host": "previous", "cores": 2}

@@ -12,7 +12,7 @@ from poorwill.codecs.gpu.nvcomp import PlanesOnGpu
 from poorwill.codecs.toolset import Toolset
 from poorwill.control.snapshot.needs import of as needs_of
 from poorwill.errors import HostUnfit
-from poorwill.remote.local import LocalHost
+from poorwill.remote.local_host import LocalHost
 from poorwill.store.local import LocalStore
 from tests.gpu.device import gpus, needed
 from tests.support import runs

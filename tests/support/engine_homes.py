@@ -11,7 +11,7 @@ from bench.network.relay import Relay
 from poorwill.providers.base import SshEndpoint
 from poorwill.remote.host_key import PinnedKey
 from poorwill.remote.identity import Identity
-from poorwill.remote.ssh import SshHost
+from poorwill.remote.ssh_host import SshHost
 from tests.support.ssh_machines import KeyPair, SshMachine
 from tests.support.sshd_software import Software
 

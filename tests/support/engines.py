@@ -15,7 +15,7 @@ from poorwill.engine.protocol import lines
 from poorwill.engine.protocol.messages import Request
 from poorwill.engine.server import Server
 from poorwill.remote.base import Channel
-from poorwill.remote.local import SILENCE_S_MAX, LocalChannel, LocalHost
+from poorwill.remote.local_host import SILENCE_S_MAX, LocalChannel, LocalHost
 
 Hook = Callable[[Any], None]
 """Takes the request."""

@@ -20,7 +20,7 @@ from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import keys
 from poorwill.snapshot.keys import Owner
 from poorwill.snapshot.order import SnapshotOrder
-from poorwill.snapshot.retention import Policy
+from poorwill.snapshot.retention_policy import Policy
 from tests.support.memory_store import Died, MemoryStore, Process
 from tests.support.small_engine import SmallEngine, missing_pieces
 

@@ -16,8 +16,8 @@ from prefect.states import Cancelling, Pending, Running, Scheduled, State
 
 from tests.worker import jobs
 from tests.worker.rig import Rig
-from worker.presence import Presence
 from worker.recovery import ATTEMPTS_MAX, WORKER_LABEL, Recovery
+from worker.worker_locks import Presence
 
 ME, ALIVE, DEAD = "me 0", "alive 1", "dead 2"
 

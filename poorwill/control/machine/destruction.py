@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from poorwill.control.records import catalog, manifests, verified
-from poorwill.control.snapshot.grants import ReadGrants
+from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.messages import Changed
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported

@@ -19,7 +19,7 @@ from poorwill.control.removal import purging
 from poorwill.control.removal.purging import Purged, Usage
 from poorwill.errors import Corrupt, NotFound, Unsupported
 from poorwill.snapshot.keys import Owner
-from poorwill.snapshot.retention import Candidate, Policy, judge
+from poorwill.snapshot.retention_policy import Candidate, Policy, judge
 
 STALE_S = 7 * 86_400.0
 RECORDS_MAX = 10

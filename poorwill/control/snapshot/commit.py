@@ -11,7 +11,7 @@ import blake3
 import numpy as np
 
 from poorwill.codecs import registry
-from poorwill.control.snapshot.grants import PartGrants
+from poorwill.control.snapshot.presigned_grants import PartGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.messages import ManifestSent, PartSent, Request
 from poorwill.errors import Corrupt, EngineFailed

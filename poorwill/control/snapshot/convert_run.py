@@ -13,7 +13,7 @@ from poorwill.control.records import catalog, manifests, trash
 from poorwill.control.records.pending import PendingRecord
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.commit import PartDone, complete_part, needs_of, write_manifest
-from poorwill.control.snapshot.grants import PartGrants, ReadGrants
+from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.messages import (
     Convert,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from poorwill.codecs import registry
 from poorwill.control.snapshot import needs
-from poorwill.control.snapshot.grants import ReadGrants
+from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.messages import FinishRestore, OpenRestore, PartRestored, Restore, Restored
 from poorwill.errors import Unsupported

@@ -10,7 +10,7 @@ from typing import Any
 from poorwill.control.records import catalog, trash
 from poorwill.control.records.pending import PendingRecord
 from poorwill.control.snapshot.commit import PartDone, complete_part, write_manifest
-from poorwill.control.snapshot.grants import PartGrants, ReadGrants
+from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.messages import (
     FoundPart,

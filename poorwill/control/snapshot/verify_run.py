@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from poorwill.control.records import manifests, verified
 from poorwill.control.records.verified import CheckedPart, Verified, Verifier
-from poorwill.control.snapshot.grants import ReadGrants
+from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.pool import Bench
 from poorwill.engine.protocol.messages import OpenVerify, PartVerified, Verify

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import blake3
 
-from poorwill.engine.positioned import read_at, write_at
+from poorwill.engine.positioned_io import read_at, write_at
 from poorwill.errors import Refused, UsageError
 from poorwill.snapshot.order import CACHE_BYTES_MAX, RestoreOrder
 

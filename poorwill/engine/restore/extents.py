@@ -6,7 +6,7 @@ import errno
 import os
 
 from poorwill.engine.context import Context
-from poorwill.engine.positioned import write_at
+from poorwill.engine.positioned_io import write_at
 
 PIECE_BYTES = 1 << 20
 COPY_BYTES = 64 << 20

@@ -12,7 +12,7 @@ import numpy as np
 
 from poorwill.engine.left_out import LeftOut
 from poorwill.engine.pool import Bench
-from poorwill.engine.positioned import write_at
+from poorwill.engine.positioned_io import write_at
 from poorwill.errors import WorkspaceError
 from poorwill.snapshot import xattrs
 from poorwill.snapshot.columns import Array

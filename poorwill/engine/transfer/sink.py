@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from poorwill.engine.meter import Meter
-from poorwill.engine.positioned import write_at
+from poorwill.engine.positioned_io import write_at
 from poorwill.errors import StoreRefused, StoreUnavailable
 from poorwill.store.base import Piece
 

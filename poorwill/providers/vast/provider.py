@@ -29,7 +29,7 @@ from poorwill.errors import (
 from poorwill.providers.base import OFFERS_MAX, Endpoint, Instance, Offer, Wish, checked_label, checked_public_keys
 from poorwill.providers.vast.answers import Row, address_of, failure_of, id_of, instance_of, status_of
 from poorwill.providers.vast.api import TOTAL_S, Reply, VastApi
-from poorwill.providers.vast.search import chosen, described, disk_gb, search_body
+from poorwill.providers.vast.offers import chosen, described, disk_gb, search_body
 from poorwill.retry import polls
 
 BASE_URL = "https://console.vast.ai"

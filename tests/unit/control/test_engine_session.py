@@ -16,7 +16,7 @@ from typing import IO, Any
 import psutil
 import pytest
 
-from poorwill.control.snapshot.grants import PartGrants, ReadGrants
+from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import Answer, EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.engine.protocol import lines
@@ -49,7 +49,7 @@ from poorwill.errors import (
     UsageError,
 )
 from poorwill.remote.base import Channel, Host
-from poorwill.remote.local import LocalHost
+from poorwill.remote.local_host import LocalHost
 from poorwill.snapshot import ids
 from poorwill.snapshot.metadata import ManifestReference
 from poorwill.store.base import Grant

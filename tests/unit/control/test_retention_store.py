@@ -18,7 +18,7 @@ from poorwill.control.removal.retention import NOT_ENDED, PROVEN
 from poorwill.control.removal.rotation import Share, rotation
 from poorwill.errors import Corrupt, NotFound, Refused, UsageError
 from poorwill.snapshot import keys
-from poorwill.snapshot.retention import Policy
+from poorwill.snapshot.retention_policy import Policy
 from poorwill.store.s3.store import S3Store
 from tests.support.memory_store import Process
 from tests.support.removal_world import GRACE_S, RemovalWorld

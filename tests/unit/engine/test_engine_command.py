@@ -13,7 +13,7 @@ import pytest
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.machine.nvidia_smi import gpu_uuids, gpus_and_driver
 from poorwill.errors import DeadlineExceeded, EngineFailed, UsageError
-from poorwill.remote.local import LocalHost
+from poorwill.remote.local_host import LocalHost
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from poorwill.errors import Corrupt, NotFound, Refused, UsageError, WorkspaceError
-from poorwill.remote.local import LocalHost
+from poorwill.remote.local_host import LocalHost
 from poorwill.store.local import LocalStore
 from poorwill.store.s3.store import S3Store
 from tests.support.runs import restore, take, verify

@@ -14,8 +14,8 @@ from poorwill.errors import (
     UsageError,
 )
 from poorwill.providers.base import OFFERS_MAX, Wish
+from poorwill.providers.vast.offers import spellings
 from poorwill.providers.vast.provider import OFFERS_TRIED_MAX, VastProvider
-from poorwill.providers.vast.search import spellings
 from tests.support.doubles.vast_account import ATTACH, CREATE, GET, PUBLIC_KEY, SEARCH, VastAccount
 from tests.support.doubles.vast_market import offer
 

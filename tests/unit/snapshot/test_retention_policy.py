@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from poorwill.errors import UsageError
 from poorwill.snapshot import ids, labels
-from poorwill.snapshot.retention import COUNT_MAX, COUNTS, NEWEST, Candidate, Policy, judge
+from poorwill.snapshot.retention_policy import COUNT_MAX, COUNTS, NEWEST, Candidate, Policy, judge
 
 moments = st.datetimes(datetime(2023, 12, 20), datetime(2026, 1, 10))
 snapshots = st.lists(

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from worker.presence import Presence
+from worker.worker_locks import Presence
 
 HOLDER = """
 import sys
 from pathlib import Path
-from worker.presence import Presence
+from worker.worker_locks import Presence
 with Presence(Path(sys.argv[1]), sys.argv[2]):
     print("held", flush=True)
     sys.stdin.read()

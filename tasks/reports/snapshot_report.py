@@ -1,4 +1,4 @@
-"""What a run leaves behind in Prefect's UI: a table of the parts, and pictures."""
+"""What a snapshot leaves behind in Prefect's UI: a table of its parts, and pictures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from poorwill.errors import one_line
 from poorwill.snapshot.metadata import Coding, Metadata
 from poorwill.snapshot.tables import Kind, Manifest
 from tasks.reports import charts
-from tasks.reports.artifacts import best_effort, publish_markdown, publish_table
+from tasks.reports.artifacts import best_effort, bounded, publish_facts, publish_markdown, publish_table, stages_table
 from tasks.sessions import Sample
 
-MARKDOWN_BYTES_MAX = 100_000
 KINDS_MAX = 8
 PART_ROWS_MAX = 64
 
@@ -45,19 +44,7 @@ def publish_snapshot(
         text = snapshot_markdown(metadata, rows, kinds_of_files(manifest), samples, timings_ms, cost)
         publish_markdown("snapshot", text, f"Snapshot {snapshot_id}")
         named = {name: getattr(metadata, name) for name in ("snapshot_id", "machine", "parent", "left_out_count")}
-        _publish_facts({**named, **metadata.totals.document()})
-
-
-def publish_wake(result: dict[str, Any], samples: Sequence[Sample]) -> None:
-    """The same for a wake."""
-    with best_effort(f"the report of {result['snapshot_id']}"):
-        publish_markdown("wake", wake_markdown(result, samples), f"Wake of {result['snapshot_id']}")
-        _publish_facts({name: value for name, value in result.items() if not isinstance(value, dict)})
-
-
-def _publish_facts(facts: dict[str, Any]) -> None:
-    """The figures alone, for programs, as one row of plain values: Prefect does not store what a flow returns."""
-    publish_table("facts", [facts], "The figures of this run, for programs")
+        publish_facts({**named, **metadata.totals.document()})
 
 
 def part_rows(manifest: Manifest, metadata: Metadata, packed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -133,9 +120,9 @@ def snapshot_markdown(
         "",
         *([cost, ""] if cost else []),
         *_coded_by(metadata.coding),
-        _stages(timings_ms),
+        stages_table(timings_ms),
         "",
-        _throughput(samples, {"read": "read_bytes", "sent": "sent_bytes"}),
+        charts.throughput(samples, {"read": "read_bytes", "sent": "sent_bytes"}),
         "",
         _ratios("Ratio by kind of file", kinds),
         "",
@@ -143,7 +130,7 @@ def snapshot_markdown(
         "",
         _table(rows),
     ]
-    return _bounded(lines)
+    return bounded(lines)
 
 
 def _coded_by(coding: Coding | None) -> list[str]:
@@ -155,48 +142,12 @@ def _coded_by(coding: Coding | None) -> list[str]:
     return [one_line(text), ""]
 
 
-def wake_markdown(result: dict[str, Any], samples: Sequence[Sample]) -> str:
-    """The whole report of a wake; below MARKDOWN_BYTES_MAX."""
-    plural = {"directory": "directories"}
-    restored = ", ".join(
-        f"{count:,} {kind if count == 1 else plural.get(kind, kind + 's')}"
-        for kind, count in result["restored"].items()
-        if count
-    )
-    return _bounded(
-        [
-            f"# {result['machine']} is awake as {result['instance']}",
-            "",
-            f"Snapshot {result['snapshot_id']}: {human(result['raw_bytes'])}, {restored}, every hash checked; "
-            f"{human(result['fetched_bytes'])} downloaded, {human(result['cached_bytes'])} from the machine's cache, "
-            f"{human(result['kept_bytes'])} of files stood there already.",
-            "",
-            _stages(result["timings_ms"]),
-            "",
-            _throughput(samples, {"downloaded": "fetched_bytes", "written": "written_bytes"}),
-        ]
-    )
-
-
-def _throughput(samples: Sequence[Sample], counters: dict[str, str]) -> str:
-    lines: list[charts.Line] = [
-        (name, charts.rates([(seconds, counted.get(counter, 0)) for seconds, counted in samples]))
-        for name, counter in counters.items()
-    ]
-    return charts.as_markdown_image(charts.line_chart("Throughput", lines, "MB/s", 1e6), "throughput over time")
-
-
 def _ratios(title: str, sums: dict[str, tuple[int, int]]) -> str:
     bars = [
         (name, raw / stored if stored else 0.0, f"{_ratio(raw, stored)} of {human(raw)}")
         for name, (raw, stored) in sums.items()
     ]
     return charts.as_markdown_image(charts.bar_chart(title, bars), title)
-
-
-def _stages(timings_ms: dict[str, int]) -> str:
-    head = "| stage | seconds |\n|---|---|\n"
-    return head + "\n".join(f"| {name} | {ms / 1000:.2f} |" for name, ms in timings_ms.items())
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
@@ -211,9 +162,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _ratio(raw: int, stored: int) -> str:
     return f"{raw / stored:.3f}" if stored else "-"
-
-
-def _bounded(lines: list[str]) -> str:
-    while sum(len(line.encode()) + 1 for line in lines) >= MARKDOWN_BYTES_MAX:
-        lines.pop()
-    return "\n".join(lines) + "\n"
