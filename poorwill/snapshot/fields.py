@@ -12,7 +12,7 @@ import dataclasses
 import os
 import reprlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import MISSING, dataclass, is_dataclass
 from functools import cache, partial
 from types import NoneType, UnionType
@@ -115,14 +115,13 @@ class _Field:
 @cache
 def _fields_of(kind: type) -> tuple[_Field, ...]:
     hints = get_type_hints(kind, include_extras=True)
-    found = [
-        _Field(
-            field.name, hints[field.name], field.default,
-            field.default is MISSING and field.default_factory is MISSING, "inline" in field.metadata,
-            "sparse" in field.metadata, _reader(hints[field.name]),
-        )
-        for field in dataclasses.fields(kind)
-    ]  # fmt: skip
+    names = frozenset(field.name for field in dataclasses.fields(kind))
+    found = []
+    for field in dataclasses.fields(kind):
+        hint, inline = hints[field.name], "inline" in field.metadata
+        read = partial(_others, names) if inline and not is_dataclass(hint) else _reader(hint)
+        required = field.default is MISSING and field.default_factory is MISSING
+        found.append(_Field(field.name, hint, field.default, required, inline, "sparse" in field.metadata, read))
     return tuple(sorted(found, key=lambda field: field.inline and not is_dataclass(field.hint)))
 
 
@@ -160,7 +159,7 @@ def _record(kind: type, found: object) -> Any:
     given: dict[str, Any] = {}
     for field in _fields_of(kind):
         if field.inline:
-            given[field.name] = field.read(found if is_dataclass(field.hint) else _unnamed(kind, found))
+            given[field.name] = field.read(found)
         elif field.name in found:
             try:
                 given[field.name] = field.read(found[field.name])
@@ -171,14 +170,8 @@ def _record(kind: type, found: object) -> Any:
     return kind(**given)
 
 
-@cache
-def _names_of(kind: type) -> frozenset[str]:
-    return frozenset(field.name for field in _fields_of(kind))
-
-
-def _unnamed(kind: type, found: dict[str, Any]) -> dict[str, Any]:
-    names = _names_of(kind)
-    return {name: value for name, value in found.items() if name not in names}
+def _others(names: Set[str], found: dict[str, Any]) -> dict[str, Any]:
+    return {} if found.keys() <= names else {name: found[name] for name in found if name not in names}
 
 
 def _one_of(choices: tuple[Any, ...], found: object) -> object:

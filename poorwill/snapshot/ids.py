@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 
 from poorwill.errors import UsageError
 
-_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
-_MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+SNAPSHOT_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def new_snapshot_id(now: datetime | None = None) -> str:
@@ -36,11 +36,11 @@ def begun_at(snapshot_id: str) -> datetime | None:
 
 
 def is_snapshot_id(text: str) -> bool:
-    return _ID.fullmatch(text) is not None
+    return SNAPSHOT_ID.fullmatch(text) is not None
 
 
 def is_machine_name(text: str) -> bool:
-    return _MACHINE.fullmatch(text) is not None and ".." not in text
+    return MACHINE.fullmatch(text) is not None and ".." not in text
 
 
 def checked_snapshot_id(text: str) -> str:

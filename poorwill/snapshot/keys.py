@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from poorwill.snapshot import ids
 
 SNAPSHOTS = "snapshots/"
@@ -13,6 +15,7 @@ TRASH = "trash/"
 INTENTS = "intents/"
 _REMOVING = ".removing"
 _CLOCK = f"{TRASH}clock-"
+_PART = re.compile(rf"{PARTS}{ids.MACHINE.pattern}/{ids.SNAPSHOT_ID.pattern}/[0-9]{{2}}")
 Owner = tuple[str, str]
 """Machine and snapshot id."""
 
@@ -84,5 +87,4 @@ def marked_owner(key: str) -> Owner | None:
 
 def is_part(key: str) -> bool:
     """Whether `part` can have given this key."""
-    owner, number = owner_of(key), key[-2:]
-    return owner is not None and number.isascii() and number.isdigit() and key == part(*owner, int(number))
+    return _PART.fullmatch(key) is not None and ".." not in key
