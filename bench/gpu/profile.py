@@ -23,9 +23,9 @@ from poorwill.codecs.gpu.gpus import Gpus
 from poorwill.codecs.gpu.lanes import Array, Coded, Lane
 from poorwill.codecs.gpu.libraries import Libraries
 from poorwill.codecs.toolset import Toolset
-from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
 from poorwill.engine.protocol import messages
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.protocol.messages import Question, Read, Request, Upload, UploadGrant
 from poorwill.snapshot import ids
 from poorwill.snapshot.choices import Codec
@@ -178,7 +178,7 @@ class InProcess:
         return Grant(path=str(self._folder / question.key.rpartition("/")[2]))
 
     def _do(self, request: Request[A], on_page: Callable[[bytes], None] = lambda page: None) -> A:
-        return self._operations.handle(request, Context(request.op, ask=self._ask, send_page=on_page))
+        return self._operations.of(request)(request, Context(request.op, ask=self._ask, send_page=on_page))
 
     def _all(self, requests: Iterable[Request[Any]]) -> None:
         with ThreadPoolExecutor(PARTS_AT_ONCE) as threads:

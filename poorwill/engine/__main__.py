@@ -9,7 +9,7 @@ import sys
 from poorwill.codecs.toolset import Toolset, gpus_of_this_machine
 from poorwill.engine.operations import Operations
 from poorwill.engine.pool import threads_of_this_machine
-from poorwill.engine.server import Server, own_streams
+from poorwill.engine.protocol.server import Server, own_streams
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     requests, events = own_streams()
     operations = Operations(Toolset(gpus_of_this_machine, threads_of_this_machine()), command_umask)
     try:
-        Server(requests, events, operations.handle, operations.meter).run()
+        Server(requests, events, operations.of, operations.meter).run()
     finally:
         # Threads may still be in a transfer that no longer matters.
         os._exit(0)

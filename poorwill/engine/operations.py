@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import blake3
 import numpy as np
 
 from poorwill.codecs.toolset import Toolset
-from poorwill.engine.context import Context
 from poorwill.engine.machine import command, facts
 from poorwill.engine.machine.activity import Activity
 from poorwill.engine.meter import Meter
@@ -20,6 +19,7 @@ from poorwill.engine.pack.round import Adopted
 from poorwill.engine.pack.snapshot_run import SnapshotRun
 from poorwill.engine.pool import WorkPool, threads_of_this_machine
 from poorwill.engine.protocol import lines, messages
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore.restore_run import RestoreRun
 from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.transfer.fetch import Reader, Source
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Operations:
-    """The requests by name; `handle` is what a Server calls."""
+    """What works on the requests that a Server takes, by their names."""
 
     def __init__(self, toolset: Toolset | None = None, command_umask: int = -1) -> None:
         """command_umask: with which commands run; -1: with that of this process."""
@@ -52,10 +52,10 @@ class Operations:
         self._verify: VerifyRun | None = None
         self._convert: ConvertRun | None = None
 
-    def handle(self, request: messages.Request[A], context: Context) -> A:
-        """The answer to a request. PoorwillError."""
-        answer: A = getattr(self, f"op_{request.op}")(request, context)
-        return answer
+    def of(self, request: messages.Request[A]) -> Callable[[messages.Request[A], Context], A]:
+        """What answers such a request. It raises PoorwillError."""
+        operation: Callable[[messages.Request[A], Context], A] = getattr(self, f"op_{request.op}")
+        return operation
 
     def close(self) -> None:
         """Let threads end and close files. Idempotent."""

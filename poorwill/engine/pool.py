@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from poorwill.codecs.toolset import Toolset
-from poorwill.engine.context import Context
+from poorwill.engine.protocol.context import Context
 
 Work = Callable[["Bench", Any], None]
 

@@ -18,8 +18,8 @@ from poorwill.control.records import catalog
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import Answer
 from poorwill.control.snapshot.verify_run import VerifyRun
-from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.protocol.messages import MachineFacts, Question, Request
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Refused, Unsupported
 from poorwill.snapshot import keys, part_index
@@ -48,7 +48,7 @@ class DirectSession:
         def nobody(question: Question[Any]) -> Any:
             raise Refused(f"nobody answers {question}")
 
-        return self.operations.handle(request, Context(request.op, 60.0, answer or nobody))
+        return self.operations.of(request)(request, Context(request.op, 60.0, answer or nobody))
 
 
 @dataclass

@@ -14,9 +14,9 @@ import pytest
 from poorwill.control.records import catalog, manifests
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import WorkPool
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore import restore_run
 from poorwill.engine.transfer.buffers import BufferPool
 from poorwill.engine.transfer.fetch import PathSource, Reader

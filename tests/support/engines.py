@@ -9,11 +9,11 @@ from contextlib import suppress
 from typing import IO, Any
 
 from poorwill.codecs.toolset import Toolset
-from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
 from poorwill.engine.protocol import lines
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.protocol.messages import Request
-from poorwill.engine.server import Server
+from poorwill.engine.protocol.server import Server
 from poorwill.remote.base import Channel
 from poorwill.remote.local_host import SILENCE_S_MAX, LocalChannel, LocalHost
 
@@ -61,14 +61,14 @@ class ThreadHost:
         return _PipeChannel(self._serve)
 
     def _serve(self, requests: IO[bytes], events: IO[bytes]) -> None:
-        def handle(request: Request[Any], context: Context) -> Any:
+        def operation(request: Request[Any], context: Context) -> Any:
             self.before.get(request.op, _nothing)(request)
-            result = self.operations.handle(request, context)
+            result = self.operations.of(request)(request, context)
             self.after.get(request.op, _nothing)(request)
             return result
 
         try:
-            Server(requests, events, handle, self.operations.meter).run()
+            Server(requests, events, lambda request: operation, self.operations.meter).run()
         finally:
             self.operations.close()
 

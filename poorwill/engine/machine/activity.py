@@ -15,10 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from poorwill.engine.context import Context
 from poorwill.engine.machine import logins, processes
 from poorwill.engine.machine.gpu_load import GpuLoad, busiest, gpu_loads
 from poorwill.engine.machine.processes import read_text
+from poorwill.engine.protocol.context import Context
 from poorwill.errors import HostUnfit
 
 T = TypeVar("T")

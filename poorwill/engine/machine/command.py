@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 
-from poorwill.engine.context import Context
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.protocol.messages import CommandEnd
 from poorwill.errors import UsageError
 

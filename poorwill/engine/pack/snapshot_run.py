@@ -9,15 +9,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from poorwill.engine import state
-from poorwill.engine.context import Context
 from poorwill.engine.journal import Journal
-from poorwill.engine.left_out import LeftOut
 from poorwill.engine.meter import Meter
 from poorwill.engine.pack.manifest import assemble, empty_manifest, unsettled, without
 from poorwill.engine.pack.matching import racy_for_s, unchanged_since
 from poorwill.engine.pack.round import Adopted, Round, begin
 from poorwill.engine.pack.scan import Scan, scan
-from poorwill.engine.protocol.messages import Planned
+from poorwill.engine.protocol.context import Context
+from poorwill.engine.protocol.messages import LeftOut, Planned
 from poorwill.errors import Refused, UsageError, WorkspaceError
 from poorwill.snapshot import fields, limits, manifest, plan
 from poorwill.snapshot.globs import Globs

@@ -6,9 +6,9 @@ import errno
 import os
 from dataclasses import dataclass
 
-from poorwill.engine.left_out import LeftOut
 from poorwill.engine.pack.scan import Scan, path_below
 from poorwill.engine.positioned_io import read_at
+from poorwill.engine.protocol.messages import LeftOut
 from poorwill.snapshot.plan import Plan
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -47,7 +47,14 @@ class SourceReader:
             view = into[at : at + length]
             at += length
             try:
-                got = self._whole(scan, row, view) if offset == 0 else self._range(scan, row, offset, view)
+                fd = self._open(scan, row, keep=offset > 0)
+                try:
+                    got = os.preadv(fd, [view], offset)
+                    if 0 < got < length:
+                        got += read_at(fd, offset + got, view[got:])
+                finally:
+                    if fd != self._fd:
+                        os.close(fd)
             except OSError as error:
                 if error.errno in _NO_FILE_ANY_MORE:
                     torn.append(Torn(row))
@@ -62,21 +69,14 @@ class SourceReader:
                 view[got:] = bytes(length - got)
         return at, torn
 
-    def _whole(self, scan: Scan, row: int, view: memoryview) -> int:
-        # The one call that small files cost; large files begin here too, on their own descriptor.
-        fd = os.open(scan.path(row), _FLAGS)
-        try:
-            got = os.readv(fd, [view])
-            return got if got in (0, len(view)) else got + read_at(fd, got, view[got:])
-        finally:
-            os.close(fd)
-
-    def _range(self, scan: Scan, row: int, offset: int, view: memoryview) -> int:
+    def _open(self, scan: Scan, row: int, keep: bool) -> int:
+        if not keep:  # a small file, or the beginning of a large one, which another thread may go on with
+            return os.open(scan.path(row), _FLAGS)
         if row != self._row or scan is not self._scan:
             self.close()
             self._fd = os.open(scan.path(row), _FLAGS)
             self._row, self._scan = row, scan
-        return read_at(self._fd, offset, view)
+        return self._fd
 
     def close(self) -> None:
         if self._fd >= 0:

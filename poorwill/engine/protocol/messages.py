@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar, get_args
 
-from poorwill.engine.left_out import LeftOut
 from poorwill.errors import Corrupt, Refused, UsageError
 from poorwill.snapshot import fields, limits
 from poorwill.snapshot.fields import INLINE, Length, Range
@@ -27,7 +26,6 @@ PartRow = Annotated[int, Range(0, limits.PARTS_MAX)]
 PartBytes = Annotated[int, Range(0, limits.PART_BYTES_MAX)]
 PlannedParts = Annotated[Mapping[int, PartBytes], Length(limits.PART_NUMBER_MAX + 1)]
 """Raw bytes by part number."""
-LeftOutList = Annotated[tuple[LeftOut, ...], Length(limits.LEFT_OUT_MAX)]
 
 
 class Request(Generic[A]):
@@ -60,6 +58,17 @@ def answer_to(asked: type[Request[A]] | type[Question[A]]) -> type[A]:
 
 
 # Answers
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A path below the workspace, and why it, or something of it, is left out."""
+
+    path: bytes
+    reason: str
+
+
+LeftOutList = Annotated[tuple[LeftOut, ...], Length(limits.LEFT_OUT_MAX)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from poorwill.engine.context import Context
 from poorwill.engine.pool import Bench
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore.tree import Tree
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Kind

@@ -22,9 +22,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from poorwill.engine.context import Context
 from poorwill.engine.pool import Bench
 from poorwill.engine.positioned_io import read_at, write_at
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore import extents
 from poorwill.engine.restore.survey import survey
 from poorwill.engine.restore.tree import Tree

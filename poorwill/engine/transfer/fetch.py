@@ -7,10 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench, Job, WorkPool
 from poorwill.engine.positioned_io import read_at
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.transfer.buffers import BufferPool, new_buffer
 from poorwill.errors import Corrupt, NotFound, StoreUnavailable
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import urllib3
 
-from poorwill.engine.context import Context
+from poorwill.engine.protocol.context import Context
 from poorwill.errors import Corrupt, NotFound, StoreUnavailable, UploadLost
 from poorwill.retry import Backoff, retry
 from poorwill.store.grant_errors import ANSWER_BYTES_MAX, grant_error
@@ -16,27 +16,42 @@ from poorwill.store.grant_errors import ANSWER_BYTES_MAX, grant_error
 ATTEMPTS = 6
 BACKOFF = Backoff(first_s=0.25, max_s=10.0, attempts_max=ATTEMPTS)
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
-T = TypeVar("T")
 
 
 class Http:
     """PUT and ranged GET on presigned URLs. Thread-safe."""
 
-    def __init__(self, connections: int) -> None:
+    def __init__(self, connections: int, uniform: Callable[[], float] = random.random) -> None:
+        """uniform: numbers from 0 to 1, by which pauses differ."""
+        self._uniform = uniform
         self._pool = urllib3.PoolManager(num_pools=4, maxsize=connections, block=True, retries=False, timeout=_TIMEOUT)
 
-    def put(self, url: str, body: memoryview, what: str) -> str:
-        """Upload `body`, uncopied; returns the ETag."""
-        response = self._request("PUT", url, what, body=body, headers={"Content-Length": str(len(body))})
-        response.read()
-        response.release_conn()
-        tag = response.headers.get("ETag")
-        if not tag:
-            raise StoreUnavailable(f"{what}: the store accepted it without an ETag")
-        return str(tag)
+    def put(self, url_of: Callable[[bool], str], body: memoryview, what: str, context: Context) -> str:
+        """Upload `body`, uncopied; returns the ETag. Tried again as `get` is. UploadLost if the store forgot it."""
+        pauses = BACKOFF.pauses(uniform=self._uniform)
 
-    def get(self, url: str, start: int, into: memoryview, what: str) -> None:
-        """Fill `into` with the object's bytes from `start`."""
+        def attempt() -> str:
+            length = {"Content-Length": str(len(body))}
+            response = self._request("PUT", url_of(pauses.attempts > 1), what, body=body, headers=length)
+            response.read()
+            response.release_conn()
+            tag = response.headers.get("ETag")
+            if not tag:
+                raise StoreUnavailable(f"{what}: the store accepted it without an ETag")
+            return str(tag)
+
+        # An upload that is forgotten does not come back: the part needs a new one.
+        return retry(attempt, pauses, when=lambda error: not isinstance(error, UploadLost), sleep=context.pause)
+
+    def get(self, url_of: Callable[[bool], str], start: int, into: memoryview, what: str, context: Context) -> None:
+        """Fill `into` with the object's bytes from `start`.
+
+        What may pass is tried again, `ATTEMPTS` times in all, each time with another URL: url_of(fresh) gives it.
+        """
+        pauses = BACKOFF.pauses(uniform=self._uniform)
+        retry(lambda: self._get(url_of(pauses.attempts > 1), start, into, what), pauses, sleep=context.pause)
+
+    def _get(self, url: str, start: int, into: memoryview, what: str) -> None:
         headers = {"Range": f"bytes={start}-{start + len(into) - 1}", "Accept-Encoding": "identity"}
         response = self._request("GET", url, what, headers=headers)
         at = 0
@@ -74,12 +89,3 @@ class Http:
             # Stores forget uploads (a restart, a lifecycle rule): the part needs a new one, not another try.
             raise UploadLost(f"{what}: {refusal.message}")
         raise refusal
-
-
-def persist(context: Context, attempt: Callable[[int], T], jitter: Callable[[], float] = random.random) -> T:
-    """`attempt(n)` for n = 0, 1, ... until it succeeds: transient errors are tried `ATTEMPTS` times, backing off."""
-    pauses = BACKOFF.pauses(uniform=jitter)
-    return retry(
-        lambda: attempt(pauses.attempts - 1), pauses,
-        when=lambda error: not isinstance(error, UploadLost), sleep=context.pause,
-    )  # fmt: skip

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.protocol.messages import Read, Upload, UploadPieces
 from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.transfer.fetch import PathSource, Source

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
 
-from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.transfer.buffers import BufferPool
-from poorwill.engine.transfer.http import Http, persist
+from poorwill.engine.transfer.http import Http
 from poorwill.errors import Corrupt
 from poorwill.store.base import Piece
 
@@ -37,7 +38,8 @@ class UrlSink:
         self._filled = 0
         self._sent: list[tuple[Future[Piece], memoryview]] = []
 
-    def append(self, data: memoryview) -> int:
+    def append(self, data: memoryview, last: bool = False) -> int:
+        """last: nothing comes behind it, so that its piece is sent though it is not full."""
         with self._lock:
             start = self._end
             while data:
@@ -49,20 +51,16 @@ class UrlSink:
                 self._filled += room
                 self._end += room
                 data = data[room:]
-                if self._filled == len(self._piece):
-                    self._send()
+                if self._filled == len(self._piece) or (last and not data):
+                    sending = self._threads.submit(self._put, len(self._sent) + 1, self._piece, self._filled)
+                    self._sent.append((sending, self._piece))
+                    self._piece = None
             return start
-
-    def _send(self) -> None:
-        assert self._piece is not None
-        number = len(self._sent) + 1
-        self._sent.append((self._threads.submit(self._put, number, self._piece, self._filled), self._piece))
-        self._piece = None
 
     def _put(self, number: int, buffer: memoryview, size: int) -> Piece:
         what = f"{self._what} piece {number}"
         try:
-            tag = persist(self._context, lambda n: self._http.put(self._url_of(number, n > 0), buffer[:size], what))
+            tag = self._http.put(partial(self._url_of, number), buffer[:size], what, self._context)
         finally:
             self._buffers.release(buffer)
         self._meter.add(sent_bytes=size)
@@ -74,10 +72,7 @@ class UrlSink:
                 future.result()
 
     def finish(self, tail: Callable[[], bytes]) -> tuple[int, list[Piece]]:
-        self.append(memoryview(tail()))
-        with self._lock:
-            if self._piece is not None:
-                self._send()
+        self.append(memoryview(tail()), last=True)
         futures = [future for future, _ in self._sent]
         while wait(futures, timeout=0.5, return_when=FIRST_EXCEPTION).not_done:
             self._context.check()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
-from poorwill.engine.transfer.http import Http, persist
+from poorwill.engine.protocol.context import Context
+from poorwill.engine.transfer.http import Http
 
 
 class UrlSource:
@@ -18,7 +18,7 @@ class UrlSource:
         self._url_of, self._what, self._http, self._meter, self._context = url_of, what, http, meter, context
 
     def read(self, start: int, into: memoryview) -> None:
-        persist(self._context, lambda n: self._http.get(self._url_of(n > 0), start, into, self._what))
+        self._http.get(self._url_of, start, into, self._what, self._context)
         self._meter.add(fetched_bytes=len(into))
 
     def close(self) -> None:

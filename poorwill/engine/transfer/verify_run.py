@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.protocol.messages import PartVerified
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.engine.transfer.fetch import Reader, Source

@@ -16,10 +16,10 @@ import pytest
 
 from poorwill.control.machine.idleness import Limits, Observation, signs_of
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.context import Context
 from poorwill.engine.machine.activity import Activity
 from poorwill.engine.machine.processes import read_processes
 from poorwill.engine.protocol import messages
+from poorwill.engine.protocol.context import Context
 from tests.support.engine_homes import EngineHome, ssh_host
 from tests.support.engines import ThreadHost
 from tests.support.ssh_machines import KeyPair, SshMachine

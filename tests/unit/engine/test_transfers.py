@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.transfer.buffers import BufferPool
-from poorwill.engine.transfer.http import ATTEMPTS, Http, persist
+from poorwill.engine.transfer.http import ATTEMPTS, Http
 from poorwill.engine.transfer.url_sink import UrlSink
 from poorwill.engine.transfer.url_source import UrlSource
 from poorwill.errors import (
@@ -23,7 +23,6 @@ from poorwill.errors import (
     PoorwillError,
     StoreRefused,
     StoreUnavailable,
-    TransientError,
     UploadLost,
 )
 
@@ -196,7 +195,7 @@ def test_a_refused_connection(server: Server) -> None:
     """A refused connection is transient, and its message has no URL."""
     url = "http://127.0.0.1:1/bucket/x?" + SECRET
     with pytest.raises(StoreUnavailable) as caught:
-        Http(CONNECTIONS).get(url, 0, memoryview(bytearray(10)), "parts/x")
+        Http(CONNECTIONS).get(lambda fresh: url, 0, memoryview(bytearray(10)), "parts/x", Impatient())
     assert "parts/x" in caught.value.message and SECRET not in caught.value.message
 
 
@@ -211,8 +210,8 @@ def test_more_than_was_asked_for(server: Server) -> None:
     server.script = [answer(206, OBJECT)]
     http = Http(CONNECTIONS)
     first, second = bytearray(100), bytearray(100)
-    http.get(server.url("x"), 0, memoryview(first), "parts/x")
-    persist(Impatient(), lambda n: http.get(server.url("x"), 300, memoryview(second), "parts/x"))
+    for start, into in ((0, first), (300, second)):
+        http.get(lambda fresh: server.url("x"), start, memoryview(into), "parts/x", Impatient())
     assert (bytes(first), bytes(second)) == (OBJECT[:100], OBJECT[300:400])
 
 
@@ -269,15 +268,16 @@ def test_a_part_that_does_not_arrive(server: Server, misbehaviour: Misbehaviour,
 
 def test_backing_off(server: Server) -> None:
     """Pauses double up to a bound, with jitter; a cancelled request does not wait them out."""
-    context = Impatient()
+    server.script = [answer(503)] * 50
+    http, context = Http(CONNECTIONS, uniform=lambda: 1.0), Impatient()
 
-    def fail(attempt: int) -> None:
-        raise TransientError("again")
+    def put(context: Context) -> None:
+        http.put(lambda fresh: server.url("x"), memoryview(b"x"), "parts/x", context)
 
-    with pytest.raises(TransientError):
-        persist(context, fail, jitter=lambda: 1.0)
+    with pytest.raises(StoreUnavailable):
+        put(context)
     assert context.pauses == [0.25, 0.5, 1.0, 2.0, 4.0]
     real = Context("test")
     real.cancel()
     with pytest.raises(Cancelled):
-        persist(real, fail)
+        put(real)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
 from poorwill.engine.protocol import messages
+from poorwill.engine.protocol.context import Context
 from poorwill.errors import Cancelled
 from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.base import Grant
@@ -36,22 +37,24 @@ def test_a_restore_given_up_writes_nothing_into_the_next(local_store: LocalStore
 
     operations, context = Operations(), Context("test", 60.0, answer)
 
+    def answer_to(request: messages.Request[Any]) -> Any:
+        return operations.of(request)(request, context)
+
     def open_restore(name: str) -> messages.RestoreOpened:
-        order = RestoreOrder(str(tmp_path / name))
-        return operations.handle(messages.OpenRestore(metadata.manifest, order), context)
+        return answer_to(messages.OpenRestore(metadata.manifest, RestoreOrder(str(tmp_path / name))))
 
     with ThreadPoolExecutor(1) as thread:
         first = open_restore("one")
         given_up = operations._restore
         assert first.parts and given_up is not None
-        late = thread.submit(operations.handle, messages.Restore(0), context)
+        late = thread.submit(answer_to, messages.Restore(0))
         assert reading.wait(30)
         open_restore("two")
         opened.set()
         with pytest.raises(Cancelled):
             late.result(30)
-    operations.handle(messages.Restore(0), context)
-    operations.handle(messages.FinishRestore(), context)
+    answer_to(messages.Restore(0))
+    answer_to(messages.FinishRestore())
     operations.close()
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in source.iterdir())
     assert all((tmp_path / "two" / p.name).read_bytes() == p.read_bytes() for p in source.iterdir())

@@ -14,8 +14,8 @@ import blake3
 import pytest
 import zstandard
 
-from poorwill.engine.context import Context
 from poorwill.engine.operations import Operations
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.protocol.messages import OpenRestore
 from poorwill.errors import Corrupt, Unsupported
 from poorwill.snapshot import limits, manifest, part_index
@@ -158,7 +158,8 @@ def open_restore(operations: Operations, data: bytes, folder: Path) -> None:
     (folder / "manifest").write_bytes(data)
     context = Context("open_restore", 60.0, lambda question: Grant(path=str(folder / "manifest")))
     named = ManifestReference("manifests/x/y", len(data), blake3.blake3(data).hexdigest())
-    operations.handle(OpenRestore(named, RestoreOrder(str(folder / "workspace"))), context)
+    request = OpenRestore(named, RestoreOrder(str(folder / "workspace")))
+    operations.of(request)(request, context)
 
 
 @pytest.mark.parametrize("case", HOSTILE)

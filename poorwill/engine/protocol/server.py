@@ -13,9 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import IO, Any, TypeVar
 
-from poorwill.engine.context import Context
 from poorwill.engine.meter import Meter
 from poorwill.engine.protocol import lines
+from poorwill.engine.protocol.context import Context
 from poorwill.engine.protocol.lines import Call, Cancel, Event, Message, Reply
 from poorwill.engine.protocol.messages import Question, Request, answer_to, read_request
 from poorwill.errors import DeadlineExceeded, EngineFailed, PoorwillError, UsageError, from_wire
@@ -26,15 +26,21 @@ ASK_TIMEOUT_S = 600.0
 log = logging.getLogger(__name__)
 A = TypeVar("A")
 
-Handler = Callable[[Request[Any], Context], Any]
+Operation = Callable[[Request[Any], Context], Any]
 
 
 class Server:
-    """Runs until its input ends. `handle(request, context)` answers one request."""
+    """Runs until its input ends. operation_of(request) gives what answers such a request."""
 
-    def __init__(self, requests: IO[bytes], events: IO[bytes], handle: Handler, meter: Meter) -> None:
+    def __init__(
+        self,
+        requests: IO[bytes],
+        events: IO[bytes],
+        operation_of: Callable[[Request[Any]], Operation],
+        meter: Meter,
+    ) -> None:
         self._requests, self._events = requests, events
-        self._handle, self._meter = handle, meter
+        self._operation_of, self._meter = operation_of, meter
         self._write_lock = threading.Lock()
         self._lock = threading.Lock()
         self._running: dict[int, Context] = {}
@@ -99,7 +105,8 @@ class Server:
 
     def _work(self, call: Call, message: Message, context: Context) -> None:
         try:
-            answer = self._handle(read_request(call.op, message), context)
+            request = read_request(call.op, message)
+            answer = self._operation_of(request)(request, context)
             result = answer if isinstance(answer, dict) else fields.write(answer)
             self._emit(call.event("result", result=result, counters=self._meter.read()))
         except PoorwillError as error:
