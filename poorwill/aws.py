@@ -123,6 +123,8 @@ class ErrorTable:
         if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
             advice = "check the endpoint, or set AWS_CA_BUNDLE"
             return self.refused(f"{what}: its certificate is not trusted: {advice}", **facts)
+        if isinstance(error, boto.PaginationError):
+            return self.unavailable(f"{what}: the list goes in circles", **facts)
         if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError):
             return self.unavailable(f"{what}: it did not answer in time", **facts)
         if isinstance(error, NO_ANSWER):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from botocore import exceptions as boto
-
 from poorwill.aws import ErrorTable
 from poorwill.errors import ProviderRefused, ProviderUnavailable
 
@@ -84,10 +82,7 @@ EC2 = ErrorTable(
 def paged(client: Any, operation: str, what: str, pages_max: int, **request: Any) -> Iterator[dict[str, Any]]:
     """Every page of a list. ProviderUnavailable if there are more than `pages_max`: a short list would be wrong."""
     with EC2.translated(what):
-        try:
-            for number, page in enumerate(client.get_paginator(operation).paginate(**request)):
-                if number == pages_max:
-                    raise ProviderUnavailable(f"{what}: the list does not end after {pages_max} pages")
-                yield page
-        except boto.PaginationError:
-            raise ProviderUnavailable(f"{what}: the list goes in circles") from None
+        for number, page in enumerate(client.get_paginator(operation).paginate(**request)):
+            if number == pages_max:
+                raise ProviderUnavailable(f"{what}: the list does not end after {pages_max} pages")
+            yield page

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 from poorwill.errors import ProviderUnavailable
@@ -52,20 +52,10 @@ class AwsPriceList:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._known: dict[tuple[str, str], float | None] = {}
-        self._lock = threading.Lock()
+        self._remembered = lru_cache(_KNOWN_MAX)(self._asked)
 
     def price_per_hour(self, instance_type: str, region: str) -> float | None:
-        place = (instance_type, region)
-        with self._lock:
-            if place in self._known:
-                return self._known[place]
-        price = self._asked(instance_type, region)
-        with self._lock:
-            if len(self._known) >= _KNOWN_MAX:
-                self._known.clear()
-            self._known[place] = price
-        return price
+        return self._remembered(instance_type, region)
 
     def _asked(self, instance_type: str, region: str) -> float | None:
         wanted = {

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from poorwill.aws import FAULTS, code_of
-from poorwill.errors import Corrupt, NotFound, PoorwillError, StoreRefused, UsageError
+from poorwill.errors import Corrupt, NotFound, StoreRefused, UsageError
 from poorwill.store.base import Grant, ObjectInfo
 from poorwill.store.object_key import checked_key, checked_store_prefix
 from poorwill.store.s3.client import shown_endpoint
-from poorwill.store.s3.errors import s3_error
+from poorwill.store.s3.errors import NO_BUCKET, S3, s3_error
 
 EXPIRES_S_MAX = 7 * 24 * 3600  # of a signature version 4
 
@@ -35,14 +36,26 @@ class S3Bucket:
         """The name in the bucket of a store's key. UsageError for a key that is not accepted."""
         return self.prefix + checked_key(key)
 
-    def ask(self, verb: str, key: str, call: Callable[..., Any], **parameters: Any) -> Any:
-        """The client's answer about one object. `verb` is for error messages. UsageError for a malformed key."""
-        return self.ask_of_all(verb, key, call, Key=self.full(key), **parameters)
+    def ask(self, verb: str, key: str, operation: str, **parameters: Any) -> Any:
+        """The answer to one operation on one object. `verb` is for error messages. UsageError for a malformed key."""
+        full = self.full(key)
+        with self._errors(verb, key):
+            return getattr(self.client, operation)(Bucket=self.name, Key=full, **parameters)
 
-    def ask_of_all(self, verb: str, key: str, call: Callable[..., Any], **parameters: Any) -> Any:
-        """The client's answer about the whole bucket. `verb` and `key` are for error messages."""
+    def pages(self, verb: str, prefix: str, operation: str, **parameters: Any) -> Iterator[Any]:
+        """Every page of a listing. StoreUnavailable for one that goes in circles."""
+        pages = iter(self.client.get_paginator(operation).paginate(Bucket=self.name, **parameters))
+        while True:
+            with self._errors(verb, prefix):
+                page = next(pages, None)
+            if page is None:
+                return
+            yield page
+
+    @contextmanager
+    def _errors(self, verb: str, key: str) -> Iterator[None]:
         try:
-            answer = call(Bucket=self.name, **parameters)
+            yield
         except FAULTS as error:
             failure = s3_error(error, self.place, verb, key)
             # The answer to a HEAD has no body that says what is missing, and some servers look for the upload
@@ -52,11 +65,10 @@ class S3Bucket:
                 self._check_exists()
             raise failure from error
         self._seen = True
-        return answer
 
     def head(self, key: str) -> ObjectInfo:
         """Size and time of one object."""
-        answer = self.ask("look at", key, self.client.head_object)
+        answer = self.ask("look at", key, "head_object")
         return ObjectInfo(key, int(answer["ContentLength"]), answer["LastModified"].timestamp())
 
     def grant(self, operation: str, key: str, expires_s: int, **parameters: Any) -> Grant:
@@ -68,11 +80,8 @@ class S3Bucket:
         if not 1 <= expires_s <= EXPIRES_S_MAX:
             raise UsageError(f"a grant cannot live {expires_s} s: expected 1 to {EXPIRES_S_MAX}")
         wanted = {"Bucket": self.name, "Key": self.full(key), **parameters}
-        try:
-            url = self.client.generate_presigned_url(operation, Params=wanted, ExpiresIn=expires_s)
-        except FAULTS as error:
-            raise s3_error(error, self.place, "sign a grant for", key) from error
-        return Grant(url=str(url))
+        with S3.translated(f"{self.place}: cannot sign a grant for {key}", key=key):
+            return Grant(url=str(self.client.generate_presigned_url(operation, Params=wanted, ExpiresIn=expires_s)))
 
     def check_size(self, key: str, found: int, expected: int) -> None:
         """Corrupt if an object does not have the size that was written."""
@@ -83,10 +92,8 @@ class S3Bucket:
         try:
             self.client.head_bucket(Bucket=self.name)
         except FAULTS as error:
-            failure: PoorwillError = s3_error(error, self.place, "look at", "the bucket")
+            failure = s3_error(error, self.place, "look at", "the bucket")
             if isinstance(failure, NotFound):
-                failure = StoreRefused(
-                    f"{self.place}: there is no such bucket: create it, or correct the store's address"
-                )
+                failure = StoreRefused(f"{self.place}: {NO_BUCKET}")
             raise failure from error
         self._seen = True

@@ -8,6 +8,7 @@ from poorwill.aws import ErrorTable, code_of
 from poorwill.errors import Corrupt, NotFound, PoorwillError, StoreRefused, StoreUnavailable
 
 _CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_PROFILE"
+NO_BUCKET = "there is no such bucket: create it, or correct the store's address"
 _REGION = "the bucket is in another region: set AWS_REGION"
 _REFUSALS = {
     "InvalidAccessKeyId": f"the access key is not known there: {_CREDENTIALS}",
@@ -17,7 +18,7 @@ _REFUSALS = {
     "ExpiredToken": "the session token has expired: renew the credentials",
     "InvalidToken": "the session token is wrong: check AWS_SESSION_TOKEN",
     "RequestTimeTooSkewed": "this machine's clock differs from the store's: set it",
-    "NoSuchBucket": "there is no such bucket: create it, or correct the store's address",
+    "NoSuchBucket": NO_BUCKET,
     "PermanentRedirect": _REGION,
     "301": _REGION,
     "AuthorizationHeaderMalformed": _REGION,

@@ -45,7 +45,7 @@ class S3Store(S3Uploads):
         return self._place
 
     def put(self, key: str, data: bytes) -> None:
-        self._bucket.ask("write", key, self._client.put_object, Body=data)
+        self._bucket.ask("write", key, "put_object", Body=data)
 
     def put_new(self, key: str, data: bytes) -> bool:
         try:
@@ -76,11 +76,11 @@ class S3Store(S3Uploads):
                 self._write_file(key, source, content_type)
                 return
             data = b"".join(source.blocks(PIECE_BYTES))
-        self._bucket.ask("write", key, self._client.put_object, Body=data, ContentType=content_type)
+        self._bucket.ask("write", key, "put_object", Body=data, ContentType=content_type)
         self._bucket.check_size(key, self.head(key).size, len(data))
 
     def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
-        answer = self._bucket.ask("read", key, self._client.get_object)
+        answer = self._bucket.ask("read", key, "get_object")
         data = self._body(answer, key, bytes_max)
         if data is None:
             raise Corrupt(f"{self._place}: {key} is larger than {bytes_max} bytes, the most that was expected", key=key)
@@ -93,7 +93,7 @@ class S3Store(S3Uploads):
             self._check_reaches(key, self.head(key).size, start, 0)
             return b""
         wanted = f"bytes={start}-{start + length - 1}"
-        answer = self._bucket.ask("read", key, self._client.get_object, Range=wanted)
+        answer = self._bucket.ask("read", key, "get_object", Range=wanted)
         span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", str(answer.get("ContentRange", "")))
         if span is None or int(span[1]) != start:
             answer["Body"].close()
@@ -109,31 +109,20 @@ class S3Store(S3Uploads):
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         full, before = self._bucket.prefix + checked_prefix(prefix), ""
-        token: str | None = None
-        while True:
-            more: dict[str, str] = {"ContinuationToken": token} if token else {}
-            page = self._bucket.ask_of_all("list", prefix, self._client.list_objects_v2, Prefix=full, **more)
+        for page in self._bucket.pages("list", prefix, "list_objects_v2", Prefix=full):
             for item in page.get("Contents", []):
                 name = str(item["Key"])
-                # This also ends a listing that goes in circles.
                 if not name.startswith(full) or name <= before:
                     raise Corrupt(f"{self._place}: its listing of {prefix} is not in key order at {name!a}")
                 before = name
                 # A key that ends in '/' is another tool's idea of a folder.
                 if not name.endswith("/"):
-                    yield ObjectInfo(
-                        name[len(self._bucket.prefix) :], int(item["Size"]), item["LastModified"].timestamp()
-                    )
-            following = page.get("NextContinuationToken") if page.get("IsTruncated") else None
-            if following is None:
-                return
-            if following == token:
-                raise StoreUnavailable(f"{self._place}: its listing of {prefix} does not go on")
-            token = following
+                    key, modified_s = name[len(self._bucket.prefix) :], item["LastModified"].timestamp()
+                    yield ObjectInfo(key, int(item["Size"]), modified_s)
 
     def delete(self, key: str) -> None:
         try:
-            self._bucket.ask("delete", key, self._client.delete_object)
+            self._bucket.ask("delete", key, "delete_object")
         except NotFound:
             return
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
-from poorwill.errors import NotFound, PoorwillError, StoreRefused, StoreUnavailable, UploadLost, UsageError
+from poorwill.errors import NotFound, PoorwillError, StoreRefused, UploadLost, UsageError
 from poorwill.store.base import Grant, Piece, Pieces
 from poorwill.store.object_key import checked_prefix
 from poorwill.store.s3.bucket import S3Bucket
@@ -56,57 +56,37 @@ class S3Uploads:
         self._bucket.check_size(key, found, size)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
-        abort = self._client.abort_multipart_upload
         try:
-            self._bucket.ask("abort an upload of", key, abort, UploadId=upload_id)
+            self._bucket.ask("abort an upload of", key, "abort_multipart_upload", UploadId=upload_id)
         except NotFound:
             return
 
     def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
         full = self._bucket.prefix + checked_prefix(prefix)
-        listing = self._client.list_multipart_uploads
-        markers: dict[str, str] = {}
-        while True:
-            try:
-                page = self._bucket.ask_of_all("list uploads of", prefix, listing, Prefix=full, **markers)
-            except StoreRefused as error:
-                if not _has_no_listing(error):
-                    raise
-                return
-            except NotFound:
-                return  # rclone's answer before the first upload; a missing bucket is StoreRefused
-            for item in page.get("Uploads", []):
-                name = str(item["Key"])
-                if name.startswith(full):
-                    yield name[len(self._bucket.prefix) :], str(item["UploadId"])
-            following = {
-                "KeyMarker": str(page.get("NextKeyMarker", "")),
-                "UploadIdMarker": str(page.get("NextUploadIdMarker", "")),
-            }
-            if not page.get("IsTruncated"):
-                return
-            if following == markers or not following["KeyMarker"]:
-                raise StoreUnavailable(f"{self._bucket.place}: its listing of uploads does not go on")
-            markers = following
+        try:
+            for page in self._bucket.pages("list uploads of", prefix, "list_multipart_uploads", Prefix=full):
+                for item in page.get("Uploads", []):
+                    name = str(item["Key"])
+                    if name.startswith(full):
+                        yield name[len(self._bucket.prefix) :], str(item["UploadId"])
+        except StoreRefused as error:
+            if not _has_no_listing(error):
+                raise
+        except NotFound:
+            return  # rclone's answer before the first upload; a missing bucket is StoreRefused
 
     def list_pieces(self, key: str, upload_id: str) -> Pieces:
-        pieces: Pieces = []
-        marker = 0
-        while True:
-            try:
-                page = self._bucket.ask(
-                    "list the pieces of", key, self._client.list_parts, UploadId=upload_id, PartNumberMarker=marker
-                )
-            except StoreRefused as error:
-                if not _has_no_listing(error):
-                    raise
-                return []
-            for item in page.get("Parts", []):
-                pieces.append(Piece(int(item["PartNumber"]), str(item["ETag"]), int(item["Size"])))
-            following = int(page.get("NextPartNumberMarker") or 0)
-            if not page.get("IsTruncated") or following <= marker:
-                return pieces
-            marker = following
+        wanted = {"Key": self._bucket.full(key), "UploadId": upload_id}
+        try:
+            return [
+                Piece(int(item["PartNumber"]), str(item["ETag"]), int(item["Size"]))
+                for page in self._bucket.pages("list the pieces of", key, "list_parts", **wanted)
+                for item in page.get("Parts", [])
+            ]
+        except StoreRefused as error:
+            if not _has_no_listing(error):
+                raise
+            return []
 
     def _write_file(self, key: str, source: SourceFile, content_type: str) -> None:
         """A whole file as an object: see Store.put_file. UploadLost if the store forgot the upload meanwhile.
@@ -130,8 +110,7 @@ class S3Uploads:
 
     def _begin(self, key: str, **recorded: str) -> str:
         """The id of a new upload; `recorded` are further arguments of the client's call, such as ContentType."""
-        begin = self._client.create_multipart_upload
-        answer = self._bucket.ask("begin an upload of", key, begin, **recorded)
+        answer = self._bucket.ask("begin an upload of", key, "create_multipart_upload", **recorded)
         return str(answer["UploadId"])
 
     def _write_pieces(self, key: str, upload_id: str, source: SourceFile) -> Pieces:
@@ -141,7 +120,7 @@ class S3Uploads:
         def write(number: int, start: int) -> Piece:
             data = source.read(start, min(piece_bytes, source.size - start))
             answer = self._bucket.ask(
-                "write a piece of", key, self._client.upload_part, UploadId=upload_id, PartNumber=number, Body=data
+                "write a piece of", key, "upload_part", UploadId=upload_id, PartNumber=number, Body=data
             )
             return Piece(number, str(answer["ETag"]), len(data))
 
@@ -160,7 +139,7 @@ class S3Uploads:
         self._bucket.ask(
             "complete",
             key,
-            self._client.complete_multipart_upload,
+            "complete_multipart_upload",
             UploadId=upload_id,
             MultipartUpload=parts,
         )
