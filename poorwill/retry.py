@@ -41,6 +41,10 @@ class Backoff:
         """
         return Pauses(self, clock() + total_s, clock, uniform)
 
+    def seconds(self) -> Iterator[float]:
+        """The pauses alone, for a loop with bounds of its own."""
+        return iter(self.pauses().next_s, None)
+
 
 class Pauses:
     """The pauses between the attempts of one call, for a loop of one's own; `retry` is the usual loop.

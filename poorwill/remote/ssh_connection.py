@@ -117,22 +117,12 @@ class SshConnection:
 
     @contextmanager
     def _watched(self, what: str, timeout_s: float) -> Iterator[None]:
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
-            self._transport.close()
-
-        timer = threading.Timer(timeout_s, give_up)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        except _BROKEN as error:
-            why = f"no answer for {timeout_s:g} s" if late.is_set() else _reason(error)
-            raise EngineLost(f"{what}: {why}") from None
-        finally:
-            timer.cancel()
+        with _acting_after(timeout_s, self._transport.close) as late:
+            try:
+                yield
+            except _BROKEN as error:
+                why = f"no answer for {timeout_s:g} s" if late.is_set() else _reason(error)
+                raise EngineLost(f"{what}: {why}") from None
 
     def close(self) -> None:
         """Idempotent; does not wait."""
@@ -155,15 +145,11 @@ class SshStream:
             raise OSError(_reason(error)) from None
 
     def write(self, data: bytes, timeout_s: float) -> None:
-        timer = threading.Timer(timeout_s, self.close)
-        timer.daemon = True
-        timer.start()
-        try:
-            self._channel.sendall(data)
-        except _BROKEN as error:
-            raise OSError(_reason(error)) from None
-        finally:
-            timer.cancel()
+        with _acting_after(timeout_s, self.close):
+            try:
+                self._channel.sendall(data)
+            except _BROKEN as error:
+                raise OSError(_reason(error)) from None
 
     def close(self) -> None:
         self._connection.close()
@@ -172,6 +158,24 @@ class SshStream:
 def described(endpoint: SshEndpoint) -> str:
     """user@host:port, for messages."""
     return f"{endpoint.user or DEFAULT_USER}@{endpoint.host}:{endpoint.port}"
+
+
+@contextmanager
+def _acting_after(timeout_s: float, act: Callable[[], None]) -> Iterator[threading.Event]:
+    """Calls `act` in another thread, and sets the event, unless the body ends within `timeout_s`."""
+    late = threading.Event()
+
+    def fire() -> None:
+        late.set()
+        act()
+
+    timer = threading.Timer(timeout_s, fire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
 
 
 def _thread(name: str, target: Callable[..., None], *arguments: object) -> threading.Thread:

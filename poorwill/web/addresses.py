@@ -17,8 +17,8 @@ Address = IPv4Address | IPv6Address
 
 PORT_MAX = 65_535
 
-_IPV4_SPECIAL = tuple(
-    (IPv4Network(network), what)
+_SPECIAL = tuple(
+    (ip_network(network), what)
     for network, what in (
         ("0.0.0.0/8", "an address of this host itself"),
         ("10.0.0.0/8", "a private address"),
@@ -36,11 +36,6 @@ _IPV4_SPECIAL = tuple(
         ("203.0.113.0/24", "an address for documentation"),
         ("224.0.0.0/4", "a multicast address"),
         ("240.0.0.0/4", "a reserved address"),
-    )
-)
-_IPV6_SPECIAL = tuple(
-    (IPv6Network(network), what)
-    for network, what in (
         ("::/128", "the unspecified address"),
         ("::1/128", "a loopback address"),
         ("::/96", "an IPv4-compatible address"),
@@ -110,27 +105,20 @@ def refusal(address: Address, port: int, allow: Iterable[AllowRule] = ()) -> str
         return "an address with a zone"
     if any(rule.holds(address, port) for rule in allow):
         return None
-    return _fault_v4(address) if isinstance(address, IPv4Address) else _fault_v6(address)
+    return _fault(address)
 
 
-def _fault_v4(address: IPv4Address) -> str | None:
-    for network, what in _IPV4_SPECIAL:
+def _fault(address: Address) -> str | None:
+    within: IPv4Address | None = None  # an IPv4 address that an IPv6 address leads to
+    if isinstance(address, IPv6Address):
+        last_ipv4 = IPv4Address(int(address) & 0xFFFF_FFFF)
+        if address.ipv4_mapped is not None or address in _NAT64:
+            return _fault(address.ipv4_mapped or last_ipv4)
+        if int(address) >> 32 & 0xFFFF_FFFF in _ISATAP:
+            within = last_ipv4
+    for network, what in _SPECIAL:
         if address in network:
             return what
-    return None if address.is_global else "not a public address"
-
-
-def _fault_v6(address: IPv6Address) -> str | None:
-    if address.ipv4_mapped is not None:
-        return _fault_v4(address.ipv4_mapped)
-    last_ipv4 = IPv4Address(int(address) & 0xFFFF_FFFF)
-    if address in _NAT64:
-        return _fault_v4(last_ipv4)
-    for network, what in _IPV6_SPECIAL:
-        if address in network:
-            return what
-    if address not in _GLOBAL_UNICAST or not address.is_global:
+    if not address.is_global or (address.version == 6 and address not in _GLOBAL_UNICAST):
         return "not a public address"
-    if int(address) >> 32 & 0xFFFF_FFFF in _ISATAP:
-        return _fault_v4(last_ipv4)
-    return None
+    return None if within is None else _fault(within)

@@ -24,6 +24,7 @@ from poorwill.remote.link.connection import greet
 from poorwill.remote.link.frames import Hello, No, NoEngine
 from poorwill.remote.link.link import Link
 from poorwill.remote.link.run_directory import RunDirectory, peer_process
+from poorwill.retry import Backoff
 from tests.support.streams import ProcessStream
 
 SOON_S = 20.0
@@ -63,7 +64,7 @@ class Machine:
         def dial(first: bool) -> ProcessStream:
             return self.connect(name, start=first, command=command, patience_s=keep_s)
 
-        self.links.append(Link(dial, **{"describe": "box", "backoff_s": 0.01, **options}))
+        self.links.append(Link(dial, **{"describe": "box", "backoff": Backoff(0.01, 5.0), **options}))
         return self.links[-1]
 
     def attach(self, name: str, epoch: int = 1, *, start: bool = False, **options: Any) -> ProcessStream:

@@ -55,8 +55,7 @@ def test_pauses_stay_within_their_bounds(
 
 def test_pauses_without_jitter_double() -> None:
     """To the millisecond, up to the longest."""
-    pauses = Backoff(0.5, 3.0, 6, jitter=False).pauses()
-    assert list(iter(pauses.next_s, None)) == [0.5, 1.0, 2.0, 3.0, 3.0]
+    assert list(Backoff(0.5, 3.0, 6, jitter=False).seconds()) == [0.5, 1.0, 2.0, 3.0, 3.0]
 
 
 @given(st.integers(0, 8), st.integers(1, 8))

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import chain
 from typing import IO
 
@@ -41,8 +41,7 @@ GREETING_S = 60.0
 """How long a keeper may take to start and to say HELLO; it may have to end an older engine first."""
 GREETING_AGAIN_S = 20.0
 FAREWELL_S = 2.0
-BACKOFF_S = 0.2
-BACKOFF_S_MAX = 5.0
+BACKOFF = Backoff(first_s=0.2, max_s=5.0, jitter=False)
 STEADY_S = 10.0
 """A connection that lasted so long is dialed again at once when it is cut; others after a pause that grows."""
 _WAIT_S = 60.0
@@ -77,13 +76,13 @@ class Link:
         ping_s: float = PING_S,
         describe: str = "the machine",
         window_bytes: int = WINDOW_BYTES,
-        backoff_s: float = BACKOFF_S,
+        backoff: Backoff = BACKOFF,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dial, self._describe, self._clock = dial, describe, clock
         self._patience_s, self._dead_after_s, self._ping_s = patience_s, dead_after_s, ping_s
-        self._backoff_s = backoff_s
-        self._pauses = self._mending_pauses()
+        self._backoff = backoff
+        self._pauses = chain([0.0], self._backoff.seconds())
         self.reconnects = 0
         # Guards all below, and the state of connections; notified whenever any of it changes.
         self._changed = threading.Condition()
@@ -165,28 +164,26 @@ class Link:
 
     def _start(self) -> Connection:
         """The first connection. An attempt that broke may have started the engine: then the next one looks for it."""
-        first, ends_s = True, self._clock() + START_S
-        pauses = Backoff(2 * self._backoff_s, attempts_max=START_ATTEMPTS, jitter=False).pauses(
-            START_S, clock=self._clock
-        )
+        first, failures, pauses, ends_s = True, 0, self._backoff.seconds(), self._clock() + START_S
         for _ in range(START_TURNS):
             try:
                 return self._connect(first, min(GREETING_S, max(0.0, ends_s - self._clock())))
             except NoEngine as answer:
                 if answer.code == No.GONE and not first:
                     first = True
-                elif answer.code == No.EXISTS and first and pauses.attempts > 1:
+                elif answer.code == No.EXISTS and first and failures:
                     first = False
                 else:
                     kind = HostUnfit if answer.code == No.UNFIT else EngineLost
                     raise kind(f"{self._describe}: {answer.reason}") from None
             except _CUTS as error:
-                if (pause_s := pauses.next_s()) is None:
+                failures += 1
+                if failures == START_ATTEMPTS or self._clock() >= ends_s:
                     lost = error if isinstance(error, PoorwillError) else None
                     raise lost or EngineLost(f"{self._describe}: {endings.why(error)}") from None
                 # If dialing itself failed, nothing was started.
                 first = first and self._epoch == 0
-                time.sleep(pause_s)
+                time.sleep(next(pauses))
         raise EngineLost(f"{self._describe}: its keeper cannot say whether it runs an engine")
 
     def _connect(self, first: bool, timeout_s: float) -> Connection:
@@ -215,7 +212,7 @@ class Link:
                 why = self._receive(connection)
                 self._give_up(connection, why)
                 if self._clock() >= began_s + STEADY_S:
-                    self._pauses = self._mending_pauses()
+                    self._pauses = chain([0.0], self._backoff.seconds())
                 following = self._mend(why)
         except PermanentError as error:
             self._end(error.message, error)
@@ -314,10 +311,6 @@ class Link:
                 return connection
         self._end(f"the connection was cut ({why}) and not mended within {self._clock() - cut_s:.1f} s: {last}")
         return None
-
-    def _mending_pauses(self) -> Iterator[float]:
-        pauses = Backoff(self._backoff_s, BACKOFF_S_MAX, jitter=False).pauses()
-        return chain([0.0], iter(pauses.next_s, None))
 
     def _left_s(self, cut_s: float) -> float:
         """For how long a connection that was cut at `cut_s` may still be dialed again."""

@@ -21,6 +21,7 @@ from poorwill.remote.link.connection import greet
 from poorwill.remote.link.frames import Decoder, Frame, Hello, Kind, No
 from poorwill.remote.link.link import START_ATTEMPTS, Link
 from poorwill.remote.link.replay import Conversation
+from poorwill.retry import Backoff
 from tests.support.streams import SocketStream
 
 WINDOW_BYTES = 300
@@ -184,7 +185,8 @@ class Keeper:
 
     def link(self, **options: Any) -> Link:
         return Link(
-            self.dial, **{"patience_s": 5.0, "dead_after_s": 5.0, "describe": "box", "backoff_s": 0.02, **options}
+            self.dial,
+            **{"patience_s": 5.0, "dead_after_s": 5.0, "describe": "box", "backoff": Backoff(0.02, 5.0), **options},
         )
 
 
