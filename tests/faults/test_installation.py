@@ -143,7 +143,7 @@ def test_the_engine_on_a_new_machine(machine: LocalShell, python: Path, engine_w
         (machine.home / shadow / "__init__.py").write_text("raise SystemExit('shadowed')")
     session = EngineSession(EngineThere(machine, installed))
     try:
-        assert session.hello(str(machine.home))["host"] == socket.gethostname()
+        assert session.hello(str(machine.home)).host == socket.gethostname()
     finally:
         session.close()
     assert imports(machine, installed, "poorwill.remote.link.keeper")
