@@ -9,14 +9,14 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from blocks.lookup import webhook_block
 from blocks.webhooks import USERS
 from flows.stages import ended
-from poorwill.errors import DeadlineExceeded, PoorwillError, UsageError
+from poorwill.errors import DeadlineExceeded, PoorwillError
 from poorwill.media import delivery
 from poorwill.media.parameters import Asked, Resolved, resolve
 from poorwill.media.stop import Stop
@@ -76,7 +76,7 @@ def generate(
             webhook_block(USERS).receiver_at(webhook_url)  # refused now, and not when the video is made
         # A form sends an empty text where nothing was written.
         asked = Asked(prompt or None, negative_prompt or None, seed, num_frames, height, width, steps, guidance, fps)
-        with studio(_own_run(), model, media) as opened, _time_limit(opened.process.stop, timeout_s):
+        with studio(str(flow_run.id), model, media) as opened, _time_limit(opened.process.stop, timeout_s):
             return _generate(opened, model, image_url, asked)
     except PoorwillError as error:
         return ended(error)
@@ -139,10 +139,3 @@ def _time_limit(stop: Stop, timeout_s: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _own_run() -> str:
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        raise UsageError("generate is a flow: call it as one, so that its video has a run to belong to")
-    return str(context.flow_run.id)

@@ -43,8 +43,8 @@ def reap(provider: str, grace: str = "2h", destroy: bool = False, store: str | N
 
 
 def _reap(provider: str, grace_s: float, destroy: bool, store: str | None) -> dict[str, Any]:
-    surveyed = survey_machines(provider, store, grace_s, sorted(held_machines()))
-    findings, unreadable = [Finding(**finding) for finding in surveyed["findings"]], surveyed["unreadable"]
+    surveyed = survey_machines(provider, store, grace_s, frozenset(held_machines()))
+    findings, unreadable = surveyed.findings, list(surveyed.unreadable)
     publish_findings(provider, findings)
     result = {**_result(provider, findings), "unreadable": unreadable, "destroyed": [], "failed": []}
     for why in unreadable:
@@ -73,7 +73,7 @@ def _destroy(
         return None
     try:
         with machine_slot(finding.machine, wait_s=SLOT_WAIT_S):
-            destroy_orphan(provider, store, grace_s, asdict(finding))
+            destroy_orphan(provider, store, grace_s, finding)
     except Refused as error:
         get_run_logger().warning("left alone: %s", error.message)
         result["left_alone"].append({"instance": finding.instance, "why": error.message})

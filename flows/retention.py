@@ -68,28 +68,21 @@ def retention(
         stale: Report runs that have been taking a snapshot for longer than this; each keeps its parts.
     """
     try:
-        rules: dict[str, Any] = {
-            "last": keep_last,
-            "hourly": keep_hourly,
-            "daily": keep_daily,
-            "weekly": keep_weekly,
-            "monthly": keep_monthly,
-            "yearly": keep_yearly,
-            "tags": tuple(keep_tags),
-            "within_s": durations.seconds_of(keep_within) if keep_within else 0,
-        }
-        Policy(**rules).check()
-        return _retain(store, rules, machine, durations.seconds_of(grace), durations.seconds_of(stale), dry_run)
+        within_s = durations.seconds_of(keep_within) if keep_within else 0
+        policy = Policy(
+            keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly, within_s, tuple(keep_tags)
+        ).check()
+        return _retain(store, policy, machine, durations.seconds_of(grace), durations.seconds_of(stale), dry_run)
     except PoorwillError as error:
         return failed(error)
 
 
 def _retain(
-    store: str, rules: dict[str, Any], machine: str | None, grace_s: float, stale_s: float, dry_run: bool
+    store: str, policy: Policy, machine: str | None, grace_s: float, stale_s: float, dry_run: bool
 ) -> dict[str, Any]:
     block = store_block(store)
     with closing(block.open()) as opened, store_slot(opened):
-        planned = plan_retention(store, rules, machine, grace_s, stale_s)
+        planned = plan_retention(store, policy, machine, grace_s, stale_s)
         publish_retention(store, planned, grace_s, block.price_per_gb_month, dry_run)
         for unreadable in planned.plan.unreadable:
             get_run_logger().warning("cannot be read: %s", unreadable)

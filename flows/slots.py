@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
@@ -39,21 +39,17 @@ def held_machines() -> set[str]:
     raise Refused("Prefect holds more concurrency limits than can be read: delete those of machines that are gone")
 
 
-@contextmanager
-def machine_slot(machine: str, wait_s: float = WAIT_S) -> Iterator[None]:
+def machine_slot(machine: str, wait_s: float = WAIT_S) -> AbstractContextManager[None]:
     """Hold the machine's only slot. Refused if another run has it and keeps it for `wait_s`."""
-    with _slot(slot_name(machine), f"machine {machine}", wait_s):
-        yield
+    return _slot(slot_name(machine), f"machine {machine}", wait_s)
 
 
-@contextmanager
-def store_slot(store: Store, wait_s: float = WAIT_S) -> Iterator[None]:
+def store_slot(store: Store, wait_s: float = WAIT_S) -> AbstractContextManager[None]:
     """Hold the only slot for removing from a store. Refused if another run has it and keeps it for `wait_s`.
 
     Runs that take snapshots, wake or verify need no slot: the store's records protect what they use.
     """
-    with _slot(f"store-{store_tag(store)}", f"the snapshots of {store.describe()}", wait_s):
-        yield
+    return _slot(f"store-{store_tag(store)}", f"the snapshots of {store.describe()}", wait_s)
 
 
 @contextmanager

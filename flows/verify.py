@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +15,10 @@ from poorwill.cli.output import human
 from poorwill.control.records import catalog
 from poorwill.control.removal.rotation import Share
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Unsupported
-from poorwill.snapshot import durations
 from tasks.events import VERIFICATION_FAILED, emit
-from tasks.read_back import choose_due, read_back
-from tasks.reports.artifacts import publish_table
+from tasks.read_back import Chosen, Reading, choose_due, read_back
+from tasks.reports.artifacts import ROWS_MAX, Row, publish_table
 
-ROWS_MAX = 1000
 BAD = (Corrupt, NotFound, Unsupported)
 """Errors of a snapshot that cannot be woken, unlike those of a store that is out of reach."""
 GOOD = "as it was written"
@@ -49,17 +46,23 @@ def verify(store: str, share: str = "30d") -> dict[str, Any]:
 class _Found:
     """What a run has read so far."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    store: str
+    rows: list[Row] = field(default_factory=list)
     errors: dict[str, PoorwillError] = field(default_factory=dict)
     bytes_read: int = 0
 
-    def good(self, row: dict[str, Any], bytes_read: int) -> None:
+    def good(self, row: Row, bytes_read: int) -> None:
         self.bytes_read += bytes_read
         self.rows.append({**row, "read": human(bytes_read), "result": GOOD})
 
-    def bad(self, row: dict[str, Any], error: PoorwillError) -> None:
-        self.errors[row["snapshot"]] = error
+    def bad(self, row: Row, error: PoorwillError) -> None:
+        name = row["snapshot"]
+        self.errors[name] = error
         self.rows.append({**row, "read": "", "result": error.message})
+        get_run_logger().error("snapshot %s: %s", name, error.message)
+        if isinstance(error, BAD):
+            message = f"snapshot {name} of store {self.store} cannot be read back: {error.message}"
+            emit(VERIFICATION_FAILED, "snapshot", name, message, machine=row["machine"], store=self.store)
 
     def error(self, result: dict[str, Any]) -> PoorwillError:
         """All errors as one, of the type of the worst."""
@@ -68,62 +71,46 @@ class _Found:
         names = "; ".join(f"{name}: {error.message}" for name, error in every[:10])
         return type(worst)(f"{len(every)} of {len(self.rows)} snapshots could not be read back: {names}", **result)
 
+    def publish(self, chosen: Chosen) -> None:
+        """A table, failures first."""
+        ordered = sorted(self.rows, key=lambda row: bool(row["result"] == GOOD))[:ROWS_MAX]
+        note = f"{len(self.rows)} of {chosen.snapshots} snapshots; all have {human(chosen.part_bytes)}"
+        sums = {"snapshot": "all", "machine": "", "last read": "", "read": human(self.bytes_read), "result": note}
+        publish_table("verification", [*ordered, sums], f"What was read back of {self.store}")
+
 
 def _verify(store: str, share: Share) -> dict[str, Any]:
-    chosen, found = choose_due(store, share), _Found()
-    for unreadable in chosen["unreadable"]:
+    chosen, found = choose_due(store, share), _Found(store)
+    for unreadable in chosen.unreadable:
         name = unreadable.partition(":")[0]
-        _note(store, found, {"snapshot": name, "machine": "", "last read": ""}, Corrupt(unreadable))
-    for due in chosen["due"]:
-        if found.bytes_read >= chosen["budget"]:
+        found.bad({"snapshot": name, "machine": "", "last read": ""}, Corrupt(unreadable))
+    for due in chosen.due:
+        if found.bytes_read >= chosen.budget:
             break
-        row = {"snapshot": due["snapshot_id"], "machine": due["machine"], "last read": _ago(due["read_at_s"])}
+        row = {"snapshot": due.snapshot_id, "machine": due.machine, "last read": due.last_read}
         try:
-            done = read_back(store, due["machine"], due["snapshot_id"], due["parts"])
-            found.good(row, done["bytes_read"])
+            found.good(row, read_back(store, due))
         except PoorwillError as error:
             if _is_there(store, due):  # else it was removed since it was chosen
-                _note(store, found, row, error)
-    _publish(store, found, chosen)
+                found.bad(row, error)
+    found.publish(chosen)
     result = {
         "store": store,
         "verified": [row["snapshot"] for row in found.rows if row["result"] == GOOD][:ROWS_MAX],
         "failed": {name: error.message for name, error in list(found.errors.items())[:ROWS_MAX]},
         "bytes_read": found.bytes_read,
-        "snapshots": chosen["snapshots"],
-        "part_bytes": chosen["part_bytes"],
+        "snapshots": chosen.snapshots,
+        "part_bytes": chosen.part_bytes,
     }
     if found.errors:
         raise found.error(result)
     return result
 
 
-def _note(store: str, found: _Found, row: dict[str, Any], error: PoorwillError) -> None:
-    found.bad(row, error)
-    get_run_logger().error("snapshot %s: %s", row["snapshot"], error.message)
-    if isinstance(error, BAD):
-        message = f"snapshot {row['snapshot']} of store {store} cannot be read back: {error.message}"
-        emit(VERIFICATION_FAILED, "snapshot", row["snapshot"], message, machine=row["machine"], store=store)
-
-
-def _is_there(store: str, due: dict[str, Any]) -> bool:
+def _is_there(store: str, due: Reading) -> bool:
     try:
         with closing(store_block(store).open()) as opened:
-            catalog.read(opened, due["machine"], due["snapshot_id"])
-    except NotFound:
-        return False
-    except PoorwillError:
-        return True
+            catalog.read(opened, due.machine, due.snapshot_id)
+    except PoorwillError as error:
+        return not isinstance(error, NotFound)
     return True
-
-
-def _ago(read_at_s: int) -> str:
-    return f"{durations.rough(time.time() - read_at_s)} ago" if read_at_s else "never"
-
-
-def _publish(store: str, found: _Found, chosen: dict[str, Any]) -> None:
-    """A table, failures first."""
-    ordered = sorted(found.rows, key=lambda row: bool(row["result"] == GOOD))[:ROWS_MAX]
-    note = f"{len(found.rows)} of {chosen['snapshots']} snapshots; all have {human(chosen['part_bytes'])}"
-    sums = {"snapshot": "all", "machine": "", "last read": "", "read": human(found.bytes_read), "result": note}
-    publish_table("verification", [*ordered, sums], f"What was read back of {store}")

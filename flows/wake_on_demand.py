@@ -183,7 +183,12 @@ def _wake(
         if snapshot is None:
             raise NotFound(f"{store.describe()} holds no snapshot of machine {block.name}: nothing can be woken")
     tags = [TAG, f"{TAG}:{name}"]
-    before = [run for run in _tagged(client, tags) if run.parameters.get("snapshot") == snapshot]
+    newest = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": tags}}),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=RUNS_MAX,
+    )
+    before = [run for run in newest if run.parameters.get("snapshot") == snapshot]
     under_way = next((run for run in before if run.state is None or not run.state.is_final()), None)
     if under_way is not None:
         return f"wake {under_way.name} is under way", None
@@ -202,12 +207,6 @@ def _wake(
         tags=tags,
     )
     return f"wake {run.name} of snapshot {snapshot} was started", run
-
-
-def _tagged(client: SyncPrefectClient, tags: list[str]) -> list[FlowRun]:
-    """The newest RUNS_MAX, latest first."""
-    chosen = FlowRunFilter.model_validate({"tags": {"all_": tags}})
-    return client.read_flow_runs(flow_run_filter=chosen, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=RUNS_MAX)
 
 
 def _failed_lately(run: FlowRun) -> bool:

@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
@@ -21,7 +21,6 @@ from poorwill.errors import NotFound, UsageError
 from poorwill.media import delivery
 from poorwill.runs import Failure, Status, status_of
 from poorwill.web import webhook as sending
-from poorwill.web.webhook import Receiver
 from tasks.retries import policy
 
 _IDS = UUID("a5b1c9be-7c4f-4d0e-9d3a-2f6f9a0f6f0e")
@@ -38,7 +37,7 @@ def describe_run(run: str) -> dict[str, Any] | None:
     state = found.state
     if not found.parameters.get("webhook_url") or state is None or not state.is_final():
         return None
-    status = status_of(state.type.value)
+    status, failure = status_of(state.type.value), Failure.of_state(state.type.value, state.message or "")
     return {
         "delivery": str(uuid5(_IDS, f"{run}/{state.id}")),
         "body": {
@@ -47,7 +46,7 @@ def describe_run(run: str) -> dict[str, Any] | None:
             "flow": _flow_name(found),
             "status": status.value,
             **(_video(found) if status is Status.DONE else {}),
-            **(_error(state) if status is Status.FAILED else {}),
+            **({"error": asdict(failure)} if status is Status.FAILED else {}),
             "created_at": _iso(found.created),
             "started_at": _iso(found.start_time),
             "ended_at": _iso(found.end_time or state.timestamp),
@@ -65,21 +64,14 @@ def post_message(webhook: str, delivery: str, body: dict[str, Any], run: str | N
         body: the message.
         run: the run whose webhook_url it goes to. None: to the URL of the block.
     """
-    say = get_run_logger().warning
-    taken = sending.deliver(_receiver(webhook, run), delivery, json.dumps(body).encode(), say=say)
-    return {"delivery": delivery, **asdict(taken)}
+    block, say = webhook_block(webhook), get_run_logger().warning
+    receiver = block.receiver() if run is None else block.receiver_at(str(_read(run).parameters["webhook_url"]))
+    return {"delivery": delivery, **asdict(sending.deliver(receiver, delivery, json.dumps(body).encode(), say=say))}
 
 
 def delivery_of_notice(webhook: str, event_id: str) -> str:
     """The delivery id of an event at that webhook."""
     return str(uuid5(_IDS, f"{webhook}/{event_id}"))
-
-
-def _receiver(webhook: str, run: str | None) -> Receiver:
-    block = webhook_block(webhook)
-    if run is None:
-        return block.receiver()
-    return block.receiver_at(str(_read(run).parameters["webhook_url"]))
 
 
 def _read(run: str) -> FlowRun:
@@ -97,10 +89,6 @@ def _read(run: str) -> FlowRun:
 def _flow_name(run: FlowRun) -> str:
     with get_client(sync_client=True) as client:
         return patiently(lambda: client.read_flow(run.flow_id)).name
-
-
-def _error(state: State[Any]) -> dict[str, Any]:
-    return {"error": asdict(Failure.of_state(state.type.value, state.message or ""))}
 
 
 def _video(run: FlowRun) -> dict[str, Any]:

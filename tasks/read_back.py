@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from typing import Any
+from dataclasses import dataclass
 
 from prefect import task
 
@@ -16,16 +16,37 @@ from poorwill.control.removal.rotation import Share
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.remote.local_host import LocalHost
+from poorwill.snapshot import durations
 from tasks.retries import policy
 
 
-@task(name="choose_due", **policy())
-def choose_due(store: str, share: Share) -> dict[str, Any]:
-    """The snapshots to read, the one that was not read for longest first.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One snapshot to read back: the keys of the parts to read, and when they were last read, in words."""
 
-    Returns `due`, a list of `machine`, `snapshot_id`, `parts` (keys), `part_bytes` and `read_at_s` (0: never); how many
-    bytes are enough (`budget`); of all snapshots their number (`snapshots`) and bytes (`part_bytes`); and what is wrong
-    with documents that cannot be read (`unreadable`).
+    machine: str
+    snapshot_id: str
+    parts: frozenset[str]
+    last_read: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The snapshots to read, that first which was not read for longest, until `budget` bytes are read.
+
+    snapshots, part_bytes: how many there are in the store, and their bytes. unreadable: documents that cannot be read.
+    """
+
+    due: list[Reading]
+    budget: float
+    snapshots: int
+    part_bytes: int
+    unreadable: list[str]
+
+
+@task(name="choose_due", **policy())
+def choose_due(store: str, share: Share) -> Chosen:
+    """Choose what to read of a store.
 
     Args:
         store: name of a store block.
@@ -35,39 +56,28 @@ def choose_due(store: str, share: Share) -> dict[str, Any]:
         holdings, now_s = Holdings(opened), time.time()
         found = rotation.rotation(holdings, now_s)
         due = [
-            {
-                "machine": each.owner[0],
-                "snapshot_id": each.owner[1],
-                "parts": [holdings.numbers.key(number) for number in each.parts],
-                "part_bytes": each.part_bytes,
-                "read_at_s": int(each.read_at_s),
-            }
+            Reading(
+                *each.owner,
+                frozenset(holdings.numbers.key(number) for number in each.parts),
+                f"{durations.rough(now_s - each.read_at_s)} ago" if each.read_at_s else "never",
+            )
             for each in found.of(share, now_s)
         ]
-        return {
-            "due": due,
-            "budget": found.budget(share),
-            "snapshots": len(found.dues),
-            "part_bytes": found.part_bytes,
-            "unreadable": holdings.unreadable,
-        }
+        return Chosen(due, found.budget(share), len(found.dues), found.part_bytes, holdings.unreadable)
 
 
 @task(name="read_back", **policy())
-def read_back(store: str, machine: str, snapshot_id: str, parts: list[str]) -> dict[str, Any]:
-    """Have an engine on this host read these parts of a snapshot, and write the verification record.
+def read_back(store: str, reading: Reading) -> int:
+    """Have an engine on this host read a snapshot's parts, and write the verification record. Returns the bytes read.
 
     Corrupt, NotFound, Unsupported: it cannot be woken as it was.
 
     Args:
         store: name of a store block.
-        machine: whose snapshot it is.
-        snapshot_id: which.
-        parts: keys of the parts to read, among them all of its own.
+        reading: what to read.
     """
     with closing(store_block(store).open()) as opened:
-        metadata = catalog.read(opened, machine, snapshot_id)
+        metadata = catalog.read(opened, reading.machine, reading.snapshot_id)
         with closing(EngineSession(LocalHost())) as session:
             session.hello("/")
-            record = VerifyRun(opened, session, metadata, only=frozenset(parts)).run_all()
-    return {"bytes_read": record.bytes_read, "chunks_sampled": record.chunks_sampled}
+            return VerifyRun(opened, session, metadata, only=reading.parts).run_all().bytes_read

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, replace
-from typing import Any
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 from prefect import task
 
@@ -19,8 +18,16 @@ from poorwill.store.base import Store
 from tasks.retries import policy
 
 
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What there is at a provider, and what could not be read."""
+
+    findings: list[Finding]
+    unreadable: tuple[str, ...]
+
+
 @task(name="survey_machines", **policy())
-def survey_machines(provider: str, store: str | None, grace_s: float, held: list[str]) -> dict[str, Any]:
+def survey_machines(provider: str, store: str | None, grace_s: float, held: frozenset[str]) -> Surveyed:
     """Every machine with Poorwill's label and what it is; nothing is changed.
 
     Args:
@@ -29,20 +36,20 @@ def survey_machines(provider: str, store: str | None, grace_s: float, held: list
         grace_s: machines younger than this are no orphans.
         held: machines that runs work on.
     """
-    with evidence_of(store) as (_, evidence):
-        seen = replace(evidence, held=frozenset(held))
+    with _evidence_of(store) as (_, evidence):
+        seen = replace(evidence, held=held)
         found = reaping.survey(provider_block(provider).open(), seen, Rule(time.time(), grace_s))
-    return {"findings": [asdict(finding) for finding in found], "unreadable": list(evidence.unreadable)}
+    return Surveyed(found, evidence.unreadable)
 
 
 @task(name="destroy_orphan", **policy())
-def destroy_orphan(provider: str, store: str | None, grace_s: float, finding: dict[str, Any]) -> None:
+def destroy_orphan(provider: str, store: str | None, grace_s: float, found: Finding) -> None:
     """Destroy one orphan, or remove one record whose machine is gone, after reading all evidence again.
 
     The caller holds the machine's slot. Refused if it is no orphan any more; else errors name what still bills.
     """
-    source, found = provider_block(provider).open(), Finding(**finding)
-    with evidence_of(store) as (stores, evidence):
+    source = provider_block(provider).open()
+    with _evidence_of(store) as (stores, evidence):
         reaping.reap_one(source, stores, found, evidence, Rule(time.time(), grace_s))
     for named in evidence.named:
         block = machine_if_any(named.block)
@@ -53,20 +60,23 @@ def destroy_orphan(provider: str, store: str | None, grace_s: float, finding: di
 
 
 @contextmanager
-def evidence_of(store: str | None) -> Iterator[tuple[list[Store], Evidence]]:
+def _evidence_of(store: str | None) -> Iterator[tuple[list[Store], Evidence]]:
     """The stores, open, and what they and the machine blocks say. Raises no PoorwillError but for a store by name."""
+    stores: dict[str, Store] = {}
+    unreadable: list[str] = []
+    names = [store] if store is not None else []
+    named: tuple[Named, ...] = ()
+    if store is None:
+        with _noted(unreadable, "the list of store blocks"):
+            names = inventory.store_names()
     with ExitStack() as opened:
-        stores: dict[str, Store] = {}
-        unreadable: list[str] = []
-        for name in [store] if store is not None else _store_names(unreadable):
-            try:
+        for name in names:
+            with _noted(unreadable, f"store block {bare(name)}") if store is None else nullcontext():
                 found = opened.enter_context(closing(store_block(name).open()))
                 stores.setdefault(found.describe(), found)
-            except PoorwillError as error:
-                if store is not None:
-                    raise
-                unreadable.append(f"store block {bare(name)}: {error.message}")
-        named = _named(unreadable)
+        with _noted(unreadable, "the machine blocks"):
+            blocks = inventory.machines()
+            named = tuple(Named(name, block.instance, block.status) for name, block in blocks.items() if block.instance)
         evidence = reaping.read_evidence(stores.values())
         yield (
             list(stores.values()),
@@ -74,18 +84,10 @@ def evidence_of(store: str | None) -> Iterator[tuple[list[Store], Evidence]]:
         )
 
 
-def _store_names(unreadable: list[str]) -> list[str]:
+@contextmanager
+def _noted(unreadable: list[str], what: str) -> Iterator[None]:
+    """Note an error that is raised inside, and go on."""
     try:
-        return inventory.store_names()
+        yield
     except PoorwillError as error:
-        unreadable.append(f"the list of store blocks: {error.message}")
-        return []
-
-
-def _named(unreadable: list[str]) -> tuple[Named, ...]:
-    try:
-        blocks = inventory.machines()
-    except PoorwillError as error:
-        unreadable.append(f"the machine blocks: {error.message}")
-        return ()
-    return tuple(Named(name, block.instance, block.status) for name, block in blocks.items() if block.instance)
+        unreadable.append(f"{what}: {error.message}")

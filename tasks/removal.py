@@ -18,7 +18,7 @@ from poorwill.control.removal.retention import Plan
 from poorwill.errors import Refused
 from poorwill.snapshot.keys import Owner
 from poorwill.snapshot.retention_policy import Policy
-from tasks.retries import policy as retried
+from tasks import retries
 
 SLEEPING = ("asleep", "waking")
 
@@ -32,15 +32,15 @@ class Planned:
     unmeasured: int
 
 
-@task(name="plan_retention", **retried())
-def plan_retention(store: str, rules: dict[str, Any], machine: str | None, grace_s: float, stale_s: float) -> Planned:
+@task(name="plan_retention", **retries.policy())
+def plan_retention(store: str, policy: Policy, machine: str | None, grace_s: float, stale_s: float) -> Planned:
     """Judge every snapshot of the store; nothing is removed. UsageError for a policy without a rule.
 
     Snapshots that machines are asleep in are kept, whatever the policy. UsageError if machine blocks cannot be read.
 
     Args:
         store: name of a store block.
-        rules: what poorwill's Policy is made of.
+        policy: what to keep.
         machine: whose snapshots to judge, as stores know it; None: everybody's.
         grace_s: how long what was removed stays in the trash.
         stale_s: pending records older than that are reported.
@@ -48,11 +48,11 @@ def plan_retention(store: str, rules: dict[str, Any], machine: str | None, grace
     protected = asleep()
     with closing(store_block(store).open()) as opened:
         holdings = Holdings(opened)
-        plan = retention.plan(holdings, Policy(**rules), grace_s, machine=machine, protected=protected, stale_s=stale_s)
+        plan = retention.plan(holdings, policy, grace_s, machine=machine, protected=protected, stale_s=stale_s)
         return Planned(plan, *live_share.live_shares(holdings))
 
 
-@task(name="apply_retention", **retried())
+@task(name="apply_retention", **retries.policy())
 def apply_retention(store: str, going: list[Owner], grace_s: float) -> Purged:
     """Move these to the trash, and remove for good what has been there for long enough. What is cut off is repeated.
 
@@ -71,7 +71,7 @@ def apply_retention(store: str, going: list[Owner], grace_s: float) -> Purged:
         return retention.apply(Holdings(opened), going, grace_s)
 
 
-@task(name="delete_snapshot", **retried())
+@task(name="delete_snapshot", **retries.policy())
 def delete_snapshot(store: str, snapshot: str, force: bool) -> dict[str, Any]:
     """Remove one snapshot at once. Refused if a machine is asleep in it, or its run has not ended, unless `force`.
 

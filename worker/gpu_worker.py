@@ -16,7 +16,7 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -86,7 +86,9 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
         SIGTERM drains: no run is begun, running ones may end within the drain timeout, and then go back into the
         queue. A second SIGTERM ends the waiting.
         """
-        with self._presence, self._answering_health(), _own_settings():
+        address = self._settings.health
+        health = HealthServer(address, self.health) if address is not None else contextlib.nullcontext()
+        with self._presence, health, _own_settings():
             serving = asyncio.create_task(super().start(run_once, with_healthcheck, printer))
             draining = asyncio.create_task(self._drain_on_sigterm(printer))
             loops = [asyncio.create_task(loop()) for loop in (self._look_after_all, self._poll_when_a_lane_is_free)]
@@ -260,20 +262,9 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
         self._draining = True
         timeout_s = self._settings.drain_timeout_s
         printer(f"Worker {self.name!r} drains: {len(self._lanes.runs)} runs may end within {timeout_s:.0f} s.")
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._until_idle(sigterm), timeout_s)
-
-    async def _until_idle(self, sigterm: asyncio.Event) -> None:
-        while self._lanes.runs and not sigterm.is_set():
+        ends_s = time.monotonic() + timeout_s
+        while self._lanes.runs and not sigterm.is_set() and time.monotonic() < ends_s:
             await asyncio.sleep(_DRAIN_POLL_S)
-
-    @contextlib.contextmanager
-    def _answering_health(self) -> Iterator[None]:
-        if self._settings.health is None:
-            yield
-            return
-        with HealthServer(self._settings.health, self.health):
-            yield
 
     def health(self) -> dict[str, Any]:
         """The answer to /health: see worker/health.py."""
@@ -286,9 +277,7 @@ def _affinity(flow_run: FlowRun) -> str:
     return f"{flow_run.deployment_id} {flow_run.deployment_version} {flow_run.parameters.get('model', '')}"
 
 
-@contextlib.contextmanager
-def _own_settings() -> Iterator[None]:
+def _own_settings() -> contextlib.AbstractContextManager[Any]:
     """Prefect's settings, with this worker type's own defaults."""
     defaults = {PREFECT_WORKER_QUERY_SECONDS: QUERY_S, PREFECT_WORKER_CANCELLATION_POLL_SECONDS: CANCEL_POLL_S}
-    with temporary_settings(updates={PREFECT_WORKER_ENABLE_CANCELLATION: True}, set_defaults=defaults):
-        yield
+    return temporary_settings(updates={PREFECT_WORKER_ENABLE_CANCELLATION: True}, set_defaults=defaults)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,14 +41,28 @@ def publish_facts(facts: dict[str, Any]) -> None:
     publish_table("facts", [facts], "The figures of this run, for programs")
 
 
-def stages_table(timings_ms: dict[str, int]) -> str:
-    """The seconds of each stage, as Markdown."""
-    head = "| stage | seconds |\n|---|---|\n"
-    return head + "\n".join(f"| {name} | {ms / 1000:.2f} |" for name, ms in timings_ms.items())
-
-
 def bounded(lines: list[str]) -> str:
     """A report of these lines, the last ones left out where it would be too long for Prefect."""
     while sum(len(line.encode()) + 1 for line in lines) >= MARKDOWN_BYTES_MAX:
         lines.pop()
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """A table for a text, of rows with the same names; None is an empty cell. "" without rows."""
+    if not rows:
+        return ""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *(row.values() for row in rows)]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def stages_table(timings_ms: dict[str, int]) -> str:
+    """How long each stage of a run took, for a text."""
+    return markdown_table([{"stage": name, "seconds": f"{ms / 1000:.2f}"} for name, ms in timings_ms.items()])
+
+
+def _cell(value: object) -> str:
+    """Escaped: a prompt or an error may hold any characters."""
+    text = str(value if value is not None else "")[:2000].replace("\n", " ").replace("|", "\\|")
+    return text.replace("<", "&lt;").replace("[", "\\[").replace("!", "\\!")

@@ -8,7 +8,7 @@ from poorwill.control.machine.costs import shown, summed
 from poorwill.control.machine.reaping import Finding
 from poorwill.providers.base import Offer
 from poorwill.snapshot import durations
-from tasks.reports.artifacts import ROWS_MAX, Row, publish_markdown, publish_table
+from tasks.reports.artifacts import ROWS_MAX, Row, markdown_table, publish_markdown, publish_table
 
 
 def publish_offers(source: str, offers: Sequence[Offer]) -> None:
@@ -75,16 +75,9 @@ def sum_row(findings: Sequence[Finding]) -> Row:
 
 
 def replicas_markdown(snapshot_id: str, rows: Sequence[Row], price_per_hour: float) -> str:
-    awake = [row for row in rows if row["state"] != "failed"]
-    lines = [
-        f"# {len(awake)} of {len(rows)} machines are awake from {snapshot_id}",
-        "",
-        f"What is known to bill: ${price_per_hour:,.3f} an hour, ${price_per_hour * 24:,.2f} a day.",
-        "",
-        "| machine | state | instance | $ per hour | note |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows[:ROWS_MAX]:
-        note = str(row["note"]).replace("|", "\\|")
-        lines.append(f"| {row['machine']} | {row['state']} | {row['instance']} | {row['$ per hour']} | {note} |")
-    return "\n".join(lines) + "\n"
+    awake = sum(row["state"] != "failed" for row in rows)
+    return (
+        f"# {awake} of {len(rows)} machines are awake from {snapshot_id}\n\n"
+        f"What is known to bill: ${price_per_hour:,.3f} an hour, ${price_per_hour * 24:,.2f} a day.\n\n"
+        f"{markdown_table(rows[:ROWS_MAX])}\n"
+    )

@@ -16,7 +16,15 @@ from poorwill.errors import one_line
 from poorwill.snapshot.metadata import Coding, Metadata
 from poorwill.snapshot.tables import Kind, Manifest
 from tasks.reports import charts
-from tasks.reports.artifacts import best_effort, bounded, publish_facts, publish_markdown, publish_table, stages_table
+from tasks.reports.artifacts import (
+    best_effort,
+    bounded,
+    markdown_table,
+    publish_facts,
+    publish_markdown,
+    publish_table,
+    stages_table,
+)
 from tasks.sessions import Sample
 
 KINDS_MAX = 8
@@ -128,7 +136,7 @@ def snapshot_markdown(
         "",
         _ratios("Ratio by codec", {k: (v.raw_bytes, v.stored_bytes) for k, v in metadata.codecs.items()}),
         "",
-        _table(rows),
+        markdown_table(rows) if rows else "No part was sent: everything was known.",
     ]
     return bounded(lines)
 
@@ -148,16 +156,6 @@ def _ratios(title: str, sums: dict[str, tuple[int, int]]) -> str:
         for name, (raw, stored) in sums.items()
     ]
     return charts.as_markdown_image(charts.bar_chart(title, bars), title)
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    if not rows:
-        return "No part was sent: everything was known."
-    names = list(rows[0])
-    head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n"
-    return head + "\n".join(
-        "| " + " | ".join(str(row[n]) if row[n] is not None else "" for n in names) + " |" for row in rows
-    )
 
 
 def _ratio(raw: int, stored: int) -> str:

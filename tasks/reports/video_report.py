@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from tasks.reports.artifacts import best_effort
+from tasks.reports.artifacts import best_effort, markdown_table, stages_table
 from tasks.studio import Studio
 
 
@@ -25,8 +25,8 @@ def publish_video(result: dict[str, Any], opened: Studio) -> None:
 
 
 def _markdown(result: dict[str, Any], contact_sheet: str) -> str:
-    video, timings = result["video"], result["timings_ms"]
-    rows = [(name, value) for name, value in result["parameters"].items() if value is not None]
+    video, parameters = result["video"], {"model": result["model"], **result["parameters"]}
+    given = [{"parameter": name, "value": value} for name, value in parameters.items() if value is not None]
     return "\n".join(
         [
             f"# {video['frames']} frames, {video['width']} x {video['height']}, {video['seconds']:.2f} s",
@@ -36,19 +36,8 @@ def _markdown(result: dict[str, Any], contact_sheet: str) -> str:
             f"[video]({result['url']}), [poster]({result['poster_url']}), "
             f"[contact sheet]({result['contact_sheet_url']})",
             "",
-            "| parameter | value |",
-            "|---|---|",
-            f"| model | {_cell(result['model'])} |",
-            *(f"| {name} | {_cell(value)} |" for name, value in rows),
+            markdown_table(given),
             "",
-            "| stage | seconds |",
-            "|---|---|",
-            *(f"| {name} | {ms / 1000:.2f} |" for name, ms in timings.items()),
+            stages_table(result["timings_ms"]),
         ]
     )
-
-
-def _cell(value: object) -> str:
-    """One cell of a table; a prompt may hold any characters."""
-    text = str(value)[:2000].replace("\n", " ").replace("|", "\\|")
-    return text.replace("<", "&lt;").replace("[", "\\[").replace("!", "\\!")

@@ -31,6 +31,7 @@ from tests.unit.web.receiver import MessageReceiver
 from tests.unit.web.test_webhook import documented
 
 SECRET = "whsec-0123456789abcdef"
+FACTS = {"model": "m", "parameters": {}, "image": {}, "video": {}, "timings_ms": {}, "inference_began_at": 0.0}
 _numbers = itertools.count()
 
 
@@ -75,7 +76,7 @@ def test_the_message_of_a_run_that_made_a_video(block: str, receiver: MessageRec
     files = [tmp_path / name for name in ("video", "poster", "sheet")]
     for file in files:
         file.write_bytes(b"not looked at here")
-    upload(LocalStore(tmp_path / "store"), run, Files(*files), {})
+    upload(LocalStore(tmp_path / "store"), run, Files(*files), FACTS)
     result = deliver(run=run, webhook=block)
     assert result["status"] == 200 and result["attempts"] == 1
     deliver(run=run, webhook=block)
