@@ -10,7 +10,7 @@ from prefect import task
 from blocks.lookup import machine_block
 from blocks.machines import Machine
 from poorwill.control.records import catalog
-from poorwill.engine.protocol.messages import Activity
+from poorwill.engine.protocol.requests import Activity
 from poorwill.errors import NotFound, PoorwillError
 from tasks.retries import policy
 from tasks.sessions import Live, sessions

@@ -24,9 +24,10 @@ from poorwill.codecs.gpu.lanes import Array, Coded, Lane
 from poorwill.codecs.gpu.libraries import Libraries
 from poorwill.codecs.toolset import Toolset
 from poorwill.engine.operations import Operations
-from poorwill.engine.protocol import messages
+from poorwill.engine.protocol import answers, requests
+from poorwill.engine.protocol.asking import Question, Request
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.messages import Question, Read, Request, Upload, UploadGrant
+from poorwill.engine.protocol.questions import Read, Upload, UploadGrant
 from poorwill.snapshot import ids
 from poorwill.snapshot.choices import Codec
 from poorwill.snapshot.metadata import ManifestReference
@@ -185,23 +186,23 @@ class InProcess:
             for _ in threads.map(self._do, requests):
                 pass
 
-    def snapshot(self, workspace: Path, codec: Codec) -> messages.CodingTold | None:
+    def snapshot(self, workspace: Path, codec: Codec) -> answers.CodingTold | None:
         """Take one; what the engine says of who coded it."""
         settings = PackSettings("bench", ids.new_snapshot_id(), str(workspace), codec=codec)
-        planned = self._do(messages.Scan(settings, None, ()))
+        planned = self._do(requests.Scan(settings, None, ()))
         while planned.parts:
-            self._all(map(messages.Pack, planned.parts))
-            planned = self._do(messages.Settle())
+            self._all(map(requests.Pack, planned.parts))
+            planned = self._do(requests.Settle())
         pages: list[bytes] = []
-        written = self._do(messages.SendManifest(), pages.append)
+        written = self._do(requests.SendManifest(), pages.append)
         (self._folder / "manifest").write_bytes(b"".join(pages))
         self._manifest = ManifestReference("manifest", written.bytes, written.blake3)
         return written.coding
 
     def restore(self, target: Path) -> None:
-        opened = self._do(messages.OpenRestore(self._manifest, RestoreOrder(str(target))))
-        self._all(messages.Restore(part.row) for part in opened.parts)
-        self._do(messages.FinishRestore())
+        opened = self._do(requests.OpenRestore(self._manifest, RestoreOrder(str(target))))
+        self._all(requests.Restore(part.row) for part in opened.parts)
+        self._do(requests.FinishRestore())
 
 
 def measure(

@@ -18,7 +18,7 @@ from poorwill.engine.pack.packer import Packer
 from poorwill.engine.pack.round import Adopted
 from poorwill.engine.pack.snapshot_run import SnapshotRun
 from poorwill.engine.pool import WorkPool, threads_of_this_machine
-from poorwill.engine.protocol import lines, messages
+from poorwill.engine.protocol import answers, asking, lines, requests
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore.restore_run import RestoreRun
 from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
@@ -52,9 +52,9 @@ class Operations:
         self._verify: VerifyRun | None = None
         self._convert: ConvertRun | None = None
 
-    def of(self, request: messages.Request[A]) -> Callable[[messages.Request[A], Context], A]:
+    def of(self, request: asking.Request[A]) -> Callable[[asking.Request[A], Context], A]:
         """What answers such a request. It raises PoorwillError."""
-        operation: Callable[[messages.Request[A], Context], A] = getattr(self, f"op_{request.op}")
+        operation: Callable[[asking.Request[A], Context], A] = getattr(self, f"op_{request.op}")
         return operation
 
     def close(self) -> None:
@@ -65,22 +65,22 @@ class Operations:
         if self._restore is not None:
             self._restore.close()
 
-    def op_hello(self, request: messages.Hello, context: Context) -> messages.MachineFacts:
+    def op_hello(self, request: requests.Hello, context: Context) -> answers.MachineFacts:
         return facts.machine_facts(request.workspace)
 
-    def op_command(self, request: messages.Command, context: Context) -> messages.CommandEnd:
+    def op_command(self, request: requests.Command, context: Context) -> answers.CommandEnd:
         return command.run(request.command, request.workspace, context, self._command_umask)
 
-    def op_activity(self, request: messages.Activity, context: Context) -> dict[str, Any]:
+    def op_activity(self, request: requests.Activity, context: Context) -> dict[str, Any]:
         return Activity().look(request.window_s, context)
 
-    def op_scan(self, request: messages.Scan, context: Context) -> messages.Planned:
+    def op_scan(self, request: requests.Scan, context: Context) -> answers.Planned:
         self._snapshot = SnapshotRun(request.settings, self.meter)
         adopted = self._adopted(request.adopt, context)
         before = self._manifest(request.parent, context) if request.parent else None
         return self._snapshot.scan(before, request.parent.blake3 if request.parent else "", adopted, context)
 
-    def _adopted(self, found: Iterable[messages.FoundPart], context: Context) -> list[Adopted]:
+    def _adopted(self, found: Iterable[requests.FoundPart], context: Context) -> list[Adopted]:
         adopted = []
         for part in found:
             source = self._transfers.source(part.key, context)
@@ -92,26 +92,26 @@ class Operations:
                 source.close()
         return adopted
 
-    def op_pack(self, request: messages.Pack, context: Context) -> messages.PartSent:
+    def op_pack(self, request: requests.Pack, context: Context) -> answers.PartSent:
         round_ = _needed(self._snapshot, "scan").round
         return self._packer.pack(round_, request.part, lambda: self._transfers.sink(request.part, context), context)
 
-    def op_settle(self, request: messages.Settle, context: Context) -> messages.Planned:
+    def op_settle(self, request: requests.Settle, context: Context) -> answers.Planned:
         return _needed(self._snapshot, "scan").settle(context)
 
-    def op_manifest(self, request: messages.SendManifest, context: Context) -> messages.SnapshotManifestSent:
+    def op_manifest(self, request: requests.SendManifest, context: Context) -> answers.SnapshotManifestSent:
         snapshot = _needed(self._snapshot, "scan")
         size, digest = _send_pages(snapshot.manifest(), context)
         coding = self._coding(snapshot.settings.codec, snapshot.settings.portable)
         left_out = tuple(snapshot.left_out.values())
-        return messages.SnapshotManifestSent(size, digest, coding, left_out[: limits.LEFT_OUT_MAX], len(left_out))
+        return answers.SnapshotManifestSent(size, digest, coding, left_out[: limits.LEFT_OUT_MAX], len(left_out))
 
-    def op_changed(self, request: messages.Changed, context: Context) -> messages.Changes:
+    def op_changed(self, request: requests.Changed, context: Context) -> answers.Changes:
         found = self._manifest(request.manifest, context)
         snapshot = SnapshotRun(request.settings, self.meter)
-        return messages.Changes(tuple(snapshot.changed(found, request.left_out, context)))
+        return answers.Changes(tuple(snapshot.changed(found, request.left_out, context)))
 
-    def op_open_restore(self, request: messages.OpenRestore, context: Context) -> messages.RestoreOpened:
+    def op_open_restore(self, request: requests.OpenRestore, context: Context) -> answers.RestoreOpened:
         found = self._manifest(request.manifest, context)
         self._check_decodable(found)
         if self._restore is not None:
@@ -122,22 +122,22 @@ class Operations:
         )
         return self._restore.opened()
 
-    def op_restore(self, request: messages.Restore, context: Context) -> messages.PartRestored:
+    def op_restore(self, request: requests.Restore, context: Context) -> answers.PartRestored:
         restore = _needed(self._restore, "open_restore")
         key = _key_of(restore.manifest, request.part_row)
         return restore.part(request.part_row, lambda: self._transfers.source(key, context), context)
 
-    def op_finish_restore(self, request: messages.FinishRestore, context: Context) -> messages.Restored:
+    def op_finish_restore(self, request: requests.FinishRestore, context: Context) -> answers.Restored:
         return _needed(self._restore, "open_restore").finish()
 
-    def op_open_verify(self, request: messages.OpenVerify, context: Context) -> messages.PartsListed:
+    def op_open_verify(self, request: requests.OpenVerify, context: Context) -> answers.PartsListed:
         found = self._manifest(request.manifest, context)
         if request.full:
             self._check_decodable(found)
         self._verify = VerifyRun(found, request.full, self._reader(found), self.meter)
-        return messages.PartsListed(listed(found, range(len(found.parts))))
+        return answers.PartsListed(listed(found, range(len(found.parts))))
 
-    def op_verify(self, request: messages.Verify, context: Context) -> messages.PartVerified:
+    def op_verify(self, request: requests.Verify, context: Context) -> answers.PartVerified:
         verify = _needed(self._verify, "open_verify")
         source = self._transfers.source(_key_of(verify.manifest, request.part_row), context)
         try:
@@ -145,31 +145,31 @@ class Operations:
         finally:
             source.close()
 
-    def op_open_convert(self, request: messages.OpenConvert, context: Context) -> messages.ConvertPlanned:
+    def op_open_convert(self, request: requests.OpenConvert, context: Context) -> answers.ConvertPlanned:
         found, adopted = self._manifest(request.manifest, context), self._adopted(request.adopt, context)
         self._check_decodable(found)
         snapshot_id, reader = ids.checked_snapshot_id(request.snapshot_id), self._reader(found)
         self._convert = ConvertRun(found, snapshot_id, adopted, reader, self.meter)
         return self._convert.summary()
 
-    def op_convert(self, request: messages.Convert, context: Context) -> messages.PartSent:
+    def op_convert(self, request: requests.Convert, context: Context) -> answers.PartSent:
         def open_source(key: str) -> Source:
             return self._transfers.source(key, context)
 
         convert = _needed(self._convert, "open_convert")
         return convert.part(request.part, open_source, lambda: self._transfers.sink(request.part, context), context)
 
-    def op_finish_convert(self, request: messages.FinishConvert, context: Context) -> messages.ManifestSent:
+    def op_finish_convert(self, request: requests.FinishConvert, context: Context) -> answers.ManifestSent:
         convert = _needed(self._convert, "open_convert")
         size, digest = _send_pages(manifest.encode(convert.converted()), context)
-        return messages.ManifestSent(size, digest, self._coding(POLICY, portable=True))
+        return answers.ManifestSent(size, digest, self._coding(POLICY, portable=True))
 
-    def _coding(self, policy: str, portable: bool) -> messages.CodingTold | None:
+    def _coding(self, policy: str, portable: bool) -> answers.CodingTold | None:
         coding = self._toolset.coding(policy, portable=portable)
         if coding is None:
             return None
-        texts = {name: text[: messages.TEXT_MAX] for name, text in coding.items() if isinstance(text, str)}
-        return messages.CodingTold(**{**coding, **texts})
+        texts = {name: text[: asking.TEXT_MAX] for name, text in coding.items() if isinstance(text, str)}
+        return answers.CodingTold(**{**coding, **texts})
 
     def _reader(self, found: Manifest) -> Reader:
         largest = int(found.chunks.stored.max()) if len(found.chunks) else 0

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from poorwill.engine.protocol.messages import Pack, Request
+from poorwill.engine.protocol.asking import Request
+from poorwill.engine.protocol.requests import Pack
 from poorwill.errors import WorkspaceError
 from poorwill.store.local import LocalStore
 from tests.support.engines import Hook, ThreadHost

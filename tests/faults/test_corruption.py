@@ -19,8 +19,9 @@ from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import Answer
 from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.engine.operations import Operations
+from poorwill.engine.protocol.answers import MachineFacts
+from poorwill.engine.protocol.asking import Question, Request
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.messages import MachineFacts, Question, Request
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Refused, Unsupported
 from poorwill.snapshot import keys, part_index
 from poorwill.snapshot.order import RestoreOrder

@@ -17,7 +17,7 @@ from pathlib import Path
 from deployments.demo.tree_listing import Entry, Listing, list_tree
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
-from poorwill.engine.protocol.messages import MachineFacts
+from poorwill.engine.protocol.answers import MachineFacts
 from poorwill.remote.local_host import LocalHost
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.base import Store

@@ -11,8 +11,8 @@ from typing import IO, Any
 from poorwill.codecs.toolset import Toolset
 from poorwill.engine.operations import Operations
 from poorwill.engine.protocol import lines
+from poorwill.engine.protocol.asking import Request
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.messages import Request
 from poorwill.engine.protocol.server import Server
 from poorwill.remote.base import Channel
 from poorwill.remote.local_host import SILENCE_S_MAX, LocalChannel, LocalHost

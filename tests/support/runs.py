@@ -15,7 +15,7 @@ from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.control.snapshot.verify_run import VerifyRun
-from poorwill.engine.protocol.messages import MachineFacts
+from poorwill.engine.protocol.answers import MachineFacts
 from poorwill.remote.base import Host
 from poorwill.snapshot import fields as records
 from poorwill.snapshot import ids

@@ -12,20 +12,10 @@ from typing import Any
 
 import blake3
 
-from poorwill.engine.protocol.messages import (
-    MachineFacts,
-    Pack,
-    PartSent,
-    Planned,
-    Question,
-    Read,
-    Request,
-    Scan,
-    SendManifest,
-    Settle,
-    SnapshotManifestSent,
-    Upload,
-)
+from poorwill.engine.protocol.answers import MachineFacts, PartSent, Planned, SnapshotManifestSent
+from poorwill.engine.protocol.asking import Question, Request
+from poorwill.engine.protocol.questions import Read, Upload
+from poorwill.engine.protocol.requests import Pack, Scan, SendManifest, Settle
 from poorwill.errors import NotFound, PoorwillError
 from poorwill.snapshot import manifest
 from poorwill.snapshot.metadata import Metadata

@@ -7,7 +7,7 @@ import os
 from poorwill.control.records import catalog, manifests, verified
 from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.protocol.messages import Changed
+from poorwill.engine.protocol.requests import Changed
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import SnapshotOrder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from poorwill.engine.protocol.messages import FoundPart
+from poorwill.engine.protocol.requests import FoundPart
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import keys
 from poorwill.snapshot.metadata import THIS_TOOL, Tool

@@ -13,7 +13,8 @@ import numpy as np
 from poorwill.codecs import registry
 from poorwill.control.snapshot.presigned_grants import PartGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.protocol.messages import ManifestSent, PartSent, Request
+from poorwill.engine.protocol.answers import ManifestSent, PartSent
+from poorwill.engine.protocol.asking import Request
 from poorwill.errors import Corrupt, EngineFailed
 from poorwill.snapshot import fields, keys, limits, manifest
 from poorwill.snapshot.keys import Owner

@@ -15,16 +15,10 @@ from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.commit import PartDone, complete_part, needs_of, write_manifest
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.protocol.messages import (
-    Convert,
-    ConvertPlanned,
-    FinishConvert,
-    FoundPart,
-    MachineFacts,
-    OpenConvert,
-    Question,
-    Read,
-)
+from poorwill.engine.protocol.answers import ConvertPlanned, MachineFacts
+from poorwill.engine.protocol.asking import Question
+from poorwill.engine.protocol.questions import Read
+from poorwill.engine.protocol.requests import Convert, FinishConvert, FoundPart, OpenConvert
 from poorwill.errors import Corrupt, EngineFailed, NotFound, PermanentError, Refused, Unsupported
 from poorwill.snapshot import ids
 from poorwill.snapshot.metadata import THIS_TOOL, Metadata

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from poorwill.codecs import registry
-from poorwill.engine.protocol.messages import MachineFacts
+from poorwill.engine.protocol.answers import MachineFacts
 from poorwill.errors import HostUnfit, Unsupported
 from poorwill.providers.base import Wish
 from poorwill.snapshot.metadata import Metadata

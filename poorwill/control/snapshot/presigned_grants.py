@@ -6,7 +6,8 @@ import threading
 from collections.abc import Mapping, Set
 from typing import Any
 
-from poorwill.engine.protocol.messages import PieceUrls, Question, Read, Upload, UploadGrant, UploadPieces
+from poorwill.engine.protocol.asking import Question
+from poorwill.engine.protocol.questions import PieceUrls, Read, Upload, UploadGrant, UploadPieces
 from poorwill.errors import Refused
 from poorwill.snapshot import keys
 from poorwill.store.base import Grant, Store

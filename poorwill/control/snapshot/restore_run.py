@@ -8,7 +8,8 @@ from poorwill.codecs import registry
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.protocol.messages import FinishRestore, OpenRestore, PartRestored, Restore, Restored
+from poorwill.engine.protocol.answers import PartRestored, Restored
+from poorwill.engine.protocol.requests import FinishRestore, OpenRestore, Restore
 from poorwill.errors import Unsupported
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import RestoreOrder

@@ -13,16 +13,11 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from poorwill.engine.protocol import lines
+from poorwill.engine.protocol.answers import MachineFacts
+from poorwill.engine.protocol.asking import Question, Request, answer_to
 from poorwill.engine.protocol.lines import Call, Cancel, Event, Message, Reply
-from poorwill.engine.protocol.messages import (
-    Command,
-    Hello,
-    MachineFacts,
-    Question,
-    Request,
-    answer_to,
-    read_question,
-)
+from poorwill.engine.protocol.questions import read_question
+from poorwill.engine.protocol.requests import Command, Hello
 from poorwill.errors import (
     Corrupt,
     DeadlineExceeded,

@@ -12,15 +12,8 @@ from poorwill.control.records.pending import PendingRecord
 from poorwill.control.snapshot.commit import PartDone, complete_part, write_manifest
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.protocol.messages import (
-    FoundPart,
-    Pack,
-    Planned,
-    Scan,
-    SendManifest,
-    Settle,
-    SnapshotManifestSent,
-)
+from poorwill.engine.protocol.answers import Planned, SnapshotManifestSent
+from poorwill.engine.protocol.requests import FoundPart, Pack, Scan, SendManifest, Settle
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import fields, labels
 from poorwill.snapshot.metadata import THIS_TOOL, LeftOut, Metadata

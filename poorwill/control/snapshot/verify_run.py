@@ -13,7 +13,8 @@ from poorwill.control.records.verified import CheckedPart, Verified, Verifier
 from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.pool import Bench
-from poorwill.engine.protocol.messages import OpenVerify, PartVerified, Verify
+from poorwill.engine.protocol.answers import PartVerified
+from poorwill.engine.protocol.requests import OpenVerify, Verify
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.errors import Corrupt, PoorwillError, Unsupported
 from poorwill.snapshot import keys

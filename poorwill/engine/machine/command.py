@@ -7,8 +7,8 @@ import signal
 import subprocess
 import tempfile
 
+from poorwill.engine.protocol.answers import CommandEnd
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.messages import CommandEnd
 from poorwill.errors import UsageError
 
 OUTPUT_BYTES_MAX = 16 << 10

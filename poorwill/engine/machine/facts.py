@@ -12,7 +12,8 @@ from poorwill import __version__
 from poorwill.engine.machine import nvidia_smi
 from poorwill.engine.pool import threads_of_this_machine
 from poorwill.engine.protocol import lines
-from poorwill.engine.protocol.messages import TEXT_MAX, MachineFacts
+from poorwill.engine.protocol.answers import MachineFacts
+from poorwill.engine.protocol.asking import TEXT_MAX
 from poorwill.errors import Unsupported
 
 

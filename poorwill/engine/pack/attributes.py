@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from poorwill.engine.pack.scan import Scan, path_below
-from poorwill.engine.protocol.messages import LeftOut
+from poorwill.engine.protocol.answers import LeftOut
 from poorwill.snapshot import limits, xattrs
 from poorwill.snapshot.columns import Array, Blobs
 from poorwill.snapshot.tables import Manifest, XattrSets

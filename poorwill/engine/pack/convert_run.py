@@ -19,8 +19,8 @@ from poorwill.engine.meter import Meter
 from poorwill.engine.pack.packer import OpenSink, encode, sent
 from poorwill.engine.pack.round import Adopted, match_sources, one_part
 from poorwill.engine.pool import Bench
+from poorwill.engine.protocol.answers import ConvertPlanned, PartSent
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.messages import ConvertPlanned, PartSent
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.engine.transfer.fetch import Reader, Source
 from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of

@@ -15,8 +15,8 @@ from poorwill.engine.pack.chunk_records import OWN
 from poorwill.engine.pack.round import Round
 from poorwill.engine.pack.source_reader import SourceReader
 from poorwill.engine.pool import Bench, Job, WorkPool
+from poorwill.engine.protocol.answers import PartSent
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.messages import PartSent
 from poorwill.engine.transfer.buffers import new_buffer
 from poorwill.engine.transfer.decoding import chunk_buffer
 from poorwill.engine.transfer.sink import Sink

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from poorwill.engine.protocol.messages import LeftOut
+from poorwill.engine.protocol.answers import LeftOut
 from poorwill.errors import WorkspaceError
 from poorwill.snapshot import limits, tensors
 from poorwill.snapshot.columns import Array, Blobs

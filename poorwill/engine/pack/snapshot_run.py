@@ -15,8 +15,8 @@ from poorwill.engine.pack.manifest import assemble, empty_manifest, unsettled, w
 from poorwill.engine.pack.matching import racy_for_s, unchanged_since
 from poorwill.engine.pack.round import Adopted, Round, begin
 from poorwill.engine.pack.scan import Scan, scan
+from poorwill.engine.protocol.answers import LeftOut, Planned
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.messages import LeftOut, Planned
 from poorwill.errors import Refused, UsageError, WorkspaceError
 from poorwill.snapshot import fields, limits, manifest, plan
 from poorwill.snapshot.globs import Globs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from poorwill.engine.pack.scan import Scan, path_below
 from poorwill.engine.positioned_io import read_at
-from poorwill.engine.protocol.messages import LeftOut
+from poorwill.engine.protocol.answers import LeftOut
 from poorwill.snapshot.plan import Plan
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from poorwill.engine.protocol.asking import Ask, Question
 from poorwill.engine.protocol.lines import DEADLINE_S_DEFAULT
-from poorwill.engine.protocol.messages import Ask, Question
 from poorwill.errors import Cancelled, DeadlineExceeded
 
 

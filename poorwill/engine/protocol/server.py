@@ -15,9 +15,10 @@ from typing import IO, Any, TypeVar
 
 from poorwill.engine.meter import Meter
 from poorwill.engine.protocol import lines
+from poorwill.engine.protocol.asking import Question, Request, answer_to
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.protocol.lines import Call, Cancel, Event, Message, Reply
-from poorwill.engine.protocol.messages import Question, Request, answer_to, read_request
+from poorwill.engine.protocol.requests import read_request
 from poorwill.errors import DeadlineExceeded, EngineFailed, PoorwillError, UsageError, from_wire
 from poorwill.snapshot import fields
 

@@ -13,8 +13,8 @@ from poorwill.engine import state
 from poorwill.engine.journal import Journal
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench
+from poorwill.engine.protocol.answers import PartRestored, Restored, RestoreOpened
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.messages import PartRestored, Restored, RestoreOpened
 from poorwill.engine.restore import survey
 from poorwill.engine.restore.chunk_cache import open_cache
 from poorwill.engine.restore.local_chunks import LocalChunks

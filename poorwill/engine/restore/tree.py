@@ -12,7 +12,7 @@ import numpy as np
 
 from poorwill.engine.pool import Bench
 from poorwill.engine.positioned_io import write_at
-from poorwill.engine.protocol.messages import LeftOut
+from poorwill.engine.protocol.answers import LeftOut
 from poorwill.errors import WorkspaceError
 from poorwill.snapshot import xattrs
 from poorwill.snapshot.columns import Array

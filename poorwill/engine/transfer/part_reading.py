@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from poorwill.engine.protocol.messages import PartListed
+from poorwill.engine.protocol.answers import PartListed
 from poorwill.engine.transfer.fetch import Source
 from poorwill.errors import Corrupt
 from poorwill.snapshot import part_index

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from poorwill.engine.meter import Meter
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.messages import Read, Upload, UploadPieces
+from poorwill.engine.protocol.questions import Read, Upload, UploadPieces
 from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.transfer.fetch import PathSource, Source
 from poorwill.engine.transfer.sink import PathSink, Sink

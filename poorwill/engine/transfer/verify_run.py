@@ -6,8 +6,8 @@ import numpy as np
 
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench
+from poorwill.engine.protocol.answers import PartVerified
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.messages import PartVerified
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.engine.transfer.fetch import Reader, Source
 from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of

@@ -20,23 +20,18 @@ from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import Answer, EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.engine.protocol import lines
-from poorwill.engine.protocol.messages import (
+from poorwill.engine.protocol.answers import MachineFacts
+from poorwill.engine.protocol.asking import Question, Request
+from poorwill.engine.protocol.questions import Read, Upload, UploadGrant, UploadPieces, read_question
+from poorwill.engine.protocol.requests import (  # fmt: skip
     Convert,
     Hello,
-    MachineFacts,
     OpenVerify,
     Pack,
-    Question,
-    Read,
-    Request,
     Restore,
     SendManifest,
-    Upload,
-    UploadGrant,
-    UploadPieces,
     Verify,
-    read_question,
-)  # fmt: skip
+)
 from poorwill.errors import (
     Cancelled,
     Corrupt,

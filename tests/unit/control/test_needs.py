@@ -17,8 +17,8 @@ from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.restore_run import check_needs
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.machine.nvidia_smi import gpus_and_driver
+from poorwill.engine.protocol.answers import MachineFacts
 from poorwill.engine.protocol.lines import VERSION
-from poorwill.engine.protocol.messages import MachineFacts
 from poorwill.errors import Corrupt, HostUnfit, Unsupported
 from poorwill.providers.base import Wish
 from poorwill.remote.install import bundle, wheels

@@ -15,8 +15,10 @@ from poorwill.control.records.pending import Pending
 from poorwill.control.records.verified import Verified
 from poorwill.engine.meter import COUNTERS
 from poorwill.engine.operations import Operations
+from poorwill.engine.protocol.asking import answer_to
 from poorwill.engine.protocol.lines import Call, Cancel, Event, EventKind, Reply
-from poorwill.engine.protocol.messages import QUESTIONS, REQUESTS, answer_to
+from poorwill.engine.protocol.questions import QUESTIONS
+from poorwill.engine.protocol.requests import REQUESTS
 from poorwill.snapshot import versions
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.part_index import IndexRows

@@ -18,7 +18,7 @@ from poorwill.control.machine.idleness import Limits, Observation, signs_of
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.machine.activity import Activity
 from poorwill.engine.machine.processes import read_processes
-from poorwill.engine.protocol import messages
+from poorwill.engine.protocol import requests
 from poorwill.engine.protocol.context import Context
 from tests.support.engine_homes import EngineHome, ssh_host
 from tests.support.engines import ThreadHost
@@ -278,7 +278,7 @@ def test_the_request_over_the_protocol(tmp_path: Path) -> None:
     """On this very host every figure can be read."""
     session = EngineSession(ThreadHost())
     try:
-        found = session.request(messages.Activity(0.05), deadline_s=60)
+        found = session.request(requests.Activity(0.05), deadline_s=60)
     finally:
         session.close()
     assert found["unreadable"] == [] and found["cpu_s"] > 0 and found["boot"]
@@ -300,7 +300,7 @@ def test_over_a_real_sshd(
     def logins() -> list[str]:
         """Those of this machine: /proc shows other tests' as well."""
         here = {process.pid for process in machine.processes()}
-        found = session.request(messages.Activity(0.05), deadline_s=60)
+        found = session.request(requests.Activity(0.05), deadline_s=60)
         assert found["unreadable"] == []
         return [login["who"] for login in found["logins"] if login["pid"] in here]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from poorwill.engine.operations import Operations
-from poorwill.engine.protocol import messages
+from poorwill.engine.protocol import answers, asking, questions, requests
 from poorwill.engine.protocol.context import Context
 from poorwill.errors import Cancelled
 from poorwill.snapshot.order import RestoreOrder
@@ -29,7 +29,7 @@ def test_a_restore_given_up_writes_nothing_into_the_next(local_store: LocalStore
     metadata = take(local_store, aged(source)).metadata
     reading, opened = threading.Event(), threading.Event()
 
-    def answer(question: messages.Read) -> Grant:
+    def answer(question: questions.Read) -> Grant:
         if question.key.startswith("parts/") and not opened.is_set():
             reading.set()
             opened.wait(30)
@@ -37,24 +37,24 @@ def test_a_restore_given_up_writes_nothing_into_the_next(local_store: LocalStore
 
     operations, context = Operations(), Context("test", 60.0, answer)
 
-    def answer_to(request: messages.Request[Any]) -> Any:
+    def answer_to(request: asking.Request[Any]) -> Any:
         return operations.of(request)(request, context)
 
-    def open_restore(name: str) -> messages.RestoreOpened:
-        return answer_to(messages.OpenRestore(metadata.manifest, RestoreOrder(str(tmp_path / name))))
+    def open_restore(name: str) -> answers.RestoreOpened:
+        return answer_to(requests.OpenRestore(metadata.manifest, RestoreOrder(str(tmp_path / name))))
 
     with ThreadPoolExecutor(1) as thread:
         first = open_restore("one")
         given_up = operations._restore
         assert first.parts and given_up is not None
-        late = thread.submit(answer_to, messages.Restore(0))
+        late = thread.submit(answer_to, requests.Restore(0))
         assert reading.wait(30)
         open_restore("two")
         opened.set()
         with pytest.raises(Cancelled):
             late.result(30)
-    answer_to(messages.Restore(0))
-    answer_to(messages.FinishRestore())
+    answer_to(requests.Restore(0))
+    answer_to(requests.FinishRestore())
     operations.close()
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in source.iterdir())
     assert all((tmp_path / "two" / p.name).read_bytes() == p.read_bytes() for p in source.iterdir())

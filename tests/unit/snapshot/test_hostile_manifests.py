@@ -16,7 +16,7 @@ import zstandard
 
 from poorwill.engine.operations import Operations
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.messages import OpenRestore
+from poorwill.engine.protocol.requests import OpenRestore
 from poorwill.errors import Corrupt, Unsupported
 from poorwill.snapshot import limits, manifest, part_index
 from poorwill.snapshot.columns import Blobs
