@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -59,11 +60,11 @@ class SealedRecord(Record):
 
     def fault(self, key: str) -> str | None:
         """What is wrong with values whose types fit, in an object under `key`; or None."""
-        raise AssertionError("every kind has its own")
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotRecord(SealedRecord):
+class SnapshotRecord(SealedRecord, ABC):
     """A sealed document about one snapshot."""
 
     machine: str
@@ -74,13 +75,9 @@ class SnapshotRecord(SealedRecord):
         return self.machine, self.snapshot_id
 
     @property
+    @abstractmethod
     def key(self) -> str:
-        return self.key_of(*self.owner)
-
-    @staticmethod
-    def key_of(machine: str, snapshot_id: str) -> str:
-        """Where the document of a snapshot lies."""
-        raise AssertionError("every kind has its own")
+        """Where it lies."""
 
     def fault(self, key: str) -> str | None:
         if key == self.key and ids.is_machine_name(self.machine) and ids.is_snapshot_id(self.snapshot_id):

@@ -23,7 +23,6 @@ class Pending(SnapshotRecord):
     """
 
     KIND: ClassVar[str] = "pending"
-    key_of = staticmethod(keys.pending)
 
     workspace: str
     instance: str
@@ -33,6 +32,10 @@ class Pending(SnapshotRecord):
     started_at: str
     tool: Tool
     converted_from: str | None = None
+
+    @property
+    def key(self) -> str:
+        return keys.pending(*self.owner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,6 @@ class Verified(SnapshotRecord):
     """The kind `verified`. It is void for a snapshot with another manifest."""
 
     KIND: ClassVar[str] = "verified"
-    key_of = staticmethod(keys.verified)
 
     instance: str
     manifest: ManifestReference
@@ -45,6 +44,10 @@ class Verified(SnapshotRecord):
     bytes_read: int
     chunks_sampled: int
     parts: tuple[CheckedPart, ...]
+
+    @property
+    def key(self) -> str:
+        return keys.verified(*self.owner)
 
     def fault(self, key: str) -> str | None:
         return SnapshotRecord.fault(self, key) or misplaced(
