@@ -1,4 +1,4 @@
-"""From the names in a flow's parameters to blocks.
+"""From the names in a flow's parameters to blocks, and all blocks of a role.
 
 A name is that of a block document (`trainer`), looked up among the known types of its role, or
 `<type slug>/<name>` (`poorwill-s3-store/trainer`) where several types have a block of that name.
@@ -23,8 +23,9 @@ from blocks.providers import PROVIDERS, AnyProvider
 from blocks.stores import STORES, LocalStore, S3Store
 from blocks.video_models import VideoModel
 from blocks.webhooks import Webhook
-from poorwill.errors import NotFound, UsageError
+from poorwill.errors import NotFound, Refused, UsageError
 
+BLOCKS_MAX = 10_000
 PATIENCE_S = 120.0
 RETRY_S = 1.0
 T = TypeVar("T")
@@ -72,6 +73,16 @@ def webhook_block(name: str) -> Webhook:
     return _find("webhook", name, (Webhook,))
 
 
+def store_names() -> list[str]:
+    """`<type slug>/<name>` of every store block, as `store_block` takes it. Refused if there are too many to read."""
+    return [name for kind in STORES for name in _names(kind)]
+
+
+def machine_blocks() -> dict[str, Machine]:
+    """Every machine block by its name. UsageError, naming it, if one of them cannot be read; Refused as above."""
+    return {bare(name): machine_block(name) for name in _names(Machine)}
+
+
 def save_machine(name: str, machine: Machine) -> None:
     """Write the block of that name, replacing the one that is there.
 
@@ -99,6 +110,20 @@ def bare(name: str) -> str:
 def block_name_of(machine: str) -> str:
     """A valid block name for a machine's: Prefect allows lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-") or "machine"
+
+
+def _names(kind: type[Any]) -> list[str]:
+    slug = kind.get_block_type_slug()
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_block_type_by_slug(slug)
+        except ObjectNotFound:
+            return []  # no such block was ever made
+        # Prefect returns all of them at once, whatever the limit.
+        found = client.read_block_documents_by_type(slug, include_secrets=False)
+    if len(found) > BLOCKS_MAX:
+        raise Refused(f"Prefect holds {len(found)} blocks of type {slug}, at most {BLOCKS_MAX} are read")
+    return [f"{slug}/{document.name}" for document in found if document.name and not document.is_anonymous]
 
 
 def _find(role: str, name: str, types: tuple[type[B], ...]) -> B:

@@ -12,8 +12,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from blocks import inventory
-from blocks.lookup import bare, machine_block, store_block
+from blocks.lookup import bare, machine_block, machine_blocks, store_block
 from blocks.machines import Machine
 from blocks.providers import OwnMachines
 from flows import started_runs
@@ -107,7 +106,7 @@ def judge_machines(request: Request) -> dict[str, Any]:
 
 def _rows(request: Request) -> list[Row]:
     only = request.machine
-    blocks = inventory.machines() if only is None else {bare(only): machine_block(only)}
+    blocks = machine_blocks() if only is None else {bare(only): machine_block(only)}
     held = held_machines()
     rows, asked = [], {}
     for name, block in blocks.items():

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 from prefect import task
 
-from blocks import inventory
-from blocks.lookup import bare, machine_if_any, provider_block, save_machine, store_block
+from blocks.lookup import bare, machine_blocks, machine_if_any, provider_block, save_machine, store_block, store_names
 from poorwill.control.machine import reaping
 from poorwill.control.machine.reaping import Evidence, Finding, Named, Rule
 from poorwill.errors import PoorwillError
@@ -68,14 +67,14 @@ def _evidence_of(store: str | None) -> Iterator[tuple[list[Store], Evidence]]:
     named: tuple[Named, ...] = ()
     if store is None:
         with _noted(unreadable, "the list of store blocks"):
-            names = inventory.store_names()
+            names = store_names()
     with ExitStack() as opened:
         for name in names:
             with _noted(unreadable, f"store block {bare(name)}") if store is None else nullcontext():
                 found = opened.enter_context(closing(store_block(name).open()))
                 stores.setdefault(found.describe(), found)
         with _noted(unreadable, "the machine blocks"):
-            blocks = inventory.machines()
+            blocks = machine_blocks()
             named = tuple(Named(name, block.instance, block.status) for name, block in blocks.items() if block.instance)
         evidence = reaping.read_evidence(stores.values())
         yield (

@@ -8,8 +8,7 @@ from typing import Any
 
 from prefect import task
 
-from blocks import inventory
-from blocks.lookup import store_block
+from blocks.lookup import machine_blocks, store_block
 from poorwill.control.records.holdings import Holdings
 from poorwill.control.removal import deletion, live_share, retention
 from poorwill.control.removal.live_share import LiveShare
@@ -89,9 +88,8 @@ def delete_snapshot(store: str, snapshot: str, force: bool) -> dict[str, Any]:
 
 def asleep() -> dict[str, str]:
     """Snapshot id -> why it must be kept, for every machine that is asleep in one or being woken from one."""
-    blocks = inventory.machines()
     return {
         block.snapshot: f"machine {name} is {'being woken from' if block.status == 'waking' else 'asleep in'} it"
-        for name, block in blocks.items()
+        for name, block in machine_blocks().items()
         if block.snapshot and block.status in SLEEPING
     }

@@ -20,24 +20,19 @@ class Heartbeats:
     def __init__(self, gap_s_max: float) -> None:
         self._gap_s_max = gap_s_max
         self._watched_s: float | None = None
-        self._since: dict[str, tuple[datetime | None, float]] = {}
-        self._intervals: dict[str, float] = {}
+        self._seen: dict[str, tuple[datetime | None, float, float]] = {}  # heartbeat, since when it is seen, interval
 
     def observe(self, workers: Mapping[str, tuple[datetime | None, float | None]], now_s: float) -> None:
         """Note what the server has now: for each worker its last heartbeat, and its interval in seconds."""
-        if self._watched_s is not None and now_s - self._watched_s > self._gap_s_max:
-            self._since.clear()
-        self._watched_s = now_s
-        for name in self._since.keys() - workers.keys():
-            del self._since[name]
+        gap = self._watched_s is not None and now_s - self._watched_s > self._gap_s_max
+        before, self._seen, self._watched_s = {} if gap else self._seen, {}, now_s
         for name, (beat, interval_s) in workers.items():
-            self._intervals[name] = interval_s or INTERVAL_S_DEFAULT
-            if name not in self._since or self._since[name][0] != beat:
-                self._since[name] = (beat, now_s)
-        self._intervals = {name: self._intervals[name] for name in workers}
+            known = name in before and before[name][0] == beat
+            self._seen[name] = (beat, before[name][1] if known else now_s, interval_s or INTERVAL_S_DEFAULT)
 
     def dead(self, name: str) -> bool:
         """False for a worker the server does not know."""
-        if name not in self._since or self._watched_s is None:
+        if name not in self._seen or self._watched_s is None:
             return False
-        return self._watched_s - self._since[name][1] >= MISSED * self._intervals[name]
+        _, since_s, interval_s = self._seen[name]
+        return self._watched_s - since_s >= MISSED * interval_s

@@ -17,8 +17,7 @@ from prefect.states import Failed
 from prefect.variables import Variable
 
 import blocks
-from blocks import inventory
-from blocks.lookup import save_machine
+from blocks.lookup import machine_blocks, save_machine
 from deployments.registration.gpu_pool import create_pool, deploy
 from deployments.servers.prefect_server import PrefectServer
 from flows import started_runs
@@ -185,7 +184,7 @@ def test_machines_that_are_not_asked(fields: dict[str, Any], state: str | None, 
 
 def test_all_machines_at_once(world: World) -> None:
     """Each by its own policy, and one that a run works on is not touched."""
-    for other in inventory.machines():
+    for other in machine_blocks():
         if other != world.name:  # of a test that is over
             blocks.Machine.delete(other)
     source, instance = blocks.LocalProvider.load(world.provider_name), world.provider.create("by-hand", Wish()).id

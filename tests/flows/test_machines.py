@@ -10,7 +10,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 import blocks
-from blocks import inventory
+from blocks.lookup import store_names
 from deployments.demo.tree_listing import differences, list_tree
 from flows.hibernate import hibernate
 from flows.reap import reap
@@ -47,7 +47,7 @@ def newest(key: str) -> list[dict[str, Any]]:
 
 def forget_other_stores(world: World) -> None:
     """Other tests' stores: some are no more, some never were within reach."""
-    for name in inventory.store_names():
+    for name in store_names():
         if not name.endswith(f"/{world.store_name}"):
             slug, _, document = name.partition("/")
             kind = next(kind for kind in (blocks.LocalStore, blocks.S3Store) if kind.get_block_type_slug() == slug)
