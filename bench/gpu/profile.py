@@ -194,7 +194,7 @@ class InProcess:
             self._all(map(requests.Pack, planned.parts))
             planned = self._do(requests.Settle())
         pages: list[bytes] = []
-        written = self._do(requests.SendManifest(), pages.append)
+        written = self._do(requests.Manifest(), pages.append)
         (self._folder / "manifest").write_bytes(b"".join(pages))
         self._manifest = ManifestReference("manifest", written.bytes, written.blake3)
         return written.coding

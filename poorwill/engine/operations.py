@@ -99,7 +99,7 @@ class Operations:
     def op_settle(self, request: requests.Settle, context: Context) -> answers.Planned:
         return _needed(self._snapshot, "scan").settle(context)
 
-    def op_manifest(self, request: requests.SendManifest, context: Context) -> answers.SnapshotManifestSent:
+    def op_manifest(self, request: requests.Manifest, context: Context) -> answers.SnapshotManifestSent:
         snapshot = _needed(self._snapshot, "scan")
         size, digest = _send_pages(snapshot.manifest(), context)
         coding = self._coding(snapshot.settings.codec, snapshot.settings.portable)

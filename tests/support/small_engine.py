@@ -12,10 +12,10 @@ from typing import Any
 
 import blake3
 
+from poorwill.engine.protocol import requests
 from poorwill.engine.protocol.answers import MachineFacts, PartSent, Planned, SnapshotManifestSent
 from poorwill.engine.protocol.asking import Question, Request
 from poorwill.engine.protocol.questions import Read, Upload
-from poorwill.engine.protocol.requests import Pack, Scan, SendManifest, Settle
 from poorwill.errors import NotFound, PoorwillError
 from poorwill.snapshot import manifest
 from poorwill.snapshot.metadata import Metadata
@@ -50,18 +50,18 @@ class SmallEngine:
         answer: Answer = lambda question: None,
         on_page: Callable[[bytes], None] = lambda page: None,
     ) -> Any:
-        if isinstance(request, Scan):
+        if isinstance(request, requests.Scan):
             return self._scan(answer, request)
-        if isinstance(request, Pack):
+        if isinstance(request, requests.Pack):
             return self._pack(answer, request.part)
-        if isinstance(request, Settle):
+        if isinstance(request, requests.Settle):
             return self._summary({})
-        assert isinstance(request, SendManifest)
+        assert isinstance(request, requests.Manifest)
         data = b"".join(manifest.encode(self._manifest()))
         on_page(data)
         return SnapshotManifestSent(len(data), blake3.blake3(data).hexdigest(), None, (), 0)
 
-    def _scan(self, answer: Answer, scan: Scan) -> Planned:
+    def _scan(self, answer: Answer, scan: requests.Scan) -> Planned:
         self._settings, self._known = scan.settings, {}
         if scan.parent is not None:
             base = manifest.decode(self._read(answer, scan.parent.key), scan.parent.key)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from poorwill.engine.protocol.asking import Question
-from poorwill.engine.protocol.questions import PieceUrls, Read, Upload, UploadGrant, UploadPieces
+from poorwill.engine.protocol.questions import Pieces, PieceUrls, Read, Upload, UploadGrant
 from poorwill.errors import Refused
 from poorwill.snapshot import keys
 from poorwill.store.base import Grant, Store
@@ -58,7 +58,7 @@ class PartGrants:
     def answer(self, question: Question[Any]) -> UploadGrant | PieceUrls:
         if isinstance(question, Upload) and question.part in self._piece_bytes:
             return self._begin(question.part)
-        if isinstance(question, UploadPieces) and question.part in self._uploads:
+        if isinstance(question, Pieces) and question.part in self._uploads:
             key, upload = self.key(question.part), self._uploads[question.part]
             grants = {n: self._store.grant_piece(key, upload, n, expires_s=EXPIRES_S) for n in question.numbers}
             return PieceUrls({n: grant.url or "" for n, grant in grants.items()})

@@ -12,8 +12,8 @@ from poorwill.control.records.pending import PendingRecord
 from poorwill.control.snapshot.commit import PartDone, complete_part, write_manifest
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
+from poorwill.engine.protocol import requests
 from poorwill.engine.protocol.answers import Planned, SnapshotManifestSent
-from poorwill.engine.protocol.requests import FoundPart, Pack, Scan, SendManifest, Settle
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import fields, labels
 from poorwill.snapshot.metadata import THIS_TOOL, LeftOut, Metadata
@@ -37,7 +37,7 @@ class SnapshotRun:
     scanned: Planned | None = None
     done: dict[int, PartDone] = field(default_factory=dict)
     timings_ms: dict[str, int] = field(default_factory=dict)
-    adopted: tuple[FoundPart, ...] = ()
+    adopted: tuple[requests.FoundPart, ...] = ()
     _parent: Metadata | None = None
     _parts: PartGrants = field(init=False)
     _pending: PendingRecord = field(init=False)
@@ -98,7 +98,7 @@ class SnapshotRun:
         parent = self._parent.manifest if self._parent is not None else None
         allowed = {found.key for found in self.adopted} | ({parent.key} if parent is not None else set())
         began = time.monotonic()
-        scan = Scan(self.order, parent, self.adopted)
+        scan = requests.Scan(self.order, parent, self.adopted)
         scanned = self.session.request(scan, answer=ReadGrants(self.store, allowed).answer)
         self.timings_ms["scan"] = since_ms(began)
         self.scanned = scanned
@@ -113,7 +113,7 @@ class SnapshotRun:
     def pack_part(self, number: int, attempt: int = 1) -> PartDone:
         """Have one planned part coded and sent, then complete its upload. A repeated call starts the part over."""
         began = time.monotonic()
-        sent = self.session.request(Pack(number), attempt=attempt, answer=self._parts.answer)
+        sent = self.session.request(requests.Pack(number), attempt=attempt, answer=self._parts.answer)
         done = complete_part(self.store, self._parts, number, sent, began)
         self.done[number] = done
         return done
@@ -121,7 +121,7 @@ class SnapshotRun:
     def settle(self) -> dict[int, int]:
         """Scan again. Returns the parts (number: raw bytes) to pack for what changed; empty when settled."""
         began = time.monotonic()
-        planned = self.session.request(Settle())
+        planned = self.session.request(requests.Settle())
         self.timings_ms["settle"] = self.timings_ms.get("settle", 0) + since_ms(began)
         self._expect(planned)
         return self.planned
@@ -130,7 +130,7 @@ class SnapshotRun:
         """Check that every part is there, write the manifest, then the metadata: with that, the snapshot exists."""
         began = time.monotonic()
         owner = self.order.machine, self.order.snapshot_id
-        written, sent = write_manifest(self.store, self.session, SendManifest(), owner)
+        written, sent = write_manifest(self.store, self.session, requests.Manifest(), owner)
         self.timings_ms["metadata"] = since_ms(began)
         metadata = self._metadata(written, sent)
         self.store.put(metadata.key, metadata.seal())

@@ -6,8 +6,9 @@ docs/engine-protocol.md describes them all.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Generic, Protocol, TypeVar, get_args
+from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args
 
 from poorwill.snapshot import limits
 from poorwill.snapshot.fields import Length, Range
@@ -25,17 +26,23 @@ PlannedParts = Annotated[Mapping[int, PartBytes], Length(limits.PART_NUMBER_MAX 
 
 
 class Request(Generic[A]):
-    """What an engine is asked for by the name `op`; A is the class of its answer."""
+    """What an engine is asked for; A is the class of its answer."""
 
     __slots__ = ()
-    op: ClassVar[str]
+
+    @property
+    def op(self) -> str:
+        return name_of(type(self))
 
 
 class Question(Generic[A]):
-    """What an engine asks, by its `name`, while it works on a request; A is the class of the answer."""
+    """What an engine asks while it works on a request; A is the class of the answer."""
 
     __slots__ = ()
-    name: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        return name_of(type(self))
 
 
 class Ask(Protocol):
@@ -44,6 +51,11 @@ class Ask(Protocol):
     def __call__(self, question: Question[A]) -> A:
         """The answer, or the error that it is answered with."""
         ...
+
+
+def name_of(kind: type[Any]) -> str:
+    """By which lines name a request or a question: `OpenRestore` is `open_restore`."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
 
 
 def answer_to(asked: type[Request[A]] | type[Question[A]]) -> type[A]:

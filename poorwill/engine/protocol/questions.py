@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from poorwill.engine.protocol.asking import PIECES_ASKED_MAX, PartNumber, Question
+from poorwill.engine.protocol.asking import PIECES_ASKED_MAX, PartNumber, Question, name_of
 from poorwill.errors import Corrupt, Refused
 from poorwill.snapshot import fields, limits
 from poorwill.snapshot.fields import Length, Range
@@ -36,7 +36,6 @@ class PieceUrls:
 class Read(Question[Grant]):
     """Leave to read an object."""
 
-    name = "read"
     key: str
 
 
@@ -44,20 +43,19 @@ class Read(Question[Grant]):
 class Upload(Question[UploadGrant]):
     """A new upload of a part; the one before is dropped."""
 
-    name = "upload"
     part: PartNumber
 
 
 @dataclass(frozen=True, slots=True)
-class UploadPieces(Question[PieceUrls]):
+class Pieces(Question[PieceUrls]):
     """URLs for pieces of a part's upload."""
 
-    name = "pieces"
     part: PartNumber
     numbers: Annotated[tuple[int, ...], Length(PIECES_ASKED_MAX)]
 
 
-QUESTIONS: dict[str, type[Question[Any]]] = {kind.name: kind for kind in (Read, Upload, UploadPieces)}
+_KINDS: tuple[type[Question[Any]], ...] = (Read, Upload, Pieces)
+QUESTIONS = {name_of(kind): kind for kind in _KINDS}
 
 
 def read_question(name: str, facts: object) -> Question[Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from poorwill.engine.meter import Meter
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.protocol.questions import Read, Upload, UploadPieces
+from poorwill.engine.protocol.questions import Pieces, Read, Upload
 from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.transfer.fetch import PathSource, Source
 from poorwill.engine.transfer.sink import PathSink, Sink
@@ -55,7 +55,7 @@ class Transfers:
         def url_of(piece: int, fresh: bool) -> str:
             if fresh or piece not in urls:
                 wanted = [piece] if fresh else list(range(piece, piece + URLS_AHEAD))
-                urls.update(context.ask(UploadPieces(number, tuple(wanted))).urls)
+                urls.update(context.ask(Pieces(number, tuple(wanted))).urls)
             return urls.pop(piece)
 
         return UrlSink(

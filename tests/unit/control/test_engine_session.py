@@ -22,14 +22,14 @@ from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.engine.protocol import lines
 from poorwill.engine.protocol.answers import MachineFacts
 from poorwill.engine.protocol.asking import Question, Request
-from poorwill.engine.protocol.questions import Read, Upload, UploadGrant, UploadPieces, read_question
+from poorwill.engine.protocol.questions import Pieces, Read, Upload, UploadGrant, read_question
 from poorwill.engine.protocol.requests import (  # fmt: skip
     Convert,
     Hello,
+    Manifest,
     OpenVerify,
     Pack,
     Restore,
-    SendManifest,
     Verify,
 )
 from poorwill.errors import (
@@ -313,7 +313,7 @@ def test_a_flood_of_events() -> None:
 
     def ask() -> None:
         try:
-            session.request(SendManifest(), deadline_s=SOON_S, on_page=block)
+            session.request(Manifest(), deadline_s=SOON_S, on_page=block)
         except PoorwillError as error:
             failed.append(error)
 
@@ -387,13 +387,13 @@ def test_questions_beyond_the_work(local_store: LocalStore) -> None:
     local_store.put("secret", b"x")
     reading = ReadGrants(local_store, {"allowed"})
     assert str(reading.answer(Read("allowed")).path).endswith("allowed")
-    for question in (Read("secret"), Read("x" * 1_000_000), Upload(0), UploadPieces(0, (1,))):
+    for question in (Read("secret"), Read("x" * 1_000_000), Upload(0), Pieces(0, (1,))):
         with pytest.raises(Refused, match="not part of its work") as caught:
             reading.answer(question)
         assert len(caught.value.message) < 300
     parts = PartGrants(local_store, "m1", ids.new_snapshot_id())
     parts.expect({3: 1000})
-    for question in (Upload(4), UploadPieces(3, (1,)), Read("secret")):
+    for question in (Upload(4), Pieces(3, (1,)), Read("secret")):
         with pytest.raises(Refused, match="not part of its work"):
             parts.answer(question)
     granted = parts.answer(Upload(3))
