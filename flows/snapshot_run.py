@@ -103,7 +103,7 @@ def take(request: Request, block: Machine) -> dict[str, Any]:
         price_per_hour = _price_per_hour(block)  # now: a machine that is gone has none
         samples = sessions.samples(request.snapshot_id)
         if request.destroy:
-            with stages("destroy"), _told_if_it_bills(request, instance):
+            with stages("destroy"), _alert_if_it_bills(request, instance):
                 destroy_instance(request.machine, request.store, request.order)
         else:
             _remove_pending(request, block)
@@ -115,15 +115,10 @@ def take(request: Request, block: Machine) -> dict[str, Any]:
         snapshot_report.publish_snapshot(
             request.store, request.snapshot_id, parts, samples, stages.timings_ms, sentence
         )
-        return {
-            **_result(request, block, metadata, instance),
-            "cost": cost.to_result() if cost is not None else None,
-            "verified": proof,
-            "destroyed": request.destroy,
-            "already_done": False,
-            "parts_sent": len(parts),
-            "timings_ms": stages.timings_ms,
-        }
+        return _result(
+            request, block, metadata, instance, cost=cost.to_result() if cost is not None else None, verified=proof,
+            destroyed=request.destroy, already_done=False, parts_sent=len(parts), timings_ms=stages.timings_ms,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -145,7 +140,7 @@ def _alone_on(request: Request, block: Machine) -> Iterator[Machine]:
 
 
 @contextmanager
-def _told_if_it_bills(request: Request, instance: str) -> Iterator[None]:
+def _alert_if_it_bills(request: Request, instance: str) -> Iterator[None]:
     """Nothing is lost then, and somebody has to see to the machine."""
     try:
         yield
@@ -194,18 +189,13 @@ def _already_gone(request: Request, block: Machine, metadata: Metadata | None) -
     if block.instance:
         destroy_instance(request.machine, request.store, request.order)
     get_run_logger().info("snapshot %s is complete and the machine is gone: nothing to do", request.snapshot_id)
-    return {
-        **_result(request, block, metadata, metadata.instance),
-        "cost": None,
-        "verified": None,
-        "destroyed": True,
-        "already_done": True,
-        "parts_sent": 0,
-        "timings_ms": {},
-    }
+    return _result(
+        request, block, metadata, metadata.instance, cost=None, verified=None, destroyed=True, already_done=True,
+        parts_sent=0, timings_ms={},
+    )  # fmt: skip
 
 
-def _result(request: Request, block: Machine, metadata: Metadata, instance: str) -> dict[str, Any]:
+def _result(request: Request, block: Machine, metadata: Metadata, instance: str, **end: Any) -> dict[str, Any]:
     return {
         "snapshot_id": request.snapshot_id,
         "machine": block.name,
@@ -213,6 +203,7 @@ def _result(request: Request, block: Machine, metadata: Metadata, instance: str)
         "parent": metadata.parent,
         "totals": metadata.totals.document(),
         "left_out_count": metadata.left_out_count,
+        **end,
     }
 
 

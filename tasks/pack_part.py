@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from prefect import task
@@ -18,11 +19,12 @@ def pack_part(run: str, number: int) -> dict[str, Any]:
         run: the id of the connection.
         number: of the part.
     """
-    done = sessions.snapshot(run).pack_part(number, attempt_number())
+    began_s = time.monotonic()
+    sent = sessions.snapshot(run).pack_part(number, attempt_number())
     return {
-        "number": done.number,
-        "raw_bytes": done.raw_bytes,
-        "stored_bytes": done.stored_bytes,
-        "bytes": done.size,
-        "milliseconds": round(done.seconds * 1000),
+        "number": number,
+        "raw_bytes": sent.raw_bytes,
+        "stored_bytes": sent.stored_bytes,
+        "bytes": sent.bytes,
+        "milliseconds": round((time.monotonic() - began_s) * 1000),
     }

@@ -131,7 +131,7 @@ def _steps(live: Live) -> list[tuple[str, int, int, int]]:
         found.append(("scan", scanned.entries, 0, 0))
         found.append(("pack", counters.get("read_bytes", 0), scanned.pack_bytes, counters.get("coded_bytes", 0)))
         if checked := counters.get("checked_bytes", 0):
-            found.append(("verify", checked, sum(part.size for part in live.snapshot.done.values()), 0))
+            found.append(("verify", checked, sum(part.bytes for part in live.snapshot.done.values()), 0))
     if live.restore is not None:
         # Fetching runs ahead of writing, so that a ratio of the two would mislead.
         found.append(("restore", counters.get("written_bytes", 0), live.restore.raw_bytes, 0))

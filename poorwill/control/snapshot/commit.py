@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import blake3
@@ -25,27 +23,14 @@ from poorwill.store.base import Store
 Sent = TypeVar("Sent", bound=ManifestSent)
 
 
-@dataclass(slots=True)
-class PartDone:
-    """A part that is complete in the store."""
-
-    number: int
-    size: int
-    chunks: int
-    raw_bytes: int
-    stored_bytes: int
-    seconds: float
-
-
-def complete_part(store: Store, grants: PartGrants, number: int, sent: PartSent, began_s: float) -> PartDone:
-    """Complete the upload of a part that the engine was asked for, and has sent; began_s is monotonic."""
+def complete_part(store: Store, grants: PartGrants, number: int, sent: PartSent) -> PartSent:
+    """Complete the upload of a part that the engine was asked for, and has sent."""
     if sent.part != number:
         raise Corrupt(f"the engine answered for part {sent.part}, expected part {number}")
     if sent.bytes:
         store.complete_upload(grants.key(number), grants.upload_of(number), list(sent.pieces), sent.bytes)
         grants.done(number)
-    seconds = time.monotonic() - began_s
-    return PartDone(number, sent.bytes, sent.chunks, sent.raw_bytes, sent.stored_bytes, seconds)
+    return sent
 
 
 def write_manifest(

@@ -12,10 +12,10 @@ from typing import Any
 from poorwill.control.records import catalog, manifests, trash
 from poorwill.control.records.pending import PendingRecord
 from poorwill.control.snapshot import needs
-from poorwill.control.snapshot.commit import PartDone, complete_part, needs_of, write_manifest
+from poorwill.control.snapshot.commit import complete_part, needs_of, write_manifest
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.protocol.answers import ConvertPlanned, MachineFacts
+from poorwill.engine.protocol.answers import ConvertPlanned, MachineFacts, PartSent
 from poorwill.engine.protocol.asking import Question
 from poorwill.engine.protocol.questions import Read
 from poorwill.engine.protocol.requests import Convert, FinishConvert, FoundPart, OpenConvert
@@ -49,7 +49,7 @@ class ConvertRun:
     snapshot_id: str
     planned: dict[int, int] = field(default_factory=dict)
     work: ConvertPlanned | None = None
-    done: dict[int, PartDone] = field(default_factory=dict)
+    done: dict[int, PartSent] = field(default_factory=dict)
     timings_ms: dict[str, int] = field(default_factory=dict)
     adopted: tuple[FoundPart, ...] = ()
     _reads: ReadGrants = field(init=False)
@@ -134,12 +134,11 @@ class ConvertRun:
             "on a machine that has all of it"
         )
 
-    def convert_part(self, number: int, attempt: int = 1) -> PartDone:
+    def convert_part(self, number: int, attempt: int = 1) -> PartSent:
         """Have one planned part written, then complete its upload. A repeated call starts the part over."""
-        began = time.monotonic()
         sent = self.session.request(Convert(number), attempt=attempt, answer=self._answer)
-        self.done[number] = complete_part(self.store, self._parts, number, sent, began)
-        return self.done[number]
+        self.done[number] = complete_part(self.store, self._parts, number, sent)
+        return sent
 
     def _answer(self, question: Question[Any]) -> Any:
         return (self._reads if isinstance(question, Read) else self._parts).answer(question)

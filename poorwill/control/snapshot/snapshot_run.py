@@ -9,11 +9,11 @@ from typing import Any
 
 from poorwill.control.records import catalog, trash
 from poorwill.control.records.pending import PendingRecord
-from poorwill.control.snapshot.commit import PartDone, complete_part, write_manifest
+from poorwill.control.snapshot.commit import complete_part, write_manifest
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol import requests
-from poorwill.engine.protocol.answers import Planned, SnapshotManifestSent
+from poorwill.engine.protocol.answers import PartSent, Planned, SnapshotManifestSent
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import fields, labels
 from poorwill.snapshot.metadata import THIS_TOOL, LeftOut, Metadata
@@ -35,7 +35,7 @@ class SnapshotRun:
     order: SnapshotOrder
     planned: dict[int, int] = field(default_factory=dict)
     scanned: Planned | None = None
-    done: dict[int, PartDone] = field(default_factory=dict)
+    done: dict[int, PartSent] = field(default_factory=dict)
     timings_ms: dict[str, int] = field(default_factory=dict)
     adopted: tuple[requests.FoundPart, ...] = ()
     _parent: Metadata | None = None
@@ -110,13 +110,11 @@ class SnapshotRun:
         self.planned = dict(planned.parts)
         self._parts.expect(planned.parts)
 
-    def pack_part(self, number: int, attempt: int = 1) -> PartDone:
+    def pack_part(self, number: int, attempt: int = 1) -> PartSent:
         """Have one planned part coded and sent, then complete its upload. A repeated call starts the part over."""
-        began = time.monotonic()
         sent = self.session.request(requests.Pack(number), attempt=attempt, answer=self._parts.answer)
-        done = complete_part(self.store, self._parts, number, sent, began)
-        self.done[number] = done
-        return done
+        self.done[number] = complete_part(self.store, self._parts, number, sent)
+        return sent
 
     def settle(self) -> dict[int, int]:
         """Scan again. Returns the parts (number: raw bytes) to pack for what changed; empty when settled."""

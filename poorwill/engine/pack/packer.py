@@ -128,12 +128,5 @@ def _index_rows(round_: Round, chunks: Array) -> IndexRows:
     records = round_.records
     own = chunks[records.place[chunks] == OWN]
     own = own[np.argsort(records.offset[own], kind="stable")]
-    return IndexRows(
-        round_.sources[own],
-        records.offset[own],
-        records.stored[own],
-        records.raw[own],
-        records.codec[own],
-        records.stored_hash[own],
-        records.raw_hash[own],
-    )
+    columns = (getattr(records, name)[own] for name in ("offset", "stored", "raw", "codec", "stored_hash", "raw_hash"))
+    return IndexRows(round_.sources[own], *columns)

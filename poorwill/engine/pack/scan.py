@@ -218,22 +218,10 @@ class _Walk:
                 return
             link = len(self.targets) - 1
         # One row, in the order of Entries.SCHEMA; a method call per column would take as long as the system calls.
-        self.rows.extend(
-            (
-                parent,
-                kind,
-                info.st_mode & 0o7777,
-                info.st_uid,
-                info.st_gid,
-                size,
-                info.st_mtime_ns,
-                info.st_ctime_ns,
-                info.st_ino & _INODE_MASK,
-                link,
-                0,
-                0,
-            )
-        )
+        self.rows.extend((
+            parent, kind, info.st_mode & 0o7777, info.st_uid, info.st_gid, size, info.st_mtime_ns, info.st_ctime_ns,
+            info.st_ino & _INODE_MASK, link, 0, 0,
+        ))  # fmt: skip
         self.names.append(name)
         self.count += 1
         if len(self.names) == _BLOCK_ROWS:
