@@ -225,7 +225,7 @@ def _provision_and_restore(request: Request, target: Target, stages: Stages) -> 
             placed = _provisioned(own, request, target)
         if placed["adopted"]:
             get_run_logger().info("an earlier wake had created instance %s: it is adopted", placed["instance"])
-        # Nobody was told of this machine yet: it holds nothing but what its image or an earlier try put there.
+        # Nobody works on this machine yet: it holds only what its image or an earlier try put there.
         fresh = replace(request, order=replace(request.order, overwrite=True))
         result = _restore(fresh, target, stages, placed["instance"], woken=placed["woken"])
         note_awake(target.name, request.store, placed["label"])

@@ -49,7 +49,7 @@ def destroy_instance(machine: str, store: str, order: SnapshotOrder) -> dict[str
 
 
 def note_asleep(name: str, block: Machine, store: Store, snapshot_id: str, provider: str) -> None:
-    """The bookkeeping after an instance is gone. The pending record goes last: whoever continues looks for it."""
+    """The bookkeeping after an instance is gone. The pending record goes last: a run that continues needs it."""
     instance = block.instance
     block.instance, block.status, block.snapshot = "", "asleep", snapshot_id
     save_machine(name, block)

@@ -1,1 +1,1 @@
-"""What runs on the machine: scan, pack, restore, verify, and the protocol by which it is told to."""
+"""What runs on the machine: scan, pack, restore and verify, and the protocol by which they are asked for."""

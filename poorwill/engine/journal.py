@@ -77,7 +77,7 @@ class Journal:
     def start(self, resumed: bool) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self.path, flags | (0 if resumed else os.O_TRUNC), 0o600)
-        if resumed:  # behind half an entry all others would be read askew
+        if resumed:  # behind half an entry all others would be misaligned
             os.truncate(self._fd, os.fstat(self._fd).st_size // _ENTRY_BYTES * _ENTRY_BYTES)
         else:
             os.write(self._fd, self._header)

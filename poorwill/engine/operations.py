@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any, TypeVar
 
 import blake3
@@ -83,13 +84,11 @@ class Operations:
     def _adopted(self, found: Iterable[requests.FoundPart], context: Context) -> list[Adopted]:
         adopted = []
         for part in found:
-            source = self._transfers.source(part.key, context)
-            try:
-                adopted.append(Adopted(part.number, part.size, read_index(source, part.size, part.key)))
-            except (Corrupt, Unsupported) as error:
-                log.warning("%s: it is packed again", error.message)
-            finally:
-                source.close()
+            with closing(self._transfers.source(part.key, context)) as source:
+                try:
+                    adopted.append(Adopted(part.number, part.size, read_index(source, part.size, part.key)))
+                except (Corrupt, Unsupported) as error:
+                    log.warning("%s: it is packed again", error.message)
         return adopted
 
     def op_pack(self, request: requests.Pack, context: Context) -> answers.PartSent:
@@ -139,11 +138,8 @@ class Operations:
 
     def op_verify(self, request: requests.Verify, context: Context) -> answers.PartVerified:
         verify = _needed(self._verify, "open_verify")
-        source = self._transfers.source(_key_of(verify.manifest, request.part_row), context)
-        try:
+        with closing(self._transfers.source(_key_of(verify.manifest, request.part_row), context)) as source:
             return verify.part(request.part_row, source, context)
-        finally:
-            source.close()
 
     def op_open_convert(self, request: requests.OpenConvert, context: Context) -> answers.ConvertPlanned:
         found, adopted = self._manifest(request.manifest, context), self._adopted(request.adopt, context)
@@ -189,11 +185,8 @@ class Operations:
         if not 0 < size <= limits.MANIFEST_BYTES_MAX:
             raise Corrupt(f"{key}: a manifest of {size} bytes, expected at most {limits.MANIFEST_BYTES_MAX}")
         data = bytearray(size)
-        source = self._transfers.source(key, context)
-        try:
+        with closing(self._transfers.source(key, context)) as source:
             source.read(0, memoryview(data))
-        finally:
-            source.close()
         found = blake3.blake3(data).hexdigest()
         if found != given.blake3:
             raise Corrupt(f"{key}: hashes to {found}, expected {given.blake3}", object=key)

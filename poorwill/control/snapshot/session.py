@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from poorwill.engine.meter import COUNTERS
 from poorwill.engine.protocol import lines
 from poorwill.engine.protocol.answers import MachineFacts
 from poorwill.engine.protocol.asking import Question, Request, answer_to
@@ -191,7 +192,7 @@ class EngineSession:
             try:
                 events.put_nowait(self._lost)
             except queue.Full:
-                pass  # who has that much to read sees that we are lost when it is read
+                pass  # it finds the session lost once it has read all that
         return self._lost
 
     def _listen(self) -> None:
@@ -210,7 +211,7 @@ class EngineSession:
 
     def _take(self, event: Event) -> None:
         if event.counters is not None:
-            self.counters = dict(event.counters)
+            self.counters = {name: event.counters.get(name, 0) for name in COUNTERS}
             self.on_progress(self.counters)
         if event.event == "progress":
             return
@@ -236,7 +237,7 @@ class EngineSession:
         reply = Reply(event.ask or 0)
         try:
             if answer is None:
-                raise EngineFailed(f"the engine asked '{event.question}', which nobody answers here")
+                raise EngineFailed(f"the engine asked '{event.question}', and this request answers no questions")
             reply = replace(reply, facts=fields.write(answer(read_question(event.question or "", event.facts))))
         except PoorwillError as error:
             reply = replace(reply, error=error.to_wire())
@@ -246,7 +247,7 @@ class EngineSession:
         try:
             self._send({"op": "answer", **fields.write(reply)})
         except PoorwillError:
-            return  # the engine is lost; whoever waits for it hears of that
+            return  # the engine is lost: every request that waits raises that
 
     def close(self) -> None:
         """End the engine. Idempotent."""

@@ -155,5 +155,5 @@ class SnapshotRun:
         )
 
     def remove_pending(self) -> bool:
-        """The last step of all: whoever continues this run must find the record until then. False if there was none."""
+        """The last step: until then, a run that continues this one needs the record. False if there was none."""
         return self._pending.remove()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import blake3
@@ -111,7 +111,7 @@ class ConvertRun:
             except BaseException:
                 sink.abandon()
                 raise
-        context.check()  # an attempt that was given up must not speak for one that came after it
+        context.check()  # an attempt that was given up must not overwrite what a later one did
         for name in ("offset", "stored", "codec", "stored_hash"):
             getattr(self._chunks, name)[rows] = getattr(index, name)
         self._chunks.part[rows] = number
@@ -148,14 +148,11 @@ class ConvertRun:
                     at += len(stored)
                     self._take(bench, int(rows[place]), stored, key, index, place, sink)
 
-            source = open_source(key)
-            try:
+            with closing(open_source(key)) as source:
                 found = read_index(source, int(self.source.parts.size[part_row]), key)
                 check_against_index(self.source, listed, found, key)
                 runs = runs_of(chunks.offset[listed], chunks.stored[listed], places)
                 self._reader.run(number, source, list(runs), work, context)
-            finally:
-                source.close()
         return index
 
     def _take(

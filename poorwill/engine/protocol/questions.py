@@ -59,7 +59,7 @@ QUESTIONS = {name_of(kind): kind for kind in _KINDS}
 
 
 def read_question(name: str, facts: object) -> Question[Any]:
-    """The question of an event. Refused if it is none of those above, Corrupt if a field does not fit."""
+    """The question of an event. Refused if there is no such question, Corrupt if a field does not fit."""
     if name not in QUESTIONS:
         raise Refused(f"the engine asked for '{name[:80]}', which is not part of its work")
     return fields.read(QUESTIONS[name], facts, f"question '{name}' of the engine")

@@ -144,7 +144,7 @@ REQUESTS = {name_of(kind): kind for kind in _KINDS}
 
 
 def read_request(op: str, given: object) -> Request[Any]:
-    """The request in a line. UsageError, which names the field, if it is none of those above."""
+    """The request in a line. UsageError if there is no such request, or if a field of it does not fit."""
     if op not in REQUESTS:
         raise UsageError(f"the engine knows no request '{op[:80]}'")
     return fields.read(REQUESTS[op], given, f"request '{op}'", UsageError)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import numpy as np
 
@@ -204,11 +204,8 @@ class RestoreRun:
             rows = np.flatnonzero((self.manifest.chunks.part == part_row) & self.left)
             fetched = self._not_here(part_row, rows, context)
             if len(fetched):
-                source = open_source()
-                try:
+                with closing(open_source()) as source:
                     self._fetch(part_row, fetched, source, context)
-                finally:
-                    source.close()
         stored = int(self.manifest.chunks.stored[fetched].sum(dtype=np.int64))
         return PartRestored(part_row, len(rows), stored)
 

@@ -19,6 +19,7 @@ import pytest
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import Answer, EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
+from poorwill.engine.meter import COUNTERS
 from poorwill.engine.protocol import lines
 from poorwill.engine.protocol.answers import MachineFacts
 from poorwill.engine.protocol.asking import Question, Request
@@ -272,10 +273,20 @@ def test_events_that_nobody_waits_for() -> None:
     """A result of a request that was not made is passed over, and so are fields that are not known."""
     said = [
         line(id=99, event="result", result={"a": 1}),
-        line(event="progress", counters={"sent_bytes": 5}, unknown=1),
+        line(event="progress", counters={"sent_bytes": 5, "unknown": 6}, unknown=1),
         line(id=1, event="result", result={"host": "box", "unknown": 2}),
     ]
     assert talk(ScriptedHost(answering(said))) == MachineFacts(host="box")
+
+
+def test_counters() -> None:
+    """All of them are there, whatever an engine says; those it leaves out are 0, and others are not kept."""
+    shown: list[dict[str, int]] = []
+    said = [line(event="progress", counters={"sent_bytes": 5, "unknown": 6}), line(id=1, event="result", result={})]
+    session = EngineSession(ScriptedHost(answering(said)), shown.append)
+    session.request(Hello(), deadline_s=SOON_S)
+    session.close()
+    assert shown == [{**dict.fromkeys(COUNTERS, 0), "sent_bytes": 5}] == [session.counters]
 
 
 def test_the_end_inside_a_line() -> None:
