@@ -120,11 +120,11 @@ def on_database(folder: Path, database_url: str | None, counts: Counts) -> OnDat
         _warm(built)
         _until_digested(built.server)
         status = _at_rate(built, counts.seconds, statuses=True)[0]
-        say(f"gateway, {name}: /status {_told(status)}")
+        say(f"gateway, {name}: /status {_shown(status)}")
         run = _at_rate(built, counts.seconds, runs=True)[1]
-        say(f"gateway, {name}: /run {_told(run)}")
+        say(f"gateway, {name}: /run {_shown(run)}")
         both_status, both_run = _at_rate(built, counts.seconds, statuses=True, runs=True)
-        say(f"gateway, {name}: both: /status {_told(both_status)}; /run {_told(both_run)}")
+        say(f"gateway, {name}: both: /status {_shown(both_status)}; /run {_shown(both_run)}")
         began_s = time.monotonic()
         memory = tuple(_memory(built, counts))
         rate = counts.memory_requests / (time.monotonic() - began_s)
@@ -190,7 +190,7 @@ def _memory(built: Rig, counts: Counts) -> Iterator[int]:
         yield rss_bytes(built.process.pid)
 
 
-def _told(latencies: Latencies) -> str:
+def _shown(latencies: Latencies) -> str:
     failed = f", {latencies.failed} FAILED" if latencies.failed else ""
     return f"p50 {latencies.p50_s * 1000:.0f} ms, p99 {latencies.p99_s * 1000:.0f} ms{failed}"
 

@@ -33,7 +33,7 @@ def _on(name: str, figures: OnDatabase | None, report: Report) -> Iterator[Findi
         return
     yield _latency(status, targets[0], figures.status, STATUS_P99_S_MAX)
     yield _latency(run, targets[1], figures.run, RUN_P99_S_MAX)
-    value = f"{_told(figures.both_status)}; {_told(figures.both_run)}"
+    value = f"{_shown(figures.both_status)}; {_shown(figures.both_run)}"
     yield Finding("gateway", both, "told", value, figures.both_status.failed + figures.both_run.failed == 0)
     share = growth(figures)
     value = f"{share:+.1%} ({figures.memory_bytes[SETTLED - 1] / 1e6:.0f} MB, {figures.memory_bytes[-1] / 1e6:.0f} MB)"
@@ -48,10 +48,10 @@ def growth(figures: OnDatabase) -> float:
 
 def _latency(what: str, target: str, latencies: Latencies, p99_s_max: float) -> Finding:
     met = latencies.failed == 0 and latencies.p99_s < p99_s_max
-    return Finding("gateway", what, target, _told(latencies), met)
+    return Finding("gateway", what, target, _shown(latencies), met)
 
 
-def _told(latencies: Latencies) -> str:
+def _shown(latencies: Latencies) -> str:
     failed = f"; {latencies.failed} FAILED" if latencies.failed else ""
     return (
         f"{latencies.p99_s * 1000:.0f} ms (median {latencies.p50_s * 1000:.0f}, most {latencies.most_s * 1000:.0f}), "

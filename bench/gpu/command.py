@@ -28,7 +28,7 @@ from bench.gpu.targets import findings
 from bench.report import Report
 from bench.tree import tree_digest
 from poorwill.codecs.gpu.gpu import Gpu
-from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.gpu_pool import Gpus
 from poorwill.codecs.gpu.lanes import Lane
 from poorwill.codecs.gpu.libraries import Libraries, load, usable_devices
 from poorwill.errors import Unsupported

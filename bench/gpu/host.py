@@ -18,7 +18,7 @@ from bench.measure import Spread
 from poorwill.codecs.base import Codec
 from poorwill.codecs.gpu import gpu, nvcomp_form
 from poorwill.codecs.gpu.gpu import Gpu
-from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.gpu_pool import Gpus
 from poorwill.codecs.gpu.lanes import Lane, address
 from poorwill.codecs.gpu.libraries import Libraries, pin
 from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu

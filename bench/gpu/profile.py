@@ -19,7 +19,7 @@ from bench.gpu.device import NewTimer
 from bench.gpu.report import GpuReport
 from poorwill.codecs.gpu import gpu
 from poorwill.codecs.gpu.gpu import Gpu
-from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.gpu_pool import Gpus
 from poorwill.codecs.gpu.lanes import Array, Coded, Lane
 from poorwill.codecs.gpu.libraries import Libraries
 from poorwill.codecs.toolset import Toolset
@@ -54,7 +54,7 @@ STAGES = {
     "codecs/zstd_ffi.py": "code on the CPU",
     "codecs/openzl.py": "code on the CPU",
     "gpu/nvcomp_form.py": "pin and prepare",
-    "gpu/gpus.py": "pin and prepare",
+    "gpu/gpu_pool.py": "pin and prepare",
     "gpu/decision.py": "pin and prepare",
     "engine/pool.py": "idle",
 }
@@ -222,9 +222,9 @@ def measure(
     os.environ["POORWILL_STATE_DIR"] = str(scratch / "state")
     engine = InProcess(Toolset(lambda: gpus, len(os.sched_getaffinity(0))), scratch / "parts")
     try:
-        with _told("snapshot", report, ledger):
+        with _stage_rows("snapshot", report, ledger):
             coding = engine.snapshot(workspace, "ans")
-        with _told("restore", report, ledger):
+        with _stage_rows("restore", report, ledger):
             engine.restore(scratch / "restored")
         if coding is None or coding.by != "gpu" or gpus.fell_back:
             raise RuntimeError(f"not all was coded by the GPU: {gpus.warning or coding}")
@@ -238,7 +238,7 @@ def measure(
 
 
 @contextmanager
-def _told(step: str, report: GpuReport, ledger: Ledger) -> Iterator[None]:
+def _stage_rows(step: str, report: GpuReport, ledger: Ledger) -> Iterator[None]:
     """Rows of what the block did."""
     ledger.seconds.clear()
     began_s = time.perf_counter()

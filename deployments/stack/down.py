@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deployments.servers.daemon import Daemon
-from deployments.stack import private_files
+from deployments.stack import secret_files
 from deployments.stack.parts import left_running
 from poorwill.errors import Refused
 
@@ -21,14 +21,14 @@ QUIET_S = 5.0
 ORDER = ("api", "worker", "prefect", "s3")
 """Nothing new comes in, runs end, and only then goes what they need."""
 FOLDERS = ("run", "logs", "prefect", "s3", "machines", "model", ".model-draft", "state", "scratch")
-FILES = (private_files.STACK, private_files.TOKENS, private_files.AUTH, private_files.WEBHOOK_SECRET)
+FILES = (secret_files.STACK, secret_files.TOKENS, secret_files.AUTH, secret_files.WEBHOOK_SECRET)
 Say = Callable[[str], None]
 
 
 def down(folder: Path, *, drain_timeout_s: float, say: Say) -> None:
     """SIGTERM, a wait, SIGKILL. A worker first has `drain_timeout_s` to let its runs end. Idempotent. PoorwillError."""
     running = {part.name: part for part in left_running(folder)}
-    (folder / private_files.STACK).unlink(missing_ok=True)
+    (folder / secret_files.STACK).unlink(missing_ok=True)
     for name in ORDER:
         if part := running.get(name):
             _end(part, drain_timeout_s if name == "worker" else 0.0, say)
@@ -38,7 +38,7 @@ def down(folder: Path, *, drain_timeout_s: float, say: Say) -> None:
 def purge(folder: Path, say: Say) -> None:
     """Remove what the stack keeps in the folder, and the folder if that was all. Refused if no stack was there: the
     folder's name comes from the environment, and the names in it are those of many a home."""
-    mark = folder / private_files.S3_KEYS
+    mark = folder / secret_files.S3_KEYS
     if not mark.is_file() and any((folder / name).exists() for name in FOLDERS):
         raise Refused(f"{folder} is not the folder of a stack (it has no {mark.name}): nothing was removed")
     for name in FOLDERS:

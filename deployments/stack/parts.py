@@ -12,7 +12,7 @@ from pathlib import Path
 from deployments.servers import loopback, prefect_server, s3_server
 from deployments.servers.daemon import Daemon
 from deployments.servers.worker_process import worker_command
-from deployments.stack.private_files import s3_keys
+from deployments.stack.secret_files import s3_keys
 from deployments.stack.settings import PARTS, StackSettings
 from poorwill.engine.machine import nvidia_smi
 from poorwill.errors import PoorwillError

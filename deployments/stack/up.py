@@ -16,7 +16,7 @@ from deployments.servers.loopback import port_is_free
 from deployments.servers.tiny_model_build import TinyModelBuild
 from deployments.servers.worker_process import STARTED
 from deployments.stack import parts as stack_parts
-from deployments.stack import private_files
+from deployments.stack import secret_files
 from deployments.stack.settings import StackSettings
 from poorwill.errors import DeadlineExceeded, PoorwillError, Refused
 
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 def up(settings: StackSettings, say: Say) -> None:
     """Idempotent, also after a part was killed. `say` gets a line for each change. PoorwillError, OSError."""
-    private_files.make_secrets(settings)
+    secret_files.make_secrets(settings)
     parts = stack_parts.parts(settings)
     missing = [part for part in parts if part.running() is None]
     if outdated := [part.name for part in parts if part.is_outdated()]:
@@ -60,7 +60,7 @@ def up(settings: StackSettings, say: Say) -> None:
     for part in worker:
         part.start()
     _wait_until_healthy(worker, changed)
-    private_files.write_stack_file(settings)
+    secret_files.write_stack_file(settings)
     _summary(settings, changes, say)
 
 
@@ -112,7 +112,7 @@ def _begin_stand_in(settings: StackSettings, running: ExitStack) -> TinyModelBui
 
 def _begin_registration(settings: StackSettings, running: ExitStack) -> subprocess.Popen[str]:
     """In a process of its own, with this stack's settings alone; it waits for the server by itself."""
-    secret = settings.webhook_secret_file or settings.stack_dir / private_files.WEBHOOK_SECRET
+    secret = settings.webhook_secret_file or settings.stack_dir / secret_files.WEBHOOK_SECRET
     variables = {
         **os.environ,
         **stack_parts.client_variables(settings),

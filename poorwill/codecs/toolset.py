@@ -18,7 +18,7 @@ from poorwill.codecs.planes import Planes
 from poorwill.errors import Unsupported
 
 if TYPE_CHECKING:
-    from poorwill.codecs.gpu.gpus import Gpus
+    from poorwill.codecs.gpu.gpu_pool import Gpus
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def no_gpus() -> Gpus:
 
 def gpus_of_this_machine() -> Gpus:
     """Opened when first needed: the libraries take seconds and the device's memory. Unsupported without one."""
-    from poorwill.codecs.gpu.gpus import open_gpus
+    from poorwill.codecs.gpu.gpu_pool import open_gpus
 
     return open_gpus()
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from bench.chunks import KINDS, chunk
-from poorwill.codecs.gpu.gpus import open_gpus
+from poorwill.codecs.gpu.gpu_pool import open_gpus
 from poorwill.codecs.toolset import Toolset
 from poorwill.control.records import catalog
 from poorwill.errors import HostUnfit, Unsupported

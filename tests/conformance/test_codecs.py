@@ -15,7 +15,7 @@ pytest.register_assert_rewrite("tests.conformance.codec_suite")
 
 from bench.chunks import chunk  # noqa: E402
 from poorwill.codecs.base import Codec  # noqa: E402
-from poorwill.codecs.gpu.gpus import open_gpus  # noqa: E402
+from poorwill.codecs.gpu.gpu_pool import open_gpus  # noqa: E402
 from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu  # noqa: E402
 from poorwill.codecs.openzl import OpenZL  # noqa: E402
 from poorwill.codecs.planes import PLANE_BLOCK_BYTES, Layout, Planes  # noqa: E402

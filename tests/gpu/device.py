@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.codecs.gpu.gpus import Gpus, open_gpus
+from poorwill.codecs.gpu.gpu_pool import Gpus, open_gpus
 from poorwill.codecs.gpu.libraries import Libraries, load, usable_devices
 from poorwill.errors import Unsupported
 

@@ -15,7 +15,7 @@ from poorwill.codecs.base import Codec  # noqa: E402
 from poorwill.codecs.chooser import LayoutCodec, estimate  # noqa: E402
 from poorwill.codecs.gpu import nvcomp_form  # noqa: E402
 from poorwill.codecs.gpu.gpu import Gpu  # noqa: E402
-from poorwill.codecs.gpu.gpus import Gpus, open_gpus  # noqa: E402
+from poorwill.codecs.gpu.gpu_pool import Gpus, open_gpus  # noqa: E402
 from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu  # noqa: E402
 from poorwill.codecs.planes import Layout, Planes  # noqa: E402
 from tests.conformance.codec_suite import CodecSuite, decoded, encoded  # noqa: E402

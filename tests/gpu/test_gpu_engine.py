@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from poorwill.codecs.chooser import Chooser
-from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.gpu_pool import Gpus
 from poorwill.codecs.gpu.nvcomp import PlanesOnGpu
 from poorwill.codecs.toolset import Toolset
 from poorwill.control.snapshot.needs import of as needs_of

@@ -13,7 +13,7 @@ import pytest
 from bench.chunks import chunk
 from poorwill.codecs.chooser import Chooser
 from poorwill.codecs.gpu.gpu import Gpu
-from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.gpu_pool import Gpus
 from poorwill.codecs.gpu.libraries import usable_devices
 from poorwill.codecs.gpu.nvcomp import NvcompAns
 from poorwill.codecs.planes import Planes

@@ -20,7 +20,7 @@ from poorwill.codecs.planes import Layout, Planes
 from poorwill.snapshot import limits
 
 if TYPE_CHECKING:
-    from poorwill.codecs.gpu.gpus import Gpus
+    from poorwill.codecs.gpu.gpu_pool import Gpus
 
 SAMPLE_BYTES = limits.CHUNK_BYTES
 SAMPLING_S = 0.4

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from poorwill.codecs import registry
 from poorwill.codecs.gpu import nvcomp_form
-from poorwill.codecs.gpu.gpus import Gpus
+from poorwill.codecs.gpu.gpu_pool import Gpus
 from poorwill.codecs.gpu.nvcomp_form import Form
 from poorwill.codecs.planes import Layout, Planes
 

@@ -16,7 +16,7 @@ from bench.chunks import chunk
 from poorwill.codecs.chooser import Chooser
 from poorwill.codecs.gpu import gpu
 from poorwill.codecs.gpu.gpu import Gpu
-from poorwill.codecs.gpu.gpus import Gpus, open_gpus
+from poorwill.codecs.gpu.gpu_pool import Gpus, open_gpus
 from poorwill.codecs.gpu.layout import stacked
 from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu
 from poorwill.codecs.gpu.queue import BatchQueue, Request, planned

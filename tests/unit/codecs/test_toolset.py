@@ -12,7 +12,7 @@ from bench.chunks import chunk
 from poorwill.codecs.chooser import estimate
 from poorwill.codecs.gpu import decision
 from poorwill.codecs.gpu.decision import ENOUGH_MB_S, decide, measure, weights
-from poorwill.codecs.gpu.gpus import Gpus, open_gpus
+from poorwill.codecs.gpu.gpu_pool import Gpus, open_gpus
 from poorwill.codecs.gpu.nvcomp import NvcompAns
 from poorwill.codecs.planes import Planes
 from poorwill.codecs.toolset import Toolset

@@ -116,7 +116,7 @@ class Orphans(RuleBasedStateMachine):
             self.save(Block(instance.id, "awake" if intent.woken else "waking", snapshot_id))
             if broken:
                 raise ProviderUnavailable("the restore failed")
-            self._told(instance.id, label)
+            self._mark_woken(instance.id, label)
             self.save(Block(instance.id, "awake", snapshot_id))
         except PoorwillError:
             if label:
@@ -125,7 +125,7 @@ class Orphans(RuleBasedStateMachine):
                 self.save(replace(self.block, instance="", status="asleep"))
             raise
 
-    def _told(self, instance: str, label: str) -> None:
+    def _mark_woken(self, instance: str, label: str) -> None:
         try:
             provisioning.mark_woken(self.store, label)
         finally:
