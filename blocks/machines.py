@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -56,6 +57,11 @@ class Machine(SshAccess):
         if isinstance(found, SshEndpoint):
             return SshEndpoint(found.host, found.port, self.ssh_user or found.user)
         return found
+
+    def price_per_hour(self) -> float | None:
+        """What this instance costs, in US dollars; None if the provider does not tell it. Errors of the provider."""
+        price = self.provider.open().get(self.instance).price_per_hour
+        return None if isnan(price) else price
 
     def identity(self) -> Identity:
         """The machine's own key, else that of its provider."""

@@ -214,9 +214,9 @@ def _act(row: Row, verdict: Verdict, request: Request) -> tuple[Row, Watch]:
 
 
 def _ended(run: FlowRun) -> str:
-    state = run.state.name if run.state is not None else "unknown"
-    message = (run.state.message or "") if run.state is not None else ""
-    return f"watched anew: hibernation {run.name} ended as {state}{': ' + message[:300] if message else ''}"
+    state = run.state
+    message = f": {state.message[:300]}" if state is not None and state.message else ""
+    return f"watched anew: hibernation {run.name} ended as {state.name if state is not None else 'unknown'}{message}"
 
 
 def _hibernate(row: Row, watch: Watch, request: Request) -> Row:

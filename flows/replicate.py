@@ -17,7 +17,7 @@ from flows.stages import failed, threads
 from flows.wake_run import Request, Target, check_host, plan, resolve_as, snapshot_id_of, wake_target
 from poorwill.control.machine.costs import summed
 from poorwill.control.records import catalog
-from poorwill.errors import EngineFailed, PoorwillError, from_wire
+from poorwill.errors import EngineFailed, PoorwillError
 from poorwill.providers.base import Wish, checked_path
 from poorwill.snapshot import ids, limits
 from poorwill.snapshot.order import RestoreOrder
@@ -127,8 +127,7 @@ def _one(request: Request, target: Target) -> Replica:
     except PoorwillError as error:
         return Replica(target, error=error)
     except Exception as error:  # of one replica: it must not hide what became of the others
-        said = EngineFailed(f"{type(error).__name__}: {error}"[:500])
-        return Replica(target, error=said)
+        return Replica(target, error=EngineFailed(f"{type(error).__name__}: {error}"[:500]))
 
 
 def _awake_already(target: Target) -> dict[str, Any] | None:
@@ -191,7 +190,7 @@ def summary(snapshot_id: str, request: Request, replicas: list[Replica]) -> dict
             f"{len(errors)} of {len(rows)} machines are not awake: {each}. Awake: {', '.join(awake) or 'none'}; "
             f"all that bills costs ${price_per_hour:.3f} an hour"
         )
-        raise from_wire({"type": type(errors[0]).__name__, "message": message, "facts": result})
+        raise type(errors[0])(message, **result)
     return result
 
 

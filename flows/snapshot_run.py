@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from math import isnan
 from typing import Any
 
 from prefect.context import FlowRunContext
@@ -141,7 +140,7 @@ def _alone_on(request: Request, block: Machine) -> Iterator[Machine]:
 
 @contextmanager
 def _alert_if_it_bills(request: Request, instance: str) -> Iterator[None]:
-    """Nothing is lost then, and somebody has to see to the machine."""
+    """Emit an event for an error inside: nothing is lost, but an operator has to destroy the machine."""
     try:
         yield
     except Exception as error:
@@ -156,8 +155,7 @@ def _alert_if_it_bills(request: Request, instance: str) -> Iterator[None]:
 
 def _price_per_hour(block: Machine) -> float | None:
     try:
-        price = block.provider.open().get(block.instance).price_per_hour
-        return None if isnan(price) else price
+        return block.price_per_hour()
     except PoorwillError as error:
         get_run_logger().warning("the price of %s is not known: %s", block.instance, error.message)
         return None

@@ -20,7 +20,7 @@ from poorwill.control.records import catalog
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.restore_run import check_needs
 from poorwill.engine.machine.nvidia_smi import gpus_and_driver
-from poorwill.errors import NotFound, PoorwillError, Refused, UsageError, from_wire
+from poorwill.errors import NotFound, PoorwillError, Refused, UsageError
 from poorwill.providers.base import Wish
 from poorwill.snapshot import ids
 from poorwill.snapshot.metadata import Metadata
@@ -232,13 +232,13 @@ def _provision_and_restore(request: Request, target: Target, stages: Stages) -> 
         return {**result, "price_per_hour": placed["price_per_hour"]}
     except BaseException as error:
         sessions.close(target.run)
-        said = discard(*own)
-        if MAY_BILL in said:
-            emit(STILL_BILLING, "machine", target.name, f"the wake of {target.name} failed, and {said}")
-        if said and isinstance(error, PoorwillError):
-            raise from_wire({**error.to_wire(), "message": f"{error.message}; {said}"}) from None
-        if said:
-            get_run_logger().warning("%s", said)
+        left = discard(*own)
+        if MAY_BILL in left:
+            emit(STILL_BILLING, "machine", target.name, f"the wake of {target.name} failed, and {left}")
+        if left and isinstance(error, PoorwillError):
+            raise type(error)(f"{error.message}; {left}", **error.facts) from None
+        if left:
+            get_run_logger().warning("%s", left)
         raise
 
 
@@ -250,7 +250,7 @@ def _provisioned(own: tuple[str, str, str, str | None, str], request: Request, t
         if not target.needed():
             raise
         message = f"{error.message}; snapshot {target.snapshot_id} needs {target.needed()}"
-        raise from_wire({**error.to_wire(), "message": message}) from None
+        raise type(error)(message, **error.facts) from None
 
 
 def _restore(request: Request, target: Target, stages: Stages, instance: str, woken: bool = False) -> dict[str, Any]:
@@ -291,12 +291,11 @@ def _restore_once(request: Request, target: Target, stages: Stages) -> dict[str,
 
 
 def _start(request: Request, target: Target, stages: Stages) -> None:
-    """The start command, once the machine is awake: its failure leaves the machine, and says so."""
+    """The start command, once the machine is awake: if it fails, the machine stays, and the error says so."""
     try:
         with stages("start command"):
             open_machine(target.run, target.name, request.store, request.order.workspace)
             run_command(target.run, str(request.start_command))
     except PoorwillError as error:
-        wire = error.to_wire()
         message = f"machine {target.name} is awake and bills, but its start command failed: {error.message}"
-        raise from_wire({**wire, "message": message}) from None
+        raise type(error)(message, **error.facts) from None

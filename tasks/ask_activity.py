@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from math import isnan
 from typing import Any
 
 from prefect import task
 
 from blocks.lookup import machine_block
-from blocks.machines import Machine
 from poorwill.control.records import catalog
 from poorwill.engine.protocol.requests import Activity
 from poorwill.errors import NotFound, PoorwillError
@@ -35,7 +33,12 @@ def ask_activity(run: str, machine: str, store: str, workspace: str, window_s: f
         workspace: path on the machine.
         window_s: for how long to look.
     """
-    price = _price_per_hour(machine, machine_block(machine))
+    try:
+        price = machine_block(machine).price_per_hour()
+    except NotFound as error:
+        raise NotFound(f"machine {machine}: {error.message}: correct its block, or wake it again") from None
+    except PoorwillError:
+        price = None
     try:
         live = sessions.reach(run, machine, store, workspace)
         return {
@@ -59,14 +62,3 @@ def _kept_elsewhere(live: Live, workspace: str) -> str | None:
     # A machine that is a directory of this host has that before all of its paths, and another one after each wake.
     same = kept == workspace if live.workspace == workspace else kept.endswith(workspace)
     return None if same else kept
-
-
-def _price_per_hour(machine: str, block: Machine) -> float | None:
-    """None if the provider does not tell it. NotFound if it has no such instance."""
-    try:
-        price = block.provider.open().get(block.instance).price_per_hour
-    except NotFound as error:
-        raise NotFound(f"machine {machine}: {error.message}: correct its block, or wake it again") from None
-    except PoorwillError:
-        return None
-    return None if isnan(price) else price
