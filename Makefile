@@ -24,7 +24,7 @@ IMAGES := deployments/docker
 without = $$(sed -nE 's/^([^ =]+)==.*/--no-emit-package \1/p' $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status demo test test-gpu lint lock bench bench-gpu clean distclean
+.PHONY: help up down status demo test test-long test-gpu lint lock bench bench-gpu clean distclean
 
 help:
 	@echo "make up            start everything in the background: Prefect, a worker, the gateway, S3; deploy all flows"
@@ -32,7 +32,8 @@ help:
 	@echo "make down          end it; ARGS=--purge removes its data too"
 	@echo "make demo          hibernate and wake a workspace and make a video, with its own S3 and Prefect server"
 	@echo "make demo KEEP=1   the same, and leave the servers up"
-	@echo "make test          lint, then all tests"
+	@echo "make test          lint, then all tests but the long ones"
+	@echo "make test-long     the tests that are long by nature: fuzzing, chaos, a kill at every call, a browser"
 	@echo "make lint          ruff, mypy, the import contracts, lengths and rooms alone"
 	@echo "make lock          pin the newest versions that work together, and hashes of what is shipped"
 	@echo "make test-gpu      the tests that need an NVIDIA GPU, and its wheels alone; GPU_EXTRA=gpu-cu13 for CUDA 13"
@@ -73,6 +74,9 @@ demo: $(INSTALLED)
 
 test: lint
 	$(BIN)/python -m pytest -n 3
+
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest -n 3 -m long
 
 # Without tests/conftest.py and the options of pyproject.toml, which need packages that a GPU machine has not.
 test-gpu: $(GPU_INSTALLED)

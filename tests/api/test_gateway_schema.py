@@ -19,6 +19,8 @@ from flows.snapshot import snapshot
 from flows.wake import wake
 from tests.support.api_gateway import AUTHORIZED, Stage, served
 
+pytestmark = pytest.mark.long
+
 EXAMPLES_MAX = 8
 CHECKS = [
     checks.not_a_server_error,

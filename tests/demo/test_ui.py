@@ -23,6 +23,8 @@ from tests.support import browser
 from tests.support.flow_world import World
 from tests.worker.rig import until
 
+pytestmark = pytest.mark.long
+
 POOL = "ui"
 SUBMISSIONS_MAX = 5
 

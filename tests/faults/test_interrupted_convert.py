@@ -28,6 +28,8 @@ from tests.support.runs import MACHINE, Converted, Taken, convert, part_objects,
 from tests.support.trees import differences
 from tests.support.workspaces import aged, safetensors
 
+pytestmark = pytest.mark.long
+
 FILES = 5
 OLD = "20260101T000000Z-00000001"
 # A control side, its engine on a thread, that ends itself, as SIGKILL would end it, at the n-th call of a method of the

@@ -29,6 +29,8 @@ from tests.support.runs import Restored, Taken, restore, take
 from tests.support.trees import differences
 from tests.support.workspaces import CHUNK_BYTES, aged, noise
 
+pytestmark = pytest.mark.long
+
 JOURNAL = ".poorwill-restore"
 SMALL = 200_000
 

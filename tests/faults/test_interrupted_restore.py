@@ -28,6 +28,8 @@ from tests.support.runs import restore, take
 from tests.support.trees import differences
 from tests.support.workspaces import CHUNK_BYTES, SKIPPED, aged, make_everything, make_large
 
+pytestmark = pytest.mark.long
+
 JOURNAL = ".poorwill-restore"
 HEADER_BYTES = 40
 

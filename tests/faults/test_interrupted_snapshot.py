@@ -25,6 +25,8 @@ from tests.support.s3_connection import connect
 from tests.support.trees import differences
 from tests.support.workspaces import CHUNK_BYTES, aged, make_large
 
+pytestmark = pytest.mark.long
+
 CHUNKS = 3
 INDEX_BYTES_MAX = 1000
 # A control side that ends itself, as SIGKILL would end it, at the n-th call of a method of the store.

@@ -24,6 +24,8 @@ from tests.support.flow_world import SNAPSHOT_ID, World
 from tests.support.runs import restore
 from tests.support.told_events import told
 
+pytestmark = pytest.mark.long
+
 PARTS = 4
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -25,6 +26,8 @@ from poorwill.store.local import LocalStore
 from tests.support.doubles.clock import SleepingClock
 from tests.support.doubles.rented_machines import RentedMachines
 from tests.support.hooked_store import hooked
+
+pytestmark = pytest.mark.long
 
 SNAPSHOTS = ("20260102T030405Z-0000abcd", "20260102T030405Z-0000beef")
 MACHINE = "m"

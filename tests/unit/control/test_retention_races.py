@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.removal_world import GRACE_S, Op, RemovalWorld
 
+pytestmark = pytest.mark.long
+
 CALLS_MAX = 400
 OLD, CHILD = frozenset({1, 2}), frozenset({2, 3})
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.support.removal_world import GRACE_S, MACHINES, Op, RemovalWorld
+
+pytestmark = pytest.mark.long
 
 small = st.integers(0, 7)
 pieces = st.frozensets(st.integers(0, 4), min_size=1, max_size=3)
