@@ -33,7 +33,7 @@ INDEX_BYTES_MAX = 1000
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from poorwill.remote.local import LocalHost
+from poorwill.remote.local_host import LocalHost
 from poorwill.store.local import LocalStore
 from tests.support.hooked_store import hooked
 from tests.support.runs import take

@@ -7,6 +7,8 @@ import pytest
 from tests.worker import jobs
 from tests.worker.rig import Rig
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("how", "state", "says"),

@@ -10,6 +10,8 @@ import pytest
 from tests.worker import jobs
 from tests.worker.rig import Rig
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("same_host", [True, False], ids=["seen by its lock", "seen by its heartbeats"])
 def test_the_run_of_a_killed_worker_begins_anew(rig: Rig, tmp_path: Path, same_host: bool) -> None:
