@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from poorwill.errors import TransientError
@@ -124,6 +123,8 @@ def retry_after_s(header: str, now_s: float) -> float:
     """
     if header.isdecimal() and header.isascii():
         return float(header)
+    from email.utils import parsedate_to_datetime  # some ms, which every start of the program would pay
+
     try:
         return float(parsedate_to_datetime(header).timestamp()) - now_s
     except (ValueError, TypeError, OverflowError, OSError):

@@ -1,7 +1,7 @@
-"""Dataclasses as JSON objects: written as their annotations say, and read with every field checked.
+"""Dataclasses and NamedTuples as JSON objects: written as their annotations say, and read with every field checked.
 
 A field may be a str, bool, int (from 0 to 2**63 - 1), float (finite), bytes (a file name, as the text that os.fsdecode
-gives), Literal, Any, another such dataclass, tuple[T, ...], Mapping[str, T] or Mapping[int, T], any of these or None,
+gives), Literal, Any, another such record, tuple[T, ...], Mapping[str, T] or Mapping[int, T], any of these or None,
 and Annotated with a Range or a Length. What an object has beyond a class's fields is ignored when it is read, or kept
 where the class has a place for it (INLINE).
 """
@@ -63,7 +63,7 @@ def write(record: Any, kind: type | None = None) -> dict[str, Any]:
 
 
 def _plain(value: Any, hint: Any = None) -> Any:
-    if is_dataclass(value):
+    if _is_record(value):
         return write(value, hint if is_dataclass(hint) else None)  # type: ignore[arg-type]
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
@@ -115,14 +115,28 @@ class _Field:
 @cache
 def _fields_of(kind: type) -> tuple[_Field, ...]:
     hints = get_type_hints(kind, include_extras=True)
-    names = frozenset(field.name for field in dataclasses.fields(kind))
+    declared: list[Any] = list(dataclasses.fields(kind)) if is_dataclass(kind) else _of_tuple(kind)
+    names = frozenset(field.name for field in declared)
     found = []
-    for field in dataclasses.fields(kind):
+    for field in declared:
         hint, inline = hints[field.name], "inline" in field.metadata
         read = partial(_others, names) if inline and not is_dataclass(hint) else _reader(hint)
         required = field.default is MISSING and field.default_factory is MISSING
         found.append(_Field(field.name, hint, field.default, required, inline, "sparse" in field.metadata, read))
     return tuple(sorted(found, key=lambda field: field.inline and not is_dataclass(field.hint)))
+
+
+def _of_tuple(kind: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a NamedTuple as those of a dataclass."""
+    found = []
+    for name in kind._fields:
+        found.append(dataclasses.field(default=kind._field_defaults.get(name, MISSING)))
+        found[-1].name = name
+    return found
+
+
+def _is_record(kind: object) -> bool:
+    return is_dataclass(kind) or hasattr(kind, "_fields")
 
 
 @cache
@@ -136,7 +150,7 @@ def _reader(hint: Any) -> Callable[[object], Any]:
         return _float
     if hint is bytes:
         return _file_name
-    if is_dataclass(hint):
+    if _is_record(hint):
         return partial(_record, cast(type, hint))
     if origin is Literal:
         return partial(_one_of, given)

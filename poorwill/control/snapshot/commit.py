@@ -11,7 +11,7 @@ import numpy as np
 from poorwill.codecs import registry
 from poorwill.control.snapshot.presigned_grants import PartGrants
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.protocol.answers import ManifestSent, PartSent
+from poorwill.engine.protocol.answers import ManifestSent, PartSent, SnapshotManifestSent
 from poorwill.engine.protocol.asking import Request
 from poorwill.errors import Corrupt, EngineFailed
 from poorwill.snapshot import fields, keys, limits, manifest
@@ -20,7 +20,7 @@ from poorwill.snapshot.metadata import CodecTotals, Coding, ManifestReference, T
 from poorwill.snapshot.tables import Kind, Manifest
 from poorwill.store.base import Store
 
-Sent = TypeVar("Sent", bound=ManifestSent)
+Sent = TypeVar("Sent", ManifestSent, SnapshotManifestSent)
 
 
 def complete_part(store: Store, grants: PartGrants, number: int, sent: PartSent) -> PartSent:

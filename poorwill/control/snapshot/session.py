@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from poorwill.engine.meter import COUNTERS
@@ -238,12 +237,12 @@ class EngineSession:
         try:
             if answer is None:
                 raise EngineFailed(f"the engine asked '{event.question}', and this request answers no questions")
-            reply = replace(reply, facts=fields.write(answer(read_question(event.question or "", event.facts))))
+            reply = reply._replace(facts=fields.write(answer(read_question(event.question or "", event.facts))))
         except PoorwillError as error:
-            reply = replace(reply, error=error.to_wire())
+            reply = reply._replace(error=error.to_wire())
         except Exception as error:
             log.exception("answering the engine failed")
-            reply = replace(reply, error=EngineFailed(f"{event.question}: {type(error).__name__}").to_wire())
+            reply = reply._replace(error=EngineFailed(f"{event.question}: {type(error).__name__}").to_wire())
         try:
             self._send({"op": "answer", **fields.write(reply)})
         except PoorwillError:

@@ -1,10 +1,12 @@
-"""What an engine answers to requests."""
+"""What an engine answers to requests.
+
+They are NamedTuples: the classes are made in an eighth of the time of dataclasses, and every start makes them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from poorwill.engine.protocol.asking import GPUS_MAX, PartBytes, PartNumber, PartRow, PlannedParts, Text
 from poorwill.snapshot import limits
@@ -12,8 +14,7 @@ from poorwill.snapshot.fields import Length, Range
 from poorwill.store.base import Piece
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """A path below the workspace, and why it, or something of it, is left out."""
 
     path: bytes
@@ -23,8 +24,7 @@ class LeftOut:
 LeftOutList = Annotated[tuple[LeftOut, ...], Length(limits.LEFT_OUT_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
-class MachineFacts:
+class MachineFacts(NamedTuple):
     """What an engine tells about its machine; what it does not tell is empty."""
 
     host: Text = ""
@@ -44,16 +44,14 @@ class MachineFacts:
     protocol: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class CommandEnd:
+class CommandEnd(NamedTuple):
     """How a command ended; a negative status is a signal."""
 
     status: Annotated[int, Range(-(1 << 31), 1 << 31)]
     output: str
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(NamedTuple):
     """What a scan found, and the parts to pack for it."""
 
     entries: int
@@ -64,8 +62,7 @@ class Planned:
     plan_hash: Annotated[str, Length(100)]
 
 
-@dataclass(frozen=True, slots=True)
-class PartSent:
+class PartSent(NamedTuple):
     """A part whose bytes were sent; of 0 bytes if there is nothing to complete."""
 
     part: PartNumber
@@ -76,21 +73,19 @@ class PartSent:
     stored_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodingTold:
+class CodingTold(NamedTuple):
     """Who coded, and why."""
 
     by: Text
     codec: Text
     reason: Text
-    warning: Text = ""
     rates_mb_s: Annotated[Mapping[str, Annotated[int, Range(0, 1 << 53)]], Length(8)]
     versions: Annotated[Mapping[str, Text], Length(8)]
     fell_back: int
+    warning: Text = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestSent:
+class ManifestSent(NamedTuple):
     """What the pages of a manifest held, and who coded what it lists."""
 
     bytes: Annotated[int, Range(0, limits.MANIFEST_BYTES_MAX)]
@@ -98,23 +93,23 @@ class ManifestSent:
     coding: CodingTold | None
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotManifestSent(ManifestSent):
+class SnapshotManifestSent(NamedTuple):
     """The same of a snapshot that was taken."""
 
+    bytes: Annotated[int, Range(0, limits.MANIFEST_BYTES_MAX)]
+    blake3: str
+    coding: CodingTold | None
     left_out: LeftOutList
     left_out_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(NamedTuple):
     """A few of the paths that differ."""
 
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PartListed:
+class PartListed(NamedTuple):
     """A part, by its row in the manifest's table."""
 
     row: PartRow
@@ -122,8 +117,7 @@ class PartListed:
     size: PartBytes
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreOpened:
+class RestoreOpened(NamedTuple):
     """What a restore has before it, at most."""
 
     parts: tuple[PartListed, ...]
@@ -132,8 +126,7 @@ class RestoreOpened:
     resumed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PartRestored:
+class PartRestored(NamedTuple):
     """How many chunks of a part had to be put in place, and what was fetched for them."""
 
     part: PartRow
@@ -141,8 +134,7 @@ class PartRestored:
     stored_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(NamedTuple):
     """A restore that is whole: entries by kind, and where the bytes came from."""
 
     restored: Mapping[str, int]
@@ -155,15 +147,13 @@ class Restored:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PartsListed:
+class PartsListed(NamedTuple):
     """What can be verified."""
 
     parts: tuple[PartListed, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PartVerified:
+class PartVerified(NamedTuple):
     """A part that was read, and is as the manifest says."""
 
     part: PartRow
@@ -171,8 +161,7 @@ class PartVerified:
     chunks: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertPlanned:
+class ConvertPlanned(NamedTuple):
     """The parts that a conversion writes, and what is to be read, and coded anew, for them."""
 
     parts: PlannedParts

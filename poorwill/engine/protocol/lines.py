@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 from poorwill.errors import Corrupt, EngineLost
 
@@ -24,8 +23,7 @@ Message = dict[str, Any]
 EventKind = Literal["result", "error", "ask", "page", "progress"]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What stands in the line of a request besides its own fields."""
 
     op: str
@@ -38,15 +36,13 @@ class Call:
         return Event(kind, self.id, self.attempt, **fields)
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(NamedTuple):
     """The line with the `op` "cancel": the request that is to stop."""
 
     target: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The line with the `op` "answer": to the question of that number, unless there is an error."""
 
     ask: int
@@ -54,8 +50,7 @@ class Reply:
     error: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A line of the engine's. Only "progress" belongs to no request; the last fields are each of one kind of event."""
 
     event: EventKind

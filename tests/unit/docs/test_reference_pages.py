@@ -55,7 +55,7 @@ def quoted(text: str) -> set[str]:
 def fields_of(kind: type) -> set[str]:
     """Of a record's JSON object; none of what is not a record."""
     if not dataclasses.is_dataclass(kind):
-        return set()
+        return set(getattr(kind, "_fields", ()))
     hints = get_type_hints(kind)
     inline = [hints[each.name] for each in dataclasses.fields(kind) if "inline" in each.metadata]
     own = {each.name for each in dataclasses.fields(kind) if "inline" not in each.metadata}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,12 @@ from poorwill.snapshot.fields import INLINE, Length, Range
 class Piece:
     number: Annotated[int, Range(1, 10)]
     tag: Annotated[str, Length(3)] = ""
+
+
+class Row(NamedTuple):
+    name: bytes
+    piece: Piece
+    count_: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,15 @@ def test_a_record_and_its_object() -> None:
     assert fields.write(Sent(b"n", (), {}, coding=None)).keys() == OBJECT.keys() - {"first", "parent"}
     assert fields.read(Sent, {**least, "parent": None, "coding": None}, "it").coding is None
     assert fields.write(Numbered(1, "a"), Piece) == {"number": 1, "tag": "a"}
+
+
+def test_a_tuple_with_names() -> None:
+    """It is a record as well, not a list."""
+    row, written = Row(b"n", Piece(1)), {"name": "n", "piece": {"number": 1, "tag": ""}, "count_": 1}
+    assert fields.write(row) == written
+    assert fields.read(Row, {"name": "n", "piece": {"number": 1}}, "it") == row
+    with pytest.raises(Corrupt, match="field 'piece' is missing"):
+        fields.read(Row, {"name": "n"}, "it")
 
 
 @pytest.mark.parametrize(
