@@ -20,7 +20,6 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="poorwill", description="Snapshots of workspaces full of model weights.", epilog=EXIT_CODES
     )
-    top.set_defaults(module="commands")
     top.add_argument("--version", action="version", version=f"poorwill {__version__}")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -55,7 +54,7 @@ def _add_snapshot(sub: Any, shared: argparse.ArgumentParser) -> None:
     take.add_argument("--tag", action="append", default=[], metavar="TAG", help="for retention; may be repeated")
     hosts.add_arguments(take)
     take.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read (exit code 3)")
-    take.set_defaults(run="snapshot", engine=True)
+    take.set_defaults(module="snapshot", run="snapshot", engine=True)
 
 
 def _add_restore(sub: Any, shared: argparse.ArgumentParser) -> None:
@@ -74,7 +73,7 @@ def _add_restore(sub: Any, shared: argparse.ArgumentParser) -> None:
     )
     hosts.add_arguments(back)
     back.add_argument("--privileged", action="store_true", help="keep set-id bits and security attributes")
-    back.set_defaults(run="restore", engine=True)
+    back.set_defaults(module="restore", run="restore", engine=True)
 
 
 def _add_reading(sub: Any, shared: argparse.ArgumentParser) -> None:
@@ -89,7 +88,7 @@ def _add_reading(sub: Any, shared: argparse.ArgumentParser) -> None:
     verify = sub.add_parser("verify", parents=[shared], help="read a snapshot back and check every hash")
     verify.add_argument("id", metavar="ID")
     verify.add_argument("--full", action="store_true", help="decode every chunk too")
-    verify.set_defaults(run="verify", engine=True)
+    verify.set_defaults(module="verify", run="verify", engine=True)
 
 
 def _add_convert(sub: Any, shared: argparse.ArgumentParser) -> None:
@@ -100,7 +99,7 @@ def _add_convert(sub: Any, shared: argparse.ArgumentParser) -> None:
     )
     convert.add_argument("--id", dest="new_id", metavar="ID", help="continue the conversion to the snapshot of this id")
     hosts.add_arguments(convert)
-    convert.set_defaults(run="convert", engine=True)
+    convert.set_defaults(module="verify", run="convert", engine=True)
 
 
 def _add_delete(sub: Any, shared: argparse.ArgumentParser) -> None:

@@ -14,6 +14,8 @@ from poorwill.errors import PoorwillError
 
 EVENT_EVERY_S = 1.0
 SHOWN_MAX = 20
+LEFT_OUT = 3
+"""Exit code of a command that is done, but for paths that it lists."""
 
 
 def human(count: float) -> str:

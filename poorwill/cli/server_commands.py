@@ -11,7 +11,7 @@ from typing import Any
 
 from poorwill.cli import address, flow_arguments, run_report
 from poorwill.cli.following import Following, Look
-from poorwill.cli.output import Output
+from poorwill.cli.output import LEFT_OUT, Output
 from poorwill.cli.run_bars import Bars, facts
 from poorwill.cli.runs import Run, Runs, checked_run_id
 from poorwill.cli.server import Server
@@ -20,7 +20,6 @@ from poorwill.remote.base import Host
 from poorwill.runs import Status
 from poorwill.snapshot import ids
 
-LEFT_OUT = 3
 ANSWER_TIMEOUT_S = 60.0
 CANCEL_TIMEOUT_S = 120.0
 _TAKEN = ("message", "totals", "quiet")  # parameters of Output.done, which no artifact's name may replace

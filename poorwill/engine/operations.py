@@ -1,36 +1,40 @@
-"""What each request of the protocol does. One snapshot, restore and verification at a time per engine."""
+"""What each request of the protocol does. One snapshot, restore and verification at a time per engine.
+
+What only some requests need is imported by the first of them: most engines live for one command.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import blake3
 import numpy as np
 
 from poorwill.codecs.toolset import Toolset
-from poorwill.engine.machine import command, facts
-from poorwill.engine.machine.activity import Activity
+from poorwill.engine.machine import facts
 from poorwill.engine.meter import Meter
-from poorwill.engine.pack.convert_run import POLICY, ConvertRun
 from poorwill.engine.pack.packer import Packer
 from poorwill.engine.pack.round import Adopted
 from poorwill.engine.pack.snapshot_run import SnapshotRun
 from poorwill.engine.pool import WorkPool, threads_of_this_machine
 from poorwill.engine.protocol import answers, asking, lines, requests
 from poorwill.engine.protocol.context import Context
-from poorwill.engine.restore.restore_run import RestoreRun
 from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
 from poorwill.engine.transfer.fetch import Reader, Source
 from poorwill.engine.transfer.part_reading import RUN_BYTES, listed, read_index
 from poorwill.engine.transfer.transfers import Transfers
-from poorwill.engine.transfer.verify_run import VerifyRun
 from poorwill.errors import Corrupt, Unsupported, UsageError
 from poorwill.snapshot import ids, limits, manifest
 from poorwill.snapshot.metadata import ManifestReference
 from poorwill.snapshot.tables import Manifest
+
+if TYPE_CHECKING:
+    from poorwill.engine.pack.convert_run import ConvertRun
+    from poorwill.engine.restore.restore_run import RestoreRun
+    from poorwill.engine.transfer.verify_run import VerifyRun
 
 log = logging.getLogger(__name__)
 A = TypeVar("A")
@@ -70,9 +74,13 @@ class Operations:
         return facts.machine_facts(request.workspace)
 
     def op_command(self, request: requests.Command, context: Context) -> answers.CommandEnd:
+        from poorwill.engine.machine import command
+
         return command.run(request.command, request.workspace, context, self._command_umask)
 
     def op_activity(self, request: requests.Activity, context: Context) -> dict[str, Any]:
+        from poorwill.engine.machine.activity import Activity
+
         return Activity().look(request.window_s, context)
 
     def op_scan(self, request: requests.Scan, context: Context) -> answers.Planned:
@@ -111,6 +119,8 @@ class Operations:
         return answers.Changes(tuple(snapshot.changed(found, request.left_out, context)))
 
     def op_open_restore(self, request: requests.OpenRestore, context: Context) -> answers.RestoreOpened:
+        from poorwill.engine.restore.restore_run import RestoreRun
+
         found = self._manifest(request.manifest, context)
         self._check_decodable(found)
         if self._restore is not None:
@@ -130,6 +140,8 @@ class Operations:
         return _needed(self._restore, "open_restore").finish()
 
     def op_open_verify(self, request: requests.OpenVerify, context: Context) -> answers.PartsListed:
+        from poorwill.engine.transfer.verify_run import VerifyRun
+
         found = self._manifest(request.manifest, context)
         if request.full:
             self._check_decodable(found)
@@ -142,6 +154,8 @@ class Operations:
             return verify.part(request.part_row, source, context)
 
     def op_open_convert(self, request: requests.OpenConvert, context: Context) -> answers.ConvertPlanned:
+        from poorwill.engine.pack.convert_run import ConvertRun
+
         found, adopted = self._manifest(request.manifest, context), self._adopted(request.adopt, context)
         self._check_decodable(found)
         snapshot_id, reader = ids.checked_snapshot_id(request.snapshot_id), self._reader(found)
@@ -158,7 +172,7 @@ class Operations:
     def op_finish_convert(self, request: requests.FinishConvert, context: Context) -> answers.ManifestSent:
         convert = _needed(self._convert, "open_convert")
         size, digest = _send_pages(manifest.encode(convert.converted()), context)
-        return answers.ManifestSent(size, digest, self._coding(POLICY, portable=True))
+        return answers.ManifestSent(size, digest, self._coding(convert.POLICY, portable=True))
 
     def _coding(self, policy: str, portable: bool) -> answers.CodingTold | None:
         coding = self._toolset.coding(policy, portable=portable)

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import socket
-from importlib import metadata
 
 from poorwill import __version__
 from poorwill.engine.machine import nvidia_smi
@@ -47,6 +46,8 @@ def machine_facts(workspace: str) -> MachineFacts:
 
 def nvcomp_version() -> str:
     """Of the nvCOMP that is installed for this engine; empty without it."""
+    from importlib import metadata  # slow to import, and most machines that are not rented have no GPU
+
     for name in ("nvidia-nvcomp-cu12", "nvidia-nvcomp-cu13"):
         try:
             return metadata.version(name)

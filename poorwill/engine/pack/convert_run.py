@@ -32,8 +32,6 @@ from poorwill.snapshot.part_index import IndexRows
 from poorwill.snapshot.tables import Chunks, Manifest, Parts
 
 OpenSource = Callable[[str], Source]
-POLICY = "auto"
-"""By which chunks are coded anew, portably."""
 PARTS_AT_ONCE = 4
 """So that parts become whole one after another, for a run that continues a killed one. And each that is being written
 holds the buffer of a piece: of large pieces there are no more than these (see transfers.py)."""
@@ -42,8 +40,11 @@ holds the buffer of a piece: of large pieces there are no more than these (see t
 class ConvertRun:
     """One conversion; `part` may be called for many parts at once, and again after an attempt failed.
 
-    `planned` maps the numbers of the parts to be written to the rows of the source's chunks that go there.
+    `planned` maps the numbers of the parts to be written to the rows of the source's chunks that go there. POLICY is by
+    which chunks are coded anew, portably.
     """
+
+    POLICY = "auto"
 
     def __init__(
         self, source: Manifest, snapshot_id: str, adopted: list[Adopted], reader: Reader, meter: Meter
@@ -163,7 +164,7 @@ class ConvertRun:
         if self._decoded[row]:
             raw = decode(bench, chunks, row, stored, key)
             raw_hash = chunks.raw_hash[row].tobytes()
-            index.codec[place], data, stored_hash = encode(bench, raw, raw_hash, POLICY, portable=True)
+            index.codec[place], data, stored_hash = encode(bench, raw, raw_hash, self.POLICY, portable=True)
             index.stored[place] = len(data)
             index.stored_hash[place] = np.frombuffer(stored_hash, np.uint8)
         else:

@@ -1,0 +1,55 @@
+"""`poorwill restore`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import closing
+
+from poorwill.cli import hosts
+from poorwill.cli.output import LEFT_OUT, Output, human
+from poorwill.cli.parts import all_parts, timed
+from poorwill.control.records import catalog
+from poorwill.control.snapshot.restore_run import RestoreRun
+from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.store_reach import check_reachable
+from poorwill.remote.base import Host
+from poorwill.snapshot import fields
+from poorwill.snapshot.order import RestoreOrder
+from poorwill.store.address import open_store
+
+
+def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
+    timings_ms = dict[str, int]()
+    with closing(EngineSession(host)) as session:
+        store = open_store(arguments.store)
+        check_reachable(store, host)
+        metadata = catalog.find(store, arguments.id)
+        order = RestoreOrder(
+            hosts.path_on(arguments, arguments.directory), tuple(arguments.include), arguments.overwrite,
+            arguments.privileged, hosts.path_on(arguments, arguments.cache) if arguments.cache else None,
+        )  # fmt: skip
+        run = RestoreRun(store, session, metadata, order)
+        session.hello(order.workspace)
+        run.open()
+        output.hint = "to continue: run the same command again"
+        with output.progress("restoring", run.raw_bytes) as progress, timed(timings_ms, "restore"):
+            session.on_progress = lambda counters: progress.bytes(
+                counters["written_bytes"] + counters["kept_bytes"], counters["fetched_bytes"]
+            )
+            all_parts(run.restore_part, run.parts)
+        result = run.finish()
+    output.left_out([fields.write(left) for left in result.left_out], result.left_out_count)
+    for warning in result.warnings if not arguments.json else []:
+        print(f"poorwill: {warning}", file=sys.stderr)
+    spared = {"kept_bytes": "stood there", "cached_bytes": "came from the cache"}
+    origins = {name: getattr(result, name) for name in ("kept_bytes", "cached_bytes", "fetched_bytes")}
+    notes = [f"{human(origins[name])} {what}" for name, what in spared.items() if origins[name]]
+    what = f"snapshot {metadata.snapshot_id} restored to {order.workspace}"
+    output.done(
+        f"{what} ({', '.join(notes)})" if notes else what,
+        {"raw_bytes": result.raw_bytes, "stored_bytes": metadata.totals.stored_bytes, **origins},
+        snapshot_id=metadata.snapshot_id, restored=result.restored, left_out_count=result.left_out_count,
+        warnings=result.warnings, timings_ms=timings_ms,
+    )  # fmt: skip
+    return LEFT_OUT if result.left_out_count else 0
