@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from typing_extensions import Self
 
+from poorwill import defaults
 from poorwill.errors import UsageError
 
 PREFIX = "POORWILL_API_"
@@ -77,11 +78,11 @@ class Settings(BaseSettings):
     tokens: Annotated[TokenPairs, NoDecode, BeforeValidator(_tokens), Field(repr=False)] = ()
     tokens_file: Annotated[Path, AfterValidator(_file)] | None = None
     open: bool = False
-    store: str = "default"
-    media: str = "media"
-    model: str = "video"
+    store: str = defaults.STORE
+    media: str = defaults.MEDIA
+    model: str = defaults.VIDEO_MODEL
     provider: str = "own"
-    pool: str = "gpu"
+    pool: str = defaults.GPU_POOL
     queue_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
     rate_per_s: Annotated[float, Field(ge=0.01, le=1e6)] = 100.0
     rate_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 200

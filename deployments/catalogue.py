@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-POOL = "gpu"
-GENERATE, CONTROL = "generate", "control"
+from poorwill import defaults
+
+POOL = defaults.GPU_POOL
+GENERATE, CONTROL = defaults.GENERATE_QUEUE, "control"
 DEPLOYMENT = "poorwill"
-STORE = "default"
-"""The store block that the forms are filled in with."""
 CONTROL_TIMEOUT_S = 86_400
 
 
@@ -84,25 +84,25 @@ CATALOGUE: tuple[Deployment, ...] = (
         "hibernate",
         "Put a machine to sleep: compress its workspace into a store, prove that it can be read back, destroy it.",
         ("machines",),
-        parameters={"store": STORE},
+        parameters={"store": defaults.STORE},
     ),
     Deployment(
         "wake",
         "Restore a snapshot onto a new machine, or onto one that exists.",
         ("machines",),
-        parameters={"store": STORE},
+        parameters={"store": defaults.STORE},
     ),
     Deployment(
         "snapshot",
         "Keep a machine's workspace in a store, and leave the machine running.",
         ("machines",),
-        parameters={"store": STORE},
+        parameters={"store": defaults.STORE},
     ),
     Deployment(
         "replicate",
         "Wake one snapshot on several new machines at once.",
         ("machines",),
-        parameters={"store": STORE},
+        parameters={"store": defaults.STORE},
         limit=Limit(4, "ENQUEUE"),
     ),
     Deployment(
@@ -111,7 +111,7 @@ CATALOGUE: tuple[Deployment, ...] = (
         ("upkeep",),
         # The flow has no defaults for these; an operator changes them in the UI.
         parameters={
-            "store": STORE,
+            "store": defaults.STORE,
             "keep_last": 3,
             "keep_daily": 7,
             "keep_weekly": 4,
@@ -125,7 +125,7 @@ CATALOGUE: tuple[Deployment, ...] = (
         "verify",
         "Read a share of all snapshots back and check every hash, so that each byte is looked at in turn.",
         ("upkeep",),
-        parameters={"store": STORE},
+        parameters={"store": defaults.STORE},
         limit=ALONE,
         schedules=(Schedule("verify-daily", cron="15 4 * * *"),),
     ),
@@ -143,11 +143,13 @@ CATALOGUE: tuple[Deployment, ...] = (
         "autosleep",
         "Put unused machines to sleep. Until dry_run is switched off it only reports them.",
         ("upkeep",),
-        parameters={"store": STORE, "dry_run": True},
+        parameters={"store": defaults.STORE, "dry_run": True},
         limit=ALONE,
         schedules=(Schedule("autosleep", interval_s=300),),
     ),
-    Deployment("delete", "Remove one snapshot; what others use is kept.", ("upkeep",), parameters={"store": STORE}),
+    Deployment(
+        "delete", "Remove one snapshot; what others use is kept.", ("upkeep",), parameters={"store": defaults.STORE}
+    ),
     Deployment(
         "deliver",
         "Send a signed message about the end of a run to a webhook, and try again until it is accepted.",
@@ -157,7 +159,7 @@ CATALOGUE: tuple[Deployment, ...] = (
         "wake_on_demand",
         "Wake a named machine when runs of generate wait and no GPU is awake; an automation starts it.",
         ("machines",),
-        parameters={"store": STORE},
+        parameters={"store": defaults.STORE},
         limit=Limit(4, "ENQUEUE"),
     ),
 )

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from flows.autosleep_run import AT_ONCE_MAX, Request, judge_machines
 from flows.stages import failed, threads
+from poorwill import defaults
 from poorwill.control.machine.idleness import Limits
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import checked_path
@@ -23,10 +24,10 @@ from poorwill.snapshot import durations
 )
 def autosleep(
     store: str,
-    idle: str = "30m",
+    idle: str = defaults.IDLE_AFTER,
     dry_run: bool = True,
     machine: str | None = None,
-    workspace: str = "/workspace",
+    workspace: str = defaults.WORKSPACE,
     gpu_percent_max: Annotated[float, Field(ge=0, le=100)] = 5.0,
     gpus_held_max: Annotated[int, Field(ge=0)] = 0,
     logins_max: Annotated[int, Field(ge=0)] = 0,

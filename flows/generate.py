@@ -16,6 +16,7 @@ from pydantic import Field
 from blocks.lookup import webhook_block
 from blocks.webhooks import USERS
 from flows.stages import ended
+from poorwill import defaults
 from poorwill.errors import DeadlineExceeded, PoorwillError
 from poorwill.media import delivery
 from poorwill.media.parameters import Asked, Resolved, resolve
@@ -36,7 +37,7 @@ def generate(
     image_url: str,
     prompt: str,
     negative_prompt: str | None = None,
-    model: str = "video",
+    model: str = defaults.VIDEO_MODEL,
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None,
     num_frames: Annotated[int, Field(ge=1)] | None = None,
     height: Annotated[int, Field(ge=16)] | None = None,
@@ -45,7 +46,7 @@ def generate(
     guidance: Annotated[float, Field(ge=0)] | None = None,
     fps: Annotated[float, Field(gt=0, le=120)] | None = None,
     timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 3600,
-    media: str = "media",
+    media: str = defaults.MEDIA,
     webhook_url: str | None = None,
 ) -> dict[str, Any]:
     """Make an MP4 video that begins with an image, and upload it; returns its URL.

@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 
 from flows.slots import held_machines, machine_slot
 from flows.stages import failed
+from poorwill import defaults
 from poorwill.control.machine.costs import summed
 from poorwill.control.machine.reaping import Finding
 from poorwill.errors import PoorwillError, Refused
@@ -23,7 +24,9 @@ SLOT_WAIT_S = 5.0
 
 
 @flow(name="reap", flow_run_name="reap-{provider}", persist_result=False)
-def reap(provider: str, grace: str = "2h", destroy: bool = False, store: str | None = None) -> dict[str, Any]:
+def reap(
+    provider: str, grace: str = defaults.REAP_GRACE, destroy: bool = False, store: str | None = None
+) -> dict[str, Any]:
     """Report every machine that Poorwill created and that may bill, with its price, and destroy the orphans.
 
     An orphan is a machine that a wake created and nobody was told of: its record says that it was never woken, or

@@ -15,6 +15,7 @@ from pydantic import Field
 from blocks.lookup import block_name_of, machine_if_any, store_block
 from flows.stages import failed, threads
 from flows.wake_run import Request, Target, check_host, plan, resolve_as, snapshot_id_of, wake_target
+from poorwill import defaults
 from poorwill.control.machine.costs import summed
 from poorwill.control.records import catalog
 from poorwill.errors import EngineFailed, PoorwillError
@@ -50,7 +51,7 @@ def replicate(
     region: str | None = None,
     price_per_hour_max: Annotated[float, Field(gt=0)] | None = None,
     disk_gb: Annotated[int, Field(ge=1)] | None = None,
-    workspace: str = "/workspace",
+    workspace: str = defaults.WORKSPACE,
     include: Sequence[str] = (),
     start_command: str | None = None,
     download_mbps_min: Annotated[float, Field(gt=0)] | None = None,

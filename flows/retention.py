@@ -15,6 +15,7 @@ from pydantic import Field
 from blocks.lookup import store_block
 from flows.slots import store_slot
 from flows.stages import failed
+from poorwill import defaults
 from poorwill.control.machine.costs import per_month
 from poorwill.control.removal.live_share import SMALL_SHARE
 from poorwill.control.removal.purging import Purged
@@ -41,9 +42,9 @@ def retention(
     keep_yearly: Count = 0,
     keep_within: str = "",
     keep_tags: Sequence[str] = (),
-    grace: str = "48h",
+    grace: str = defaults.TRASH_GRACE,
     dry_run: bool = True,
-    stale: str = "7d",
+    stale: str = defaults.STALE_AFTER,
 ) -> dict[str, Any]:
     """Keep the snapshots that a policy names. The others go to the trash, and for good after a grace period.
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from blocks.lookup import machine_block
 from flows.snapshot_run import Request, own_snapshot_id, take
 from flows.stages import failed, threads
+from poorwill import defaults
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import checked_path
 from poorwill.snapshot import limits
@@ -27,16 +28,16 @@ from poorwill.snapshot.order import SnapshotOrder
 def snapshot(
     machine: str,
     store: str,
-    workspace: str = "/workspace",
+    workspace: str = defaults.WORKSPACE,
     snapshot_id: str | None = None,
     parent: str | None = None,
-    codec: Codec = "auto",
+    codec: Codec = defaults.CODEC,
     portable: bool = False,
     parts: Annotated[int, Field(ge=1, le=limits.PARTS)] = limits.PARTS,
     exclude: Sequence[str] = (),
-    verify: VerifyMode = "stored",
+    verify: VerifyMode = defaults.VERIFY,
     stop_command: str | None = None,
-    on_unreadable: OnUnreadable = "fail",
+    on_unreadable: OnUnreadable = defaults.ON_UNREADABLE,
     name: str | None = None,
     tags: Sequence[str] = (),
 ) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 
 from blocks.lookup import store_block
 from flows.stages import failed
+from poorwill import defaults
 from poorwill.cli.output import human
 from poorwill.control.records import catalog
 from poorwill.control.removal.rotation import Share
@@ -25,7 +26,7 @@ GOOD = "as it was written"
 
 
 @flow(name="verify", flow_run_name="verify-{store}", persist_result=False)
-def verify(store: str, share: str = "30d") -> dict[str, Any]:
+def verify(store: str, share: str = defaults.VERIFY_SHARE) -> dict[str, Any]:
     """Read stored snapshots back, on this worker's host, and check every byte against its hash.
 
     Meant to be scheduled: with `30d` and a run each night, no byte goes unread for longer than 31 days. What was not

@@ -12,6 +12,7 @@ from pydantic import Field
 from blocks.lookup import store_block
 from flows.stages import failed, threads
 from flows.wake_run import Request, plan, resolve, wake_target
+from poorwill import defaults
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import Wish, checked_path
 from poorwill.snapshot import limits
@@ -34,7 +35,7 @@ def wake(
     region: str | None = None,
     price_per_hour_max: Annotated[float, Field(gt=0)] | None = None,
     disk_gb: Annotated[int, Field(ge=1)] | None = None,
-    workspace: str = "/workspace",
+    workspace: str = defaults.WORKSPACE,
     include: Sequence[str] = (),
     overwrite: bool = False,
     start_command: str | None = None,

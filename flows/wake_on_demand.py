@@ -23,6 +23,7 @@ from flows import started_runs
 from flows.slots import held_machines
 from flows.stages import failed
 from flows.wake_run import latest_of
+from poorwill import defaults
 from poorwill.errors import NotFound, PoorwillError, Refused
 from poorwill.providers.base import Wish, checked_path
 
@@ -39,15 +40,15 @@ _POLL_S = 0.5
 def wake_on_demand(
     machine: str,
     store: str,
-    pool: str = "gpu",
-    queue: str = "generate",
+    pool: str = defaults.GPU_POOL,
+    queue: str = defaults.GENERATE_QUEUE,
     provider: str | None = None,
     gpu: str | None = None,
     gpu_count: Annotated[int, Field(ge=1)] | None = None,
     region: str | None = None,
     price_per_hour_max: Annotated[float, Field(gt=0)] | None = None,
     disk_gb: Annotated[int, Field(ge=1)] | None = None,
-    workspace: str = "/workspace",
+    workspace: str = defaults.WORKSPACE,
     start_command: str | None = None,
     worker_quiet_s: Annotated[float, Field(gt=0, le=600)] = 30.0,
     failures_max: Annotated[int, Field(ge=1, le=20)] = 3,

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from poorwill import defaults
 from poorwill.errors import UsageError
 from poorwill.providers.base import checked_path
 from poorwill.remote.host_key import checked_line
@@ -79,7 +80,7 @@ Workspace = Annotated[
         max_length=4096,
         pattern="^/",
         description="Absolute path on the machine.",
-        examples=["/workspace"],
+        examples=[defaults.WORKSPACE],
     ),
     validator(checked_path),
     AfterValidator(_printable),
@@ -98,4 +99,4 @@ class MachineAddress(BaseModel):
     ssh_port: SshPort = 22
     ssh_user: SshUser | None = None
     host_key: HostKey | None = None
-    workspace_path: Workspace = "/workspace"
+    workspace_path: Workspace = defaults.WORKSPACE

@@ -13,6 +13,7 @@ from api.machines.addresses import InstanceId, MachineAddress, SnapshotId
 from api.machines.blocks import MACHINES_MAX, MachineBlock
 from api.machines.prices import Prices, price_per_hour
 from api.routes.ordered import STARTED, HostKey, NewOrder, Ordered, Parameters
+from poorwill import defaults
 from poorwill.errors import NotFound
 from poorwill.snapshot.ids import new_snapshot_id
 
@@ -68,7 +69,7 @@ class HibernateRequest(MachineAddress):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{**_ADDRESS, "workspace_path": "/workspace", "destroy_after": True}]},
+        json_schema_extra={"examples": [{**_ADDRESS, "workspace_path": defaults.WORKSPACE, "destroy_after": True}]},
     )
 
     destroy_after: bool = Field(

@@ -14,6 +14,7 @@ from api.http.problems import documented
 from api.machines.addresses import InstanceId, MachineAddress, SnapshotId, validator
 from api.routes.ordered import STARTED, NewOrder, Ordered, Parameters
 from api.store.snapshots import Row
+from poorwill import defaults
 from poorwill.snapshot import labels
 from poorwill.snapshot.ids import new_snapshot_id
 
@@ -21,7 +22,7 @@ router = APIRouter(prefix="/api/gpu-snapshots", tags=["snapshots"], dependencies
 PAGE_MAX = 500
 SNAPSHOT = "20261125T031500Z-0badcafe"
 Id = Annotated[SnapshotId, Path(examples=[SNAPSHOT])]
-_ADDRESS: dict[str, Any] = {"ssh_host": "ssh4.vast.ai", "ssh_port": 31337, "workspace_path": "/workspace"}
+_ADDRESS: dict[str, Any] = {"ssh_host": "ssh4.vast.ai", "ssh_port": 31337, "workspace_path": defaults.WORKSPACE}
 
 
 class SnapshotView(BaseModel):

@@ -39,9 +39,10 @@ import blocks
 from blocks.lookup import model_block, store_block
 from blocks.stores import STORES
 from blocks.webhooks import USERS
+from poorwill import defaults
 from poorwill.errors import UsageError
 
-STORE, MEDIA, MODEL, KEYS = "default", "media", "video", "poorwill"
+STORE, MEDIA, MODEL, KEYS = defaults.STORE, defaults.MEDIA, defaults.VIDEO_MODEL, "poorwill"
 STAND_IN = "POORWILL_MODEL_STAND_IN"
 """The folder of a model with random weights, which a real one may replace."""
 _OFFERED: tuple[type[Block], ...] = (

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from poorwill import __version__
+from poorwill import __version__, defaults
 from poorwill.cli import hosts
+from poorwill.snapshot import limits
 from poorwill.snapshot.choices import CODECS
 
 EXIT_CODES = """exit codes: 0 done, 1 failed, 2 usage, 3 done but something was left out, 4 corrupt or unverifiable,
 5 not found, 6 refused (would overwrite, would lose), 7 store or network, 130 interrupted"""
-GRACE = "48h"
 _PERIODS = {"hourly": "hours", "daily": "days", "weekly": "weeks", "monthly": "months", "yearly": "years"}
 
 
@@ -42,10 +42,14 @@ def _add_snapshot(sub: Any, shared: argparse.ArgumentParser) -> None:
     take = sub.add_parser("snapshot", parents=[shared], help="put a directory into the store")
     take.add_argument("directory", metavar="DIR")
     take.add_argument("--machine", metavar="NAME", help="whose snapshots these are; default: this host's name")
-    take.add_argument("--codec", choices=CODECS, default="auto")
+    take.add_argument("--codec", choices=CODECS, default=defaults.CODEC)
     take.add_argument("--portable", action="store_true", help="use no codec that needs a GPU to decode")
     take.add_argument(
-        "--parts", type=int, default=32, metavar="N", help="objects a full snapshot is cut into (1 to 32)"
+        "--parts",
+        type=int,
+        default=limits.PARTS,
+        metavar="N",
+        help=f"objects a full snapshot is cut into (1 to {limits.PARTS})",
     )
     take.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave out; may be repeated")
     take.add_argument("--parent", metavar="ID", help="compare with this one; default: the machine's latest")
@@ -131,9 +135,9 @@ def _add_retention(sub: Any, shared: argparse.ArgumentParser) -> None:
     )
     keep.add_argument(
         "--grace",
-        default=GRACE,
+        default=defaults.TRASH_GRACE,
         metavar="TIME",
-        help=f"how long removed snapshots can be brought back; default {GRACE}",
+        help=f"how long removed snapshots can be brought back; default {defaults.TRASH_GRACE}",
     )
     keep.add_argument("--dry-run", action="store_true", help="only say what would be done")
     keep.set_defaults(module="removal", run="retention", engine=False)

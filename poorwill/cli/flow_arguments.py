@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any, NamedTuple
 
+from poorwill import defaults
 from poorwill.cli import plugins
 from poorwill.errors import UsageError
 from poorwill.snapshot.choices import CODECS, ON_UNREADABLE, VERIFY_MODES
@@ -19,7 +20,6 @@ COMMANDS = {
     "runs": "list runs; follow or cancel one",
 }
 SERVER = "The server: PREFECT_API_URL with PREFECT_API_AUTH_STRING, else the local stack that `poorwill up` started."
-STORE = "default"
 
 
 class Parameter(NamedTuple):
@@ -61,7 +61,7 @@ class Parameter(NamedTuple):
 _TYPES: dict[str, Any] = {"int": int, "float": float}
 _METAVARS = {"int": "N", "float": "X"}
 
-_STORE = Parameter("store", "text", f"name of the store's block; default: {STORE}")
+_STORE = Parameter("store", "text", f"name of the store's block; default: {defaults.STORE}")
 _PLACE = (
     Parameter("provider", "text", "name of the provider's block, for a new machine"),
     Parameter("gpu", "text", "model of GPU a new machine must have"),
@@ -76,7 +76,7 @@ _PLACE = (
 _WAKING = (
     _STORE,
     *_PLACE,
-    Parameter("workspace", "text", "where to restore to; default: /workspace"),
+    Parameter("workspace", "text", f"where to restore to; default: {defaults.WORKSPACE}"),
     Parameter("include", "list", "only what matches; may be repeated"),
     Parameter("start_command", "text", "shell command to run in the workspace afterwards"),
     Parameter("dry_run", "on", "only show what would be done, and what machines are offered"),
@@ -86,13 +86,13 @@ FLOWS: dict[str, tuple[Parameter, ...]] = {
     "hibernate": (
         Parameter("machine", "text", "name of the machine's block", "MACHINE"),
         _STORE,
-        Parameter("workspace", "text", "the directory to keep; default: /workspace"),
+        Parameter("workspace", "text", f"the directory to keep; default: {defaults.WORKSPACE}"),
         Parameter("name", "text", "a name for the snapshot"),
         Parameter("tags", "list", "a tag for the snapshot; may be repeated", "--tag"),
         Parameter("destroy", "off", "keep the machine", "--no-destroy"),
-        Parameter("codec", "text", "how to compress; default: auto", choices=CODECS),
+        Parameter("codec", "text", f"how to compress; default: {defaults.CODEC}", choices=CODECS),
         Parameter("portable", "on", "use no codec that needs a GPU to decode"),
-        Parameter("verify", "text", "how much is read back; default: stored", choices=VERIFY_MODES),
+        Parameter("verify", "text", f"how much is read back; default: {defaults.VERIFY}", choices=VERIFY_MODES),
         Parameter("parts", "int", "objects to send in parallel (1 to 32)"),
         Parameter("exclude", "list", "leave out what matches; may be repeated"),
         Parameter("parent", "text", "snapshot to borrow unchanged data from; default: the machine's latest"),
@@ -118,7 +118,7 @@ FLOWS: dict[str, tuple[Parameter, ...]] = {
         Parameter("image_url", "text", "the first frame: an http, https, data or s3 URL", required=True),
         Parameter("prompt", "text", "what is to happen", required=True),
         Parameter("negative_prompt", "text", "what is not to be seen"),
-        Parameter("model", "text", "name of the video model's block; default: video"),
+        Parameter("model", "text", f"name of the video model's block; default: {defaults.VIDEO_MODEL}"),
         Parameter("seed", "int", "the same seed gives the same video"),
         Parameter("num_frames", "int", "how many frames"),
         Parameter("height", "int", "in pixels"),
@@ -127,7 +127,7 @@ FLOWS: dict[str, tuple[Parameter, ...]] = {
         Parameter("guidance", "float", "how closely the prompt is followed"),
         Parameter("fps", "float", "frames per second"),
         Parameter("timeout_s", "int", "stop after so many seconds; default: 3600"),
-        Parameter("media", "text", "name of the media block; default: media"),
+        Parameter("media", "text", f"name of the media block; default: {defaults.MEDIA}"),
         Parameter("webhook_url", "text", "where to post how it ended"),
     ),
 }
@@ -198,7 +198,7 @@ def given(flow: str, arguments: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--set {name}: it is given already")
         parameters[name] = _json(name, value)
     if any(p.name == "store" for p in FLOWS[flow]):
-        parameters.setdefault("store", STORE)
+        parameters.setdefault("store", defaults.STORE)
     return parameters
 
 

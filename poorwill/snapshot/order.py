@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from poorwill import defaults
 from poorwill.errors import UsageError
 from poorwill.snapshot import ids, labels, limits
 from poorwill.snapshot.choices import CODECS, VERIFY_MODES, Codec, VerifyMode
-
-CACHE_BYTES_MAX = 100_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +18,7 @@ class PackSettings:
     snapshot_id: str
     workspace: str  # a path on the machine
     exclude: tuple[str, ...] = ()
-    codec: Codec = "auto"
+    codec: Codec = defaults.CODEC
     portable: bool = False
     parts: int = limits.PARTS
     skip_unreadable: bool = False
@@ -41,7 +40,7 @@ class SnapshotOrder(PackSettings):
     parent: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
-    verify: VerifyMode = "stored"
+    verify: VerifyMode = defaults.VERIFY
 
     def __post_init__(self) -> None:
         PackSettings.__post_init__(self)
@@ -65,4 +64,4 @@ class RestoreOrder:
     overwrite: bool = False
     privileged: bool = False
     cache: str | None = None
-    cache_bytes_max: int = CACHE_BYTES_MAX
+    cache_bytes_max: int = defaults.CACHE_BYTES_MAX

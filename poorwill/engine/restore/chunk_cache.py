@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import blake3
 
+from poorwill import defaults
 from poorwill.engine.positioned_io import read_at, write_at
 from poorwill.errors import Refused, UsageError
-from poorwill.snapshot.order import CACHE_BYTES_MAX, RestoreOrder
+from poorwill.snapshot.order import RestoreOrder
 
 log = logging.getLogger(__name__)
 KEPT_SHARE = 0.9
@@ -65,7 +66,7 @@ class ChunkCache:
     """
 
     def __init__(
-        self, directory: str, bytes_max: int = CACHE_BYTES_MAX, *, clock: Callable[[], float] = time.time
+        self, directory: str, bytes_max: int = defaults.CACHE_BYTES_MAX, *, clock: Callable[[], float] = time.time
     ) -> None:
         self.directory, self._bytes_max, self._clock = directory, bytes_max, clock
         self.warning = ""
