@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from poorwill.cli import commands
+from poorwill.cli import verify as convert_command
 from poorwill.cli.arguments import parser
 from poorwill.cli.output import Output
 from poorwill.codecs import registry
@@ -275,7 +275,7 @@ def run_command(
     parsed: argparse.Namespace = parser("convert").parse_args(["convert", *arguments, "--json"])
     ended: int | PoorwillError
     try:
-        ended = commands.convert(parsed, Output(json_lines=True), host)
+        ended = convert_command.convert(parsed, Output(json_lines=True), host)
     except PoorwillError as error:
         ended = error
     return ended, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -335,7 +335,7 @@ def test_the_command_on_damage(
         session.hello("/")
         run = ConvertRun(harmed, session, old.metadata, ids.id_behind(old.id))
         with pytest.raises(Corrupt) as caught:
-            commands._convert(run, output)
+            convert_command._convert(run, output)
     finally:
         session.close()
     assert caught.value.exit_code == 4 and f"snapshot {old.id} is as it was" in output.hint
