@@ -137,6 +137,7 @@ def deployed_by_prefect(client: SyncPrefectClient, file: Path) -> dict[str, Any]
     return declared(client)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TIMEOUT_S)
 def test_up_again_repair_down(stack: Stack) -> None:
     """One command starts and deploys everything. Again, it changes nothing, and what was switched on in the UI stays
