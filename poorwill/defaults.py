@@ -6,15 +6,12 @@ snapshot/limits.py; waits and retries stand beside what waits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from poorwill.snapshot.choices import Codec, OnUnreadable, VerifyMode
+from typing import Final
 
 WORKSPACE = "/workspace"
-CODEC: Codec = "auto"
-VERIFY: VerifyMode = "stored"
-ON_UNREADABLE: OnUnreadable = "fail"
+CODEC: Final = "auto"
+VERIFY: Final = "stored"
+ON_UNREADABLE: Final = "fail"
 CACHE_BYTES_MAX = 100_000_000_000
 """What a directory of cached chunks may come to hold."""
 
