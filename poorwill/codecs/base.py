@@ -23,7 +23,6 @@ class Codec(Protocol):
         the caller stores the chunk raw. Deterministic for one library version. Both views are
         C-contiguous, 1-d, format 'B'. Does not keep a reference to either view.
         """
-        ...
 
     def decode(self, stored: memoryview, out: memoryview) -> None:
         """Fill exactly `len(out)` bytes from `stored`.
@@ -32,4 +31,3 @@ class Codec(Protocol):
         hold, this either fills `out` completely or raises errors.Corrupt, and never allocates more
         than a small multiple of `len(out)`.
         """
-        ...

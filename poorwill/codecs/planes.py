@@ -53,9 +53,7 @@ class Planes:
 
     def _reserve(self, block_bytes: int) -> None:
         if len(self._planes) < block_bytes:
-            self._planes = np.empty(block_bytes, np.uint8)
-            self._words = np.empty(block_bytes, np.uint8)
-            self._other = np.empty(block_bytes, np.uint8)
+            self._planes, self._words, self._other = (np.empty(block_bytes, np.uint8) for _ in range(3))
 
     def encode(self, raw: memoryview, out: memoryview) -> int | None:
         layout, width = self.layout, self.layout.width

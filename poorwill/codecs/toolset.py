@@ -49,7 +49,8 @@ class Toolset:
         self._gpus: Gpus | None = None
         self._no_gpu_because = ""
         self._decisions: dict[tuple[str, bool], Decision] = {}
-        self._on = False
+        self.on_gpu = False
+        """Whether a GPU has been asked to code."""
 
     def codec(self, number: int) -> Codec:
         """A codec by its id. Unsupported, with the reason, if this process cannot decode it."""
@@ -62,14 +63,14 @@ class Toolset:
             raise Unsupported(
                 f"codec '{registry.name(number)}' needs {registry.needs(number)} and a GPU: {self._no_gpu_because}"
             )
-        self._on = True
+        self.on_gpu = True
         return NvcompAns(gpus)
 
     def chooser(self, policy: str, *, portable: bool = False) -> Chooser:
         """What encodes chunks by a policy. portable: with codecs alone that any CPU decodes. UsageError."""
         if policy not in ("auto", "ans") or self.decision(policy, portable).by == "cpu":
             return Chooser(policy)
-        self._on = True
+        self.on_gpu = True
         return Chooser(policy, self._on_gpu(portable))
 
     def gpus(self) -> Gpus | None:
@@ -125,11 +126,6 @@ class Toolset:
         gpus = self.gpus()
         assert gpus is not None
         return PlanesOnGpu(gpus) if portable else NvcompAns(gpus)
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether a GPU has been asked to code."""
-        return self._on
 
     def pinned(self, buffer: memoryview) -> memoryview:
         """The buffer, pinned if GPUs are in use."""

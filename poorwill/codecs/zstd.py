@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from poorwill.codecs.zstd_ffi import Coder, open_coder
 
-LEVEL = 1
-
 
 class Zstd:
     """One frame, level 1: more is slower than the links these bytes travel on."""
@@ -14,7 +12,7 @@ class Zstd:
     name = "zstd"
 
     def __init__(self, coder: Coder | None = None) -> None:
-        self._coder = coder or open_coder(huffman_only=False, level=LEVEL)
+        self._coder = coder or open_coder(huffman_only=False)
 
     def encode(self, raw: memoryview, out: memoryview) -> int | None:
         size = self._coder.compress(raw, out)

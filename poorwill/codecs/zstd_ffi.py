@@ -15,7 +15,6 @@ from poorwill.errors import Corrupt
 
 _LITERALS_ONLY_LEVEL = -131072
 """So negative a level that no match is ever found: what is left of zstd is its Huffman coder."""
-_FALLBACK_LEVEL = 1
 
 
 class Coder(Protocol):
@@ -23,11 +22,9 @@ class Coder(Protocol):
 
     def compress(self, raw: memoryview, out: memoryview) -> int | None:
         """Write one standard frame of `raw` into `out`; its length, or None if it does not fit."""
-        ...
 
     def decompress(self, frame: memoryview, out: memoryview) -> None:
         """Fill `out` exactly from one frame, or raise Corrupt."""
-        ...
 
 
 class _CffiCoder:
@@ -103,7 +100,7 @@ def private_module() -> Any:
 _MODULE = private_module()
 
 
-def open_coder(*, huffman_only: bool, level: int = _FALLBACK_LEVEL, module: Any = _MODULE) -> Coder:
+def open_coder(*, huffman_only: bool, level: int = 1, module: Any = _MODULE) -> Coder:
     """A coder for the calling thread alone.
 
     huffman_only: without the private module such frames are a little larger and slower to write; every decoder reads

@@ -53,19 +53,13 @@ class Journal:
             fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return None
-        try:
-            data = b""
-            while len(data) <= len(self._header) + _ENTRY_BYTES * chunks * _ENTRIES_PER_CHUNK_MAX:
-                more = os.read(fd, 1 << 20)
-                if not more:
-                    break
-                data += more
-            else:
-                return np.zeros(chunks, bool) if data.startswith(self._header) else None
-        finally:
-            os.close(fd)
+        bytes_max = len(self._header) + _ENTRY_BYTES * chunks * _ENTRIES_PER_CHUNK_MAX
+        with os.fdopen(fd, "rb") as file:
+            data = file.read(bytes_max + 1)
         if not data.startswith(self._header):
             return None
+        if len(data) > bytes_max:
+            return np.zeros(chunks, bool)
         body = data[len(self._header) :]
         entries = np.frombuffer(body[: len(body) // _ENTRY_BYTES * _ENTRY_BYTES], "<u4")
         rows = entries & (_UNDONE - 1)

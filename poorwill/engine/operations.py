@@ -23,7 +23,7 @@ from poorwill.engine.pool import WorkPool, threads_of_this_machine
 from poorwill.engine.protocol import answers, asking, lines, requests
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
-from poorwill.engine.transfer.fetch import Reader, Source
+from poorwill.engine.transfer.fetch import Reader
 from poorwill.engine.transfer.part_reading import RUN_BYTES, listed, read_index
 from poorwill.engine.transfer.transfers import Transfers
 from poorwill.errors import Corrupt, Unsupported, UsageError
@@ -108,7 +108,7 @@ class Operations:
 
     def op_manifest(self, request: requests.Manifest, context: Context) -> answers.SnapshotManifestSent:
         snapshot = _needed(self._snapshot, "scan")
-        size, digest = _send_pages(snapshot.manifest(), context)
+        size, digest = _send_pages(manifest.encode(snapshot.settled()), context)
         coding = self._coding(snapshot.settings.codec, snapshot.settings.portable)
         left_out = tuple(snapshot.left_out.values())
         return answers.SnapshotManifestSent(size, digest, coding, left_out[: limits.LEFT_OUT_MAX], len(left_out))
@@ -163,11 +163,10 @@ class Operations:
         return self._convert.summary()
 
     def op_convert(self, request: requests.Convert, context: Context) -> answers.PartSent:
-        def open_source(key: str) -> Source:
-            return self._transfers.source(key, context)
-
-        convert = _needed(self._convert, "open_convert")
-        return convert.part(request.part, open_source, lambda: self._transfers.sink(request.part, context), context)
+        transfers, number = self._transfers, request.part
+        return _needed(self._convert, "open_convert").part(
+            number, lambda key: transfers.source(key, context), lambda: transfers.sink(number, context), context
+        )
 
     def op_finish_convert(self, request: requests.FinishConvert, context: Context) -> answers.ManifestSent:
         convert = _needed(self._convert, "open_convert")
@@ -182,8 +181,7 @@ class Operations:
         return answers.CodingTold(**{**coding, **texts})
 
     def _reader(self, found: Manifest) -> Reader:
-        largest = int(found.chunks.stored.max()) if len(found.chunks) else 0
-        size = max(RUN_BYTES, largest)
+        size = int(found.chunks.stored.max(initial=RUN_BYTES))
         if self._buffers is None or self._buffers.buffer_bytes < size:
             # Kept from one request to the next: buffers that were pinned stay as long as the process lives.
             self._buffers = BufferPool(size, max(4, POOL_BYTES // size), self._toolset.pinned)

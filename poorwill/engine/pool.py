@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from poorwill.codecs.toolset import Toolset
@@ -72,6 +72,12 @@ class WorkPool:
         self._changed = threading.Condition()
         self._started, self._closed = 0, False
 
+    def run(self, job: Job, items: Iterable[Any]) -> None:
+        """Work on these items, and wait as `finish` does."""
+        self.open(job)
+        self.add(job, *items)
+        self.finish(job)
+
     def open(self, job: Job) -> Job:
         with self._changed:
             self._jobs.append(job)
@@ -108,18 +114,15 @@ class WorkPool:
             with self._changed:
                 while job.running or job.items:
                     self._changed.wait(0.5)
-                    self._check(job)
+                    try:
+                        job.context.check()
+                    except Exception as error:
+                        job.stop(error)
         finally:
             with self._changed:
                 self._jobs.remove(job)
         if job.error is not None:
             raise job.error
-
-    def _check(self, job: Job) -> None:
-        try:
-            job.context.check()
-        except Exception as error:
-            job.stop(error)
 
     def _run(self) -> None:
         bench = Bench(self.toolset)

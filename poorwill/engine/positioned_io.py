@@ -1,8 +1,22 @@
-"""Whole positioned reads and writes: the kernel may do less than it is asked to."""
+"""Files by their descriptors. Reads and writes are whole ones: the kernel may do less than it is asked to."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""For a file that may have become anything by now: a symlink is refused, a FIFO does not block."""
+
+
+@contextmanager
+def closing_fd(fd: int) -> Iterator[int]:
+    """The descriptor, which is closed at the end of the `with`."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def read_at(fd: int, offset: int, view: memoryview) -> int:

@@ -15,6 +15,7 @@ import zstandard
 from poorwill.errors import Corrupt
 from poorwill.snapshot import ids, limits, versions
 from poorwill.snapshot.columns import Digest, Table, UInt8, UInt32, UInt64
+from poorwill.snapshot.tables import Chunks
 
 MAGIC = b"PWPARTv"
 """Behind it stands the version of the index, one digit: the last byte of a part."""
@@ -33,6 +34,11 @@ class IndexRows(Table):
     codec: UInt8
     stored_hash: Digest
     raw_hash: Digest
+
+    def chunks(self, part: int) -> Chunks:
+        """The same as rows of a manifest, in which the part has that row."""
+        place = np.full(len(self), part, np.uint32)
+        return Chunks(place, self.offset, self.stored, self.raw, self.codec, self.stored_hash, self.raw_hash)
 
 
 def encode(snapshot_id: str, number: int, rows: IndexRows) -> bytes:

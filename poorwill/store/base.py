@@ -65,11 +65,9 @@ class Store(Protocol):
 
     def describe(self) -> str:
         """For messages: the url and, for S3, the endpoint. No secret."""
-        ...
 
     def put(self, key: str, data: bytes) -> None:
         """Write a small object. Atomic: a reader sees all of it or none. Durable when it returns."""
-        ...
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Like put, but False, and nothing is written, if the key exists.
@@ -77,7 +75,6 @@ class Store(Protocol):
         Atomic where the store has conditional writes. Elsewhere it looks before it writes, and a concurrent writer may
         win: callers hold a slot as well.
         """
-        ...
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
         """Write an object of any size from a local file, in bounded memory.
@@ -89,34 +86,27 @@ class Store(Protocol):
         Corrupt if the store then holds another size. WorkspaceError if the file is missing, is not a regular file, or
         changes while it is read. UploadLost (transient) if the store forgot the unfinished upload.
         """
-        ...
 
     def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
         """A whole object. Corrupt if it is larger than `bytes_max`; so much memory is not allocated."""
-        ...
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start`. Corrupt if the object ends earlier."""
-        ...
 
     def head(self, key: str) -> ObjectInfo:
         """Size and time of one object."""
-        ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, in the order of the keys' UTF-8 bytes.
 
         Reads page by page. Unfinished uploads are not listed. Objects written or deleted meanwhile may be.
         """
-        ...
 
     def delete(self, key: str) -> None:
         """Idempotent: deleting a missing object succeeds."""
-        ...
 
     def create_upload(self, key: str) -> str:
         """Begin a multipart upload; the object appears only when it is completed."""
-        ...
 
     def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
         """Permission to write piece `number`, from 1.
@@ -124,37 +114,31 @@ class Store(Protocol):
         S3: a presigned UploadPart. Local: the path of the upload's temporary file, the same for every number: the
         holder writes each piece at its own offset.
         """
-        ...
 
     def grant_read(self, key: str, *, expires_s: int) -> Grant:
         """Permission to read an object, by ranges. The object may be missing: that shows when the grant is used.
 
         S3: a url lives at most 7 days (604,800 s); UsageError for more. Local: a path does not expire.
         """
-        ...
 
     def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
         """Make the object appear. Atomic, durable when it returns; `size` is the whole object's and is
         checked (Corrupt if the store holds another size). Repeating it after success succeeds.
         NotFound if there is neither such an upload nor such an object. `pieces` may have any order."""
-        ...
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Drop an upload and its pieces. Idempotent."""
-        ...
 
     def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
         """(key, upload_id) of every unfinished upload whose key starts with `prefix`, in any order.
 
         Empty if an S3 server has no such listing, or lost them in a restart.
         """
-        ...
 
     def list_pieces(self, key: str, upload_id: str) -> Pieces:
         """The pieces of an unfinished upload, by number. NotFound if there is no such upload.
 
         Empty in a directory, where pieces are bytes of a file, and if an S3 server has no such listing.
         """
-        ...
 
     def close(self) -> None: ...

@@ -73,8 +73,7 @@ class LocalStore:
         with self._opened(key) as (fd, found):
             if start + length > found.st_size:
                 raise Corrupt(
-                    f"{self.url}: {key} ends at byte {found.st_size}, expected {length} bytes from {start}",
-                    key=key,
+                    f"{self.url}: {key} ends at byte {found.st_size}, expected {length} bytes from {start}", key=key
                 )
             return self._read(fd, key, start, length)
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from poorwill.errors import Corrupt, NotFound, TransientError
 from poorwill.retry import Backoff, retry
-from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces, Store
+from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, ObjectInfo, Pieces, Store
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -39,16 +39,13 @@ class RetryingStore:
     ) -> None:
         self._inner = inner
         self._backoff = Backoff(delay_first_s, delay_max_s, attempts_max)
-        self._total_s = total_s
-        self._sleep = sleep
-        self._clock = clock
-        self._uniform = uniform
+        self._total_s, self._sleep, self._clock, self._uniform = total_s, sleep, clock, uniform
         self.url = inner.url
         self.piece_bytes_min = inner.piece_bytes_min
         self.pieces_max = inner.pieces_max
-
-    def describe(self) -> str:
-        return self._inner.describe()
+        # What sends no request is not tried again.
+        self.describe, self.close = inner.describe, inner.close
+        self.grant_piece, self.grant_read = inner.grant_piece, inner.grant_read
 
     def put(self, key: str, data: bytes) -> None:
         self._retried("put", key, lambda: self._inner.put(key, data))
@@ -68,10 +65,8 @@ class RetryingStore:
         """See Store. Each attempt sends the whole file, which may take longer than `total_s`: only `attempts_max`
         bounds it."""
 
-        def attempt() -> None:
-            self._inner.put_file(key, path, content_type=content_type)
-
-        self._retried("put_file", key, attempt, total_s=math.inf)
+        put_file = self._inner.put_file
+        self._retried("put_file", key, lambda: put_file(key, path, content_type=content_type), math.inf)
 
     def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
         return self._retried("get", key, lambda: self._inner.get(key, bytes_max=bytes_max))
@@ -110,12 +105,6 @@ class RetryingStore:
         """See Store. An attempt whose answer was lost leaves an empty upload that `list_uploads` shows."""
         return self._retried("create_upload", key, lambda: self._inner.create_upload(key))
 
-    def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
-        return self._inner.grant_piece(key, upload_id, number, expires_s=expires_s)
-
-    def grant_read(self, key: str, *, expires_s: int) -> Grant:
-        return self._inner.grant_read(key, expires_s=expires_s)
-
     def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
         complete = self._inner.complete_upload
         self._retried("complete_upload", key, lambda: complete(key, upload_id, pieces, size))
@@ -130,9 +119,6 @@ class RetryingStore:
     def list_pieces(self, key: str, upload_id: str) -> Pieces:
         return self._retried("list_pieces", key, lambda: self._inner.list_pieces(key, upload_id))
 
-    def close(self) -> None:
-        self._inner.close()
-
     def _holds(self, key: str, data: bytes) -> bool:
         try:
             return self._inner.get(key, bytes_max=len(data)) == data
@@ -140,9 +126,7 @@ class RetryingStore:
             return False
 
     def _retried(self, operation: str, key: str, attempt: Callable[[], _T], total_s: float | None = None) -> _T:
-        pauses = self._backoff.pauses(
-            self._total_s if total_s is None else total_s, clock=self._clock, uniform=self._uniform
-        )
+        pauses = self._backoff.pauses(total_s or self._total_s, clock=self._clock, uniform=self._uniform)
 
         def on_pause(error: TransientError, pause_s: float) -> None:
             _log.info("%s %s: try %d failed, next in %.1f s: %s", operation, key, pauses.attempts - 1, pause_s, error)

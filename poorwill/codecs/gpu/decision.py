@@ -16,7 +16,7 @@ import blake3
 import numpy as np
 
 from poorwill.codecs.base import Codec
-from poorwill.codecs.planes import Layout, Planes
+from poorwill.codecs.planes import Planes
 from poorwill.snapshot import limits
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ STREAMS = 6
 """Threads that hand chunks to the GPU while it is measured: enough to fill its lanes."""
 ENOUGH_MB_S = 5000
 """Faster than a network of 40 Gbit/s: beyond that the workspace's own programs need the CPU more."""
-WEIGHTS = Layout(2, True, 0b10)
 
 
 @dataclass(frozen=True, slots=True)

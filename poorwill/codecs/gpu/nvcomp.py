@@ -26,30 +26,22 @@ class NvcompAns:
         self.layout = Layout(2, True, 0b10)
 
     def encode(self, raw: memoryview, out: memoryview) -> int | None:
-        form = nvcomp_form.form_of(self.layout)
-        return _encode(self._gpus, "ans", raw, out, form)
+        return _encode(self._gpus, "ans", raw, out, nvcomp_form.form_of(self.layout))
 
     def decode(self, stored: memoryview, out: memoryview) -> None:
         form, _, _ = nvcomp_form.read(stored, len(out))
         self._gpus.decode(stored, out, form)
 
 
-class PlanesOnGpu:
+class PlanesOnGpu(Planes):
     """Id 2, written by a GPU: what any CPU reads. Decodes on the CPU."""
 
-    id = Planes.id
-    name = Planes.name
-
     def __init__(self, gpus: Gpus) -> None:
+        super().__init__()
         self._gpus = gpus
-        self._reader = Planes()
-        self.layout = Layout(2, True, 0b10)
 
     def encode(self, raw: memoryview, out: memoryview) -> int | None:
         return _encode(self._gpus, "planes", raw, out, nvcomp_form.split_of(self.layout))
-
-    def decode(self, stored: memoryview, out: memoryview) -> None:
-        self._reader.decode(stored, out)
 
 
 def _encode(gpus: Gpus, kind: str, raw: memoryview, out: memoryview, form: Form) -> int | None:

@@ -105,14 +105,10 @@ def _who(titles: list[str]) -> str:
 
 def _ways_to(root: Path, found: Mapping[int, Process], keeper: str, sessions: Mapping[int, str]) -> list[int]:
     """The sessions from which clients of that keeper descend: it holds the engine while its connections change."""
-    ways = []
+    ways: list[int] = []
     for process in found.values() if keeper else ():
-        if not process.name.startswith("python") or _keeper_name(processes.arguments(root, process.pid)) != keeper:
-            continue
-        for ancestor in _ancestors(process, found):
-            if ancestor in sessions:
-                ways.append(ancestor)
-                break
+        if process.name.startswith("python") and _keeper_name(processes.arguments(root, process.pid)) == keeper:
+            ways += [ancestor for ancestor in _ancestors(process, found) if ancestor in sessions][:1]
     return ways
 
 
@@ -130,10 +126,7 @@ def _ancestors(process: Process, found: Mapping[int, Process]) -> list[int]:
 
 def _dropbear_logins(found: Mapping[int, Process]) -> list[Login]:
     """Dropbear titles no process: a connection with a process of its own is authenticated."""
-    serving = {p.pid for p in found.values() if p.name == _DROPBEAR and _is_dropbear(found.get(p.parent))}
+    servers = {p.pid for p in found.values() if p.name == _DROPBEAR}
+    serving = {pid for pid in servers if found[pid].parent in servers}
     with_shell = {p.parent for p in found.values() if p.name != _DROPBEAR and p.parent in serving}
     return [Login(pid, _DROPBEAR) for pid in with_shell]
-
-
-def _is_dropbear(process: Process | None) -> bool:
-    return process is not None and process.name == _DROPBEAR

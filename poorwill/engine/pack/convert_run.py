@@ -17,19 +17,19 @@ import numpy as np
 from poorwill.codecs import registry
 from poorwill.engine.meter import Meter
 from poorwill.engine.pack.packer import OpenSink, encode, sent
-from poorwill.engine.pack.round import Adopted, match_sources, one_part
+from poorwill.engine.pack.round import Adopted, match_sources, parts_of
 from poorwill.engine.pool import Bench
 from poorwill.engine.protocol.answers import ConvertPlanned, PartSent
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.engine.transfer.fetch import Reader, Source
-from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of
+from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of, stored_chunks
 from poorwill.engine.transfer.sink import Sink
 from poorwill.errors import UsageError
 from poorwill.snapshot import limits, part_index, plan
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.part_index import IndexRows
-from poorwill.snapshot.tables import Chunks, Manifest, Parts
+from poorwill.snapshot.tables import Chunks, Manifest
 
 OpenSource = Callable[[str], Source]
 PARTS_AT_ONCE = 4
@@ -131,7 +131,7 @@ class ConvertRun:
 
     def _write(self, number: int, rows: Array, open_source: OpenSource, sink: Sink, context: Context) -> IndexRows:
         """Append the chunks at `rows` to the sink; returns what has become of each, in this order."""
-        chunks = self.source.chunks
+        chunks, sizes = self.source.chunks, self.source.chunks.stored[rows]
         index = IndexRows(
             self._sources[rows], np.zeros(len(rows), np.uint64), chunks.stored[rows], chunks.raw[rows],
             chunks.codec[rows], chunks.stored_hash[rows], chunks.raw_hash[rows],
@@ -141,19 +141,15 @@ class ConvertRun:
             places = np.flatnonzero(chunks.part[rows] == part_row)
             listed = rows[places]
 
-            def work(bench: Bench, data: memoryview, item: object, key: str = key) -> None:
-                assert isinstance(item, list)
-                at = 0
-                for place in item:
-                    stored = data[at : at + int(chunks.stored[rows[place]])]
-                    at += len(stored)
+            def work(bench: Bench, data: memoryview, places: list[int], key: str = key) -> None:
+                for place, stored in stored_chunks(data, places, sizes):
                     self._take(bench, int(rows[place]), stored, key, index, place, sink)
 
             with closing(open_source(key)) as source:
                 found = read_index(source, int(self.source.parts.size[part_row]), key)
                 check_against_index(self.source, listed, found, key)
                 runs = runs_of(chunks.offset[listed], chunks.stored[listed], places)
-                self._reader.run(number, source, list(runs), work, context)
+                self._reader.run(number, source, runs, work, context)
         return index
 
     def _take(
@@ -179,7 +175,7 @@ class ConvertRun:
         numbers = np.unique(self._chunks.part).tolist()
         row_of = np.zeros(limits.PART_NUMBER_MAX + 1, np.uint32)
         row_of[numbers] = np.arange(len(numbers))
-        parts = Parts.joined([one_part(self.source.machine, self.snapshot_id, n, self._sizes[n]) for n in numbers])
+        parts = parts_of(self.source.machine, self.snapshot_id, [(n, self._sizes[n]) for n in numbers])
         chunks = replace(self._chunks, part=row_of[self._chunks.part])
         return replace(self.source, snapshot_id=self.snapshot_id, parts=parts, chunks=chunks)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from poorwill.engine.pack.chunk_records import MISSING
-from poorwill.engine.pack.round import Round, one_part
+from poorwill.engine.pack.round import Round, parts_of
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Chunks, Entries, Kind, Manifest, Parts, Segments, Targets, XattrSets
 
@@ -73,12 +73,12 @@ def _all_chunks(round_: Round) -> tuple[Parts, Chunks]:
     first = len(round_.base_parts)
     row_of = np.zeros(256, np.uint32)
     row_of[numbers] = np.arange(first, first + len(numbers))
-    own = [one_part(round_.settings.machine, round_.settings.snapshot_id, n, round_.sizes[n]) for n in numbers]
+    own = parts_of(round_.settings.machine, round_.settings.snapshot_id, [(n, round_.sizes[n]) for n in numbers])
     new = Chunks(
         row_of[records.part], records.offset, records.stored, records.raw, records.codec,
         records.stored_hash, records.raw_hash,
     )  # fmt: skip
-    return Parts.joined([round_.base_parts, *own]), Chunks.joined([round_.base_chunks, new])
+    return Parts.joined([round_.base_parts, own]), Chunks.joined([round_.base_chunks, new])
 
 
 def compact(manifest: Manifest) -> Manifest:

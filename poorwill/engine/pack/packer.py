@@ -46,9 +46,7 @@ class Packer:
         round_.sizes.pop(number, None)
         sink = _LazySink(open_sink)
         try:
-            job = self._pool.open(Job(number, partial(self._code, round_, number, sink), context))
-            self._pool.add(job, *chunks.tolist())
-            self._pool.finish(job)
+            self._pool.run(Job(number, partial(self._code, round_, number, sink), context), chunks.tolist())
             rows = _index_rows(round_, chunks)
             if not len(rows):
                 return sent(number, rows, 0, [])

@@ -83,23 +83,17 @@ def begin(
 
 
 def _with_adopted(settings: PackSettings, previous: Manifest, adopted: Sequence[Adopted]) -> tuple[Parts, Chunks]:
-    parts, chunks = [previous.parts], [previous.chunks]
-    for found in adopted:
-        row = sum(map(len, parts))
-        parts.append(one_part(settings.machine, settings.snapshot_id, found.number, found.size))
-        rows = found.rows
-        place = np.full(len(rows), row, np.uint32)
-        chunks.append(Chunks(place, rows.offset, rows.stored, rows.raw, rows.codec, rows.stored_hash, rows.raw_hash))
-    return Parts.joined(parts), Chunks.joined(chunks)
+    own = parts_of(settings.machine, settings.snapshot_id, [(found.number, found.size) for found in adopted])
+    chunks = [found.rows.chunks(row) for row, found in enumerate(adopted, len(previous.parts))]
+    return Parts.joined([previous.parts, own]), Chunks.joined([previous.chunks, *chunks])
 
 
-def one_part(machine: str, snapshot_id: str, number: int, size: int) -> Parts:
-    return Parts(
-        Blobs.of([machine.encode()]),
-        Blobs.of([snapshot_id.encode()]),
-        np.array([number], np.uint8),
-        np.array([size], np.uint64),
-    )
+def parts_of(machine: str, snapshot_id: str, sizes: Sequence[tuple[int, int]]) -> Parts:
+    """Parts of one snapshot. sizes: number and bytes of each."""
+    count = len(sizes)
+    number, size = np.array(sizes, np.uint64).reshape(-1, 2).T
+    owner = (Blobs.of([machine.encode()] * count), Blobs.of([snapshot_id.encode()] * count))
+    return Parts(*owner, number.astype(np.uint8), size)
 
 
 def match_sources(sources: Array, adopted: Sequence[Adopted], first_row: int) -> dict[int, int]:

@@ -7,14 +7,14 @@ import stat
 import sys
 import time
 from array import array
-from collections.abc import Callable
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
+from poorwill.engine.positioned_io import READ_FLAGS, closing_fd
 from poorwill.engine.protocol.answers import LeftOut
 from poorwill.errors import WorkspaceError
 from poorwill.snapshot import limits, tensors
@@ -22,12 +22,7 @@ from poorwill.snapshot.columns import Array, Blobs
 from poorwill.snapshot.globs import Globs
 from poorwill.snapshot.tables import Entries, Kind, Targets, XattrSets
 
-_KIND_OF = {
-    stat.S_IFDIR: Kind.DIRECTORY,
-    stat.S_IFREG: Kind.FILE,
-    stat.S_IFLNK: Kind.SYMLINK,
-    stat.S_IFIFO: Kind.FIFO,
-}
+_KIND_OF = {stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFREG: Kind.FILE, stat.S_IFLNK: Kind.SYMLINK, stat.S_IFIFO: Kind.FIFO}
 _NAME = attrgetter("name")
 _BLOCK_ROWS = 1 << 14
 _BLOCK_BYTES = 512
@@ -72,32 +67,10 @@ class Scan:
 
 def _head(path: bytes) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with closing_fd(os.open(path, READ_FLAGS)) as fd:
+            return os.pread(fd, tensors.HEAD_BYTES, 0)
     except OSError:
         return b""  # pack will meet the same error, and report it
-    try:
-        return os.pread(fd, tensors.HEAD_BYTES, 0)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)
-
-
-def scan(
-    root: bytes,
-    exclude: Globs | None = None,
-    *,
-    skip: AbstractSet[bytes] = frozenset(),
-    state_dir: bytes | None = None,
-    on_entries: Callable[[int], None] = lambda count: None,
-) -> Scan:
-    """Walk `root`, which must be a directory; what matches `exclude`, the paths in `skip`, and
-    `state_dir` are left alone.
-
-    on_entries is called after each directory with the entries seen so far; it may raise to stop the walk.
-    WorkspaceError if `root` is not a directory that can be read.
-    """
-    return _Walk(os.path.realpath(root), exclude or Globs([]), skip, state_dir, on_entries).run()
 
 
 def path_below(root: bytes, path: bytes) -> bytes:
@@ -105,20 +78,15 @@ def path_below(root: bytes, path: bytes) -> bytes:
     return path[len(root.rstrip(b"/")) + 1 :]
 
 
-class _Walk:
+class Walk:
+    """Goes through `root` once; what matches `exclude`, the paths in `skip`, and `state_dir` are left alone."""
+
     def __init__(
-        self,
-        root: bytes,
-        exclude: Globs,
-        skip: AbstractSet[bytes],
-        state_dir: bytes | None,
-        on_entries: Callable[[int], None],
+        self, root: bytes, exclude: Globs, skip: Set[bytes], state_dir: bytes, on_entries: Callable[[int], None]
     ) -> None:
-        self.root = root
-        self.exclude = exclude
-        self.skip = skip
-        self.state_dir = os.path.realpath(state_dir) if state_dir else None
-        self.on_entries = on_entries
+        """on_entries is called after each directory with the entries seen so far; it may raise to stop the walk."""
+        self.root, self.exclude, self.skip = os.path.realpath(root), exclude, skip
+        self.state_dir, self.on_entries = os.path.realpath(state_dir), on_entries
         # Rows are gathered as Python values and turned into columns block by block: a tenth of the memory.
         self.rows = array("q")
         self.names: list[bytes] = []
@@ -133,6 +101,7 @@ class _Walk:
         self.check_access = os.geteuid() != 0
 
     def run(self) -> Scan:
+        """WorkspaceError if the root is not a directory that can be read."""
         scanned_at_ns = time.clock_gettime_ns(_CLOCK)
         try:
             info = os.stat(self.root)
@@ -172,21 +141,20 @@ class _Walk:
         prefix = self._below(path) + b"/" if row else b""
         exclude, skip = self.exclude, self.skip
         for child in children:
-            if exclude and exclude.match(prefix + child.name):
-                continue
-            if skip and prefix + child.name in skip:
+            below = prefix + child.name
+            if (exclude and exclude.match(below)) or below in skip:
                 continue
             try:
                 info = child.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue  # gone since the directory was listed: not part of this moment
             except OSError as error:
-                self.unreadable.append(LeftOut(prefix + child.name, str(error.strerror)))
+                self.unreadable.append(LeftOut(below, str(error.strerror)))
                 continue
             kind = _KIND_OF.get(stat.S_IFMT(info.st_mode))
             if kind is None:
                 what = "socket" if stat.S_ISSOCK(info.st_mode) else "device"
-                self.skipped.append(LeftOut(prefix + child.name, f"{what}: not kept in snapshots"))
+                self.skipped.append(LeftOut(below, f"{what}: not kept in snapshots"))
                 continue
             self._child(row, child, info, kind)
 
@@ -240,23 +208,18 @@ class _Walk:
 
 def _extents(path: bytes, size: int) -> list[tuple[int, int]]:
     """The (offset, length) that hold data, as the file system tells; all of it where it cannot."""
+    found, at = [], 0
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return [(0, size)]
-    try:
-        found, at = [], 0
-        while at < size:
-            try:
-                start = os.lseek(fd, at, os.SEEK_DATA)
-            except OSError:
-                break  # ENXIO: only a hole is left
-            at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-            if at <= start:
-                break
-            found.append((start, at - start))
+        with closing_fd(os.open(path, READ_FLAGS)) as fd:
+            while at < size:
+                try:
+                    start = os.lseek(fd, at, os.SEEK_DATA)
+                except OSError:
+                    break  # ENXIO: only a hole is left
+                at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+                if at <= start:
+                    break
+                found.append((start, at - start))
         return found
     except OSError:
         return [(0, size)]
-    finally:
-        os.close(fd)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,11 +14,11 @@ from poorwill.engine.meter import Meter
 from poorwill.engine.pack.manifest import assemble, empty_manifest, unsettled, without
 from poorwill.engine.pack.matching import racy_for_s, unchanged_since
 from poorwill.engine.pack.round import Adopted, Round, begin
-from poorwill.engine.pack.scan import Scan, scan
+from poorwill.engine.pack.scan import Scan, Walk
 from poorwill.engine.protocol.answers import LeftOut, Planned
 from poorwill.engine.protocol.context import Context
 from poorwill.errors import Refused, UsageError, WorkspaceError
-from poorwill.snapshot import fields, limits, manifest, plan
+from poorwill.snapshot import fields, limits, plan
 from poorwill.snapshot.globs import Globs
 from poorwill.snapshot.order import PackSettings
 from poorwill.snapshot.tables import Kind, Manifest
@@ -61,9 +61,7 @@ class SnapshotRun:
             context.check()
             self._meter.set(entries=entries)
 
-        found = scan(
-            self._root, self._exclude, skip=self._unreadable, state_dir=os.fsencode(state.state_dir()), on_entries=count
-        )
+        found = Walk(self._root, self._exclude, self._unreadable, os.fsencode(state.state_dir()), count).run()
         self._note(found.unreadable, found.skipped)
         return found
 
@@ -146,12 +144,8 @@ class SnapshotRun:
                 f"{SETTLE_ROUNDS} times over: {names}: stop what writes them, or exclude them"
             )
 
-    def manifest(self) -> Iterator[bytes]:
-        """The encoded manifest of the settled workspace, a page at a time."""
-        return manifest.encode(self.settled())
-
     def settled(self) -> Manifest:
-        """WorkspaceError if something was left unsettled."""
+        """The manifest of the settled workspace. WorkspaceError if something was left unsettled."""
         found = self._finished()
         rows = unsettled(found).tolist()
         if rows:
@@ -160,19 +154,15 @@ class SnapshotRun:
         return found
 
     def changed(self, before: Manifest, left_out: Sequence[bytes], context: Context) -> list[str]:
-        """Paths that differ between `before` and the workspace now, but for `left_out`; at most `PATHS_SHOWN`."""
+        """Paths added, removed or changed since `before` was scanned, but for `left_out`; at most `PATHS_SHOWN`."""
         self._unreadable.update(left_out)
-        return difference(self._scan(context), before)
-
-
-def difference(now: Scan, before: Manifest) -> list[str]:
-    """Paths added, removed or changed since `before` was scanned; at most `PATHS_SHOWN`."""
-    same = unchanged_since(now, before.entries, 1 << 62)
-    # Directories change their times with their entries; those differ themselves.
-    new = np.flatnonzero((same < 0) & (now.entries.kind != Kind.DIRECTORY))
-    gone = np.ones(len(before.entries), bool)
-    gone[same[same >= 0]] = False
-    gone &= before.entries.kind != Kind.DIRECTORY
-    paths = {os.fsdecode(now.entries.path(r)) for r in new[:PATHS_SHOWN].tolist()}
-    paths |= {os.fsdecode(before.entries.path(r)) for r in np.flatnonzero(gone)[:PATHS_SHOWN].tolist()}
-    return sorted(paths)[:PATHS_SHOWN]
+        now = self._scan(context)
+        same = unchanged_since(now, before.entries, 1 << 62)
+        # Directories change their times with their entries; those differ themselves.
+        new = np.flatnonzero((same < 0) & (now.entries.kind != Kind.DIRECTORY))
+        gone = np.ones(len(before.entries), bool)
+        gone[same[same >= 0]] = False
+        gone &= before.entries.kind != Kind.DIRECTORY
+        paths = {os.fsdecode(now.entries.path(r)) for r in new[:PATHS_SHOWN].tolist()}
+        paths |= {os.fsdecode(before.entries.path(r)) for r in np.flatnonzero(gone)[:PATHS_SHOWN].tolist()}
+        return sorted(paths)[:PATHS_SHOWN]

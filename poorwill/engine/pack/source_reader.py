@@ -7,11 +7,10 @@ import os
 from dataclasses import dataclass
 
 from poorwill.engine.pack.scan import Scan, path_below
-from poorwill.engine.positioned_io import read_at
+from poorwill.engine.positioned_io import READ_FLAGS, read_at
 from poorwill.engine.protocol.answers import LeftOut
 from poorwill.snapshot.plan import Plan
 
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_FILE_ANY_MORE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EAGAIN)
 """It vanished, or a directory, symlink, socket or FIFO has taken its name, or a parent's: the next scan will see."""
 
@@ -44,7 +43,7 @@ class SourceReader:
         offsets = plan.file_offset[first:stop].tolist()
         lengths = plan.length[first:stop].tolist()
         for row, offset, length in zip(rows, offsets, lengths, strict=True):
-            view = into[at : at + length]
+            view, refused = into[at : at + length], None
             at += length
             try:
                 fd = self._open(scan, row, keep=offset > 0)
@@ -56,25 +55,20 @@ class SourceReader:
                     if fd != self._fd:
                         os.close(fd)
             except OSError as error:
-                if error.errno in _NO_FILE_ANY_MORE:
-                    torn.append(Torn(row))
-                    view[:] = bytes(length)
-                    continue
-                path = path_below(scan.root, scan.path(row))
-                torn.append(Torn(row, LeftOut(path, str(error.strerror))))
-                view[:] = bytes(length)
-                continue
+                got = 0
+                if error.errno not in _NO_FILE_ANY_MORE:
+                    refused = LeftOut(path_below(scan.root, scan.path(row)), str(error.strerror))
             if got < length:
-                torn.append(Torn(row))
+                torn.append(Torn(row, refused))
                 view[got:] = bytes(length - got)
         return at, torn
 
     def _open(self, scan: Scan, row: int, keep: bool) -> int:
         if not keep:  # a small file, or the beginning of a large one, which another thread may go on with
-            return os.open(scan.path(row), _FLAGS)
+            return os.open(scan.path(row), READ_FLAGS)
         if row != self._row or scan is not self._scan:
             self.close()
-            self._fd = os.open(scan.path(row), _FLAGS)
+            self._fd = os.open(scan.path(row), READ_FLAGS)
             self._row, self._scan = row, scan
         return self._fd
 

@@ -50,7 +50,6 @@ class Ask(Protocol):
 
     def __call__(self, question: Question[A]) -> A:
         """The answer, or the error that it is answered with."""
-        ...
 
 
 def name_of(kind: type[Any]) -> str:

@@ -34,11 +34,7 @@ class Server:
     """Runs until its input ends. operation_of(request) gives what answers such a request."""
 
     def __init__(
-        self,
-        requests: IO[bytes],
-        events: IO[bytes],
-        operation_of: Callable[[Request[Any]], Operation],
-        meter: Meter,
+        self, requests: IO[bytes], events: IO[bytes], operation_of: Callable[[Request[Any]], Operation], meter: Meter
     ) -> None:
         self._requests, self._events = requests, events
         self._operation_of, self._meter = operation_of, meter

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import blake3
 
 from poorwill import defaults
-from poorwill.engine.positioned_io import read_at, write_at
+from poorwill.engine.positioned_io import READ_FLAGS, closing_fd, read_at, write_at
 from poorwill.errors import Refused, UsageError
 from poorwill.snapshot.order import RestoreOrder
 
@@ -32,7 +32,6 @@ RECOUNT_SHARE = 1 / 16
 UNFINISHED_S_MAX = 3600.0
 _UNFINISHED = "new-"
 _DIGITS = frozenset("0123456789abcdef")
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -92,19 +91,14 @@ class ChunkCache:
         """Fill `into` with the chunk of this hash and size; False if it is not here whole. Marks it as used."""
         path = self._path(digest)
         try:
-            fd = os.open(path, _READ)
+            with closing_fd(os.open(path, READ_FLAGS)) as fd:
+                whole = os.fstat(fd).st_size == len(into) == read_at(fd, 0, into)
+                if whole and blake3.blake3(into).digest() == digest:
+                    with suppress(OSError):  # a disk that is only read
+                        os.utime(fd)
+                    return True
         except OSError:
             return False
-        try:
-            whole = os.fstat(fd).st_size == len(into) == read_at(fd, 0, into)
-            if whole and blake3.blake3(into).digest() == digest:
-                with suppress(OSError):  # a disk that is only read
-                    os.utime(fd)
-                return True
-        except OSError:
-            return False
-        finally:
-            os.close(fd)
         log.info("cache %s: %s is damaged and removed", self.directory, digest.hex())
         with suppress(OSError):
             os.unlink(path)
@@ -121,21 +115,19 @@ class ChunkCache:
             return
         with self._lock:
             self._make_room(len(data))
-        folder, unfinished = os.path.dirname(path), _UNFINISHED + secrets.token_hex(8)
+        folder = os.path.dirname(path)
         for made in (os.path.dirname(folder), folder):
             with suppress(FileExistsError):
                 os.mkdir(made, 0o700)
-        unfinished = os.path.join(folder, unfinished)
-        fd = os.open(unfinished, _WRITE, 0o600)
-        try:
-            write_at(fd, 0, data)
-            os.rename(unfinished, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(unfinished)
-            raise
-        finally:
-            os.close(fd)
+        unfinished = os.path.join(folder, _UNFINISHED + secrets.token_hex(8))
+        with closing_fd(os.open(unfinished, _WRITE, 0o600)) as fd:
+            try:
+                write_at(fd, 0, data)
+                os.rename(unfinished, path)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(unfinished)
+                raise
 
     def _make_room(self, size: int) -> None:
         if not self._counted or self._uncounted + size > self._bytes_max * RECOUNT_SHARE:
@@ -163,8 +155,7 @@ class ChunkCache:
             for entry in entries:
                 try:
                     info = entry.stat(follow_symlinks=False)
-                    left = entry.name.startswith(_UNFINISHED) and info.st_mtime < self._clock() - UNFINISHED_S_MAX
-                    if left:
+                    if entry.name.startswith(_UNFINISHED) and info.st_mtime < self._clock() - UNFINISHED_S_MAX:
                         os.unlink(entry.path)
                     else:
                         yield _Kept(info.st_mtime, info.st_size, entry.path)

@@ -6,7 +6,7 @@ import blake3
 import numpy as np
 
 from poorwill.engine.pool import Bench
-from poorwill.engine.restore.placement import Placement
+from poorwill.engine.restore.selection import Placement
 from poorwill.engine.restore.tree_in_place import TreeInPlace
 from poorwill.engine.transfer.decoding import raw_buffer
 from poorwill.snapshot.tables import Chunks
@@ -27,15 +27,12 @@ class LocalChunks:
         The bytes are valid until the thread's next chunk. A chunk of many small files is found when each of its
         bytes is in a wanted file: one that differs is enough to miss it.
         """
-        raw_bytes = int(self._chunks.raw[chunk])
+        raw_bytes, expected = int(self._chunks.raw[chunk]), self._chunks.raw_hash[chunk].tobytes()
         raw = raw_buffer(bench, raw_bytes)
         for sources in self._candidates(chunk, raw_bytes):
-            if self._read(bench, sources, raw) and self._is(chunk, raw):
+            if self._read(bench, sources, raw) and blake3.blake3(raw).digest() == expected:
                 return raw, frozenset(sources)
         return None
-
-    def _is(self, chunk: int, raw: memoryview) -> bool:
-        return bool(blake3.blake3(raw).digest() == self._chunks.raw_hash[chunk].tobytes())
 
     def _candidates(self, chunk: int, raw_bytes: int) -> list[list[int]]:
         """Lists of segments whose files stand there and that together cover the chunk."""

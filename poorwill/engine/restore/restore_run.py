@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -18,13 +19,12 @@ from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore import survey
 from poorwill.engine.restore.chunk_cache import open_cache
 from poorwill.engine.restore.local_chunks import LocalChunks
-from poorwill.engine.restore.placement import Placement
-from poorwill.engine.restore.selection import selected
+from poorwill.engine.restore.selection import Placement, selected
 from poorwill.engine.restore.tree import Tree
 from poorwill.engine.restore.tree_in_place import TreeInPlace
 from poorwill.engine.transfer.decoding import chunk_buffer, decode, decode_checked
 from poorwill.engine.transfer.fetch import Reader, Source
-from poorwill.engine.transfer.part_reading import check_against_index, listed, read_index, runs_of
+from poorwill.engine.transfer.part_reading import check_against_index, listed, read_index, runs_of, stored_chunks
 from poorwill.errors import Cancelled, Corrupt, Refused, WorkspaceError
 from poorwill.snapshot import limits
 from poorwill.snapshot.columns import Array
@@ -113,13 +113,10 @@ class RestoreRun:
         try:
             yield
         finally:
-            self._one_less()
-
-    def _one_less(self) -> None:
-        with self._lock:
-            self._running -= 1
-        if self._closing:
-            self.close()
+            with self._lock:
+                self._running -= 1
+            if self._closing:
+                self.close()
 
     def _count(self, **amounts: int) -> None:
         self._meter.add(**amounts)
@@ -170,9 +167,7 @@ class RestoreRun:
         self._count(kept_bytes=placement.bytes_of(unchanged))
 
     def _forget(self, row: int) -> None:
-        rows = np.zeros(len(self.wanted), bool)
-        rows[row] = True
-        self._undo(self._placement.holding(rows))
+        self._undo(self._placement.holding(np.arange(len(self.wanted)) == row))
 
     def _undo(self, chunks: Array) -> None:
         lost = np.flatnonzero(chunks & self._done)
@@ -245,19 +240,13 @@ class RestoreRun:
         index = read_index(source, int(self.manifest.parts.size[part_row]), key)
         check_against_index(self.manifest, rows, index, key)
 
-        def work(bench: Bench, data: memoryview, item: object) -> None:
-            self._write_run(bench, data, item, key)
-
         runs = runs_of(chunks.offset[rows], chunks.stored[rows], rows)
-        self._reader.run(part_row, source, list(runs), work, context)
+        self._reader.run(part_row, source, runs, partial(self._write_run, key), context)
 
-    def _write_run(self, bench: Bench, data: memoryview, item: object, key: str) -> None:
-        assert isinstance(item, list)
-        chunks, at = self.manifest.chunks, 0
-        for row in item:
+    def _write_run(self, key: str, bench: Bench, data: memoryview, rows: list[int]) -> None:
+        chunks = self.manifest.chunks
+        for row, stored in stored_chunks(data, rows, chunks.stored):
             self._check_open()
-            stored = data[at : at + int(chunks.stored[row])]
-            at += len(stored)
             self._scatter(bench, row, decode(bench, chunks, row, stored, key))
             self._note_done(row)
             self._sums.add(fetched_bytes=len(stored))

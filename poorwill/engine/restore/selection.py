@@ -1,4 +1,4 @@
-"""Which entries of a snapshot a restore wants."""
+"""What of a snapshot a restore wants: which entries, and where the bytes of their chunks belong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from poorwill.engine.journal import NAME
 from poorwill.errors import Corrupt, Refused
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.globs import Globs
-from poorwill.snapshot.tables import Kind, Manifest
+from poorwill.snapshot.tables import Kind, Manifest, Segments
 
 
 def selected(manifest: Manifest, include: Globs) -> Array:
@@ -18,8 +18,10 @@ def selected(manifest: Manifest, include: Globs) -> Array:
 
     Refused if nothing matches. Corrupt if the snapshot holds what a restore calls its own.
     """
-    _refuse_own_name(manifest)
     entries = manifest.entries
+    first, stop = entries.children()
+    if NAME in entries.name.slice(int(first[0]), int(stop[0])):
+        raise Corrupt(f"the snapshot holds an entry {os.fsdecode(NAME)!r}, the restore's own journal")
     if not include:
         return np.ones(len(entries), bool)
     wanted = np.zeros(len(entries), bool)
@@ -37,8 +39,28 @@ def selected(manifest: Manifest, include: Globs) -> Array:
     return wanted
 
 
-def _refuse_own_name(manifest: Manifest) -> None:
-    first, stop = manifest.entries.children()
-    for row in range(int(first[0]), int(stop[0])):
-        if manifest.entries.name[row] == NAME:
-            raise Corrupt(f"the snapshot holds an entry {os.fsdecode(NAME)!r}, the restore's own journal")
+class Placement:
+    """The segments of wanted entries, sorted by chunk: those of chunk `c` are `first[c]` to `first[c + 1]`.
+
+    row: the entry of each segment. needed: whether a chunk has any wanted segment, one bool per chunk.
+    """
+
+    def __init__(self, manifest: Manifest, wanted: Array) -> None:
+        rows = manifest.segment_rows()
+        live = np.flatnonzero(wanted[rows])
+        order = live[np.lexsort((rows[live], manifest.segments.chunk[live]))]
+        chunk = manifest.segments.chunk[order]
+        self.first: Array = np.searchsorted(chunk, np.arange(len(manifest.chunks) + 1))
+        self.row: Array = rows[order]
+        self.segment: Segments = manifest.segments.take(order)
+        self.needed: Array = np.diff(self.first) > 0
+
+    def bytes_of(self, chunks: Array) -> int:
+        """How many bytes of files the chunks (bool, one per chunk) hold."""
+        return int(self.segment.length[chunks[self.segment.chunk]].sum(dtype=np.int64))
+
+    def holding(self, rows: Array) -> Array:
+        """The chunks (bool, one per chunk) with a segment of any of these entries (bool, one per entry)."""
+        found = np.zeros(len(self.needed), bool)
+        found[self.segment.chunk[rows[self.row]]] = True
+        return found

@@ -6,12 +6,13 @@ import errno
 import itertools
 import os
 import stat
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from poorwill.engine.pool import Bench
-from poorwill.engine.positioned_io import write_at
+from poorwill.engine.positioned_io import closing_fd, write_at
 from poorwill.engine.protocol.answers import LeftOut
 from poorwill.errors import WorkspaceError
 from poorwill.snapshot import xattrs
@@ -76,41 +77,44 @@ class Tree:
             os.close(self.root_fd)
         self.root_fd = -1
 
-    def _slot(self, bench: Bench, name: str) -> list[int]:
-        # A thread's last (row, descriptor) of a kind; registered here so that close() reaches all of them.
+    def _kept_open(self, bench: Bench, name: str, row: int, open_it: Callable[[int], int]) -> int:
+        """What open_it(row) opened, kept until the thread asks for another row under this name."""
+
         def make() -> list[int]:
-            self._slots.append([-1, -1])
+            self._slots.append([-1, -1])  # so that close() reaches all of them
             return self._slots[-1]
 
-        slot: list[int] = bench.tool(f"{name}-{self._serial}", make)
-        return slot
-
-    def directory(self, bench: Bench, row: int) -> int:
-        """A descriptor of directory `row`, kept until the thread asks for another one."""
-        kept = self._slot(bench, "directory")
+        kept: list[int] = bench.tool(f"{name}-{self._serial}", make)
         if kept[0] != row:
             if kept[1] >= 0:
                 os.close(kept[1])
                 kept[:] = [-1, -1]
-            kept[:] = [row, self._open_directory(row)]
+            kept[:] = [row, open_it(row)]
         return kept[1]
+
+    def directory(self, bench: Bench, row: int) -> int:
+        """A descriptor of directory `row`, kept until the thread asks for another one."""
+        return self._kept_open(bench, "directory", row, self._open_directory)
 
     def _open_directory(self, row: int) -> int:
         names = self.entries.path(row)
         fd = os.dup(self.root_fd)
         for name in names.split(b"/") if names else []:
-            try:
-                below = os.open(name, _DIRECTORY, dir_fd=fd)
-            except OSError as error:
-                raise self.failed(row, error) from None
-            finally:
-                os.close(fd)
-            fd = below
+            with closing_fd(fd), self.failures(row):
+                fd = os.open(name, _DIRECTORY, dir_fd=fd)
         return fd
 
     def failed(self, row: int, error: OSError) -> WorkspaceError:
         path = os.fsdecode(self.entries.path(row))
         return WorkspaceError(f"{path}: {error.strerror}: it cannot be restored", path=path, errno=error.errno)
+
+    @contextmanager
+    def failures(self, row: int) -> Iterator[None]:
+        """Raise WorkspaceError, which names the entry, in place of OSError."""
+        try:
+            yield
+        except OSError as error:
+            raise self.failed(row, error) from None
 
     def make_directories(self, bench: Bench) -> None:
         """All wanted directories, writable for the owner until `settle_directories`."""
@@ -173,32 +177,15 @@ class Tree:
 
     def make_large(self, bench: Bench, row: int) -> None:
         """Create a file that several chunks will write into, at its full size."""
-        try:
-            fd = self._create(bench, row, 0o600)
-            try:
-                os.truncate(fd, int(self.entries.size[row]))
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise self.failed(row, error) from None
+        with self.failures(row), closing_fd(self._create(bench, row, 0o600)) as fd:
+            os.truncate(fd, int(self.entries.size[row]))
 
     def write_range(self, bench: Bench, row: int, data: memoryview, file_offset: int) -> int:
         """Write into a file made by `make_large`. Returns the bytes written."""
-        try:
-            write_at(self._kept_open(bench, row, "large", os.O_WRONLY), file_offset, data)
-        except OSError as error:
-            raise self.failed(row, error) from None
+        with self.failures(row):
+            fd = self._kept_open(bench, "large", row, lambda row: self._open(bench, row, os.O_WRONLY))
+            write_at(fd, file_offset, data)
         return len(data)
-
-    def _kept_open(self, bench: Bench, row: int, slot: str, flags: int) -> int:
-        """A descriptor of file `row`, kept until the thread asks for another one under this name."""
-        kept = self._slot(bench, slot)
-        if kept[0] != row:
-            if kept[1] >= 0:
-                os.close(kept[1])
-                kept[:] = [-1, -1]
-            kept[:] = [row, self._open(bench, row, flags)]
-        return kept[1]
 
     def _open(self, bench: Bench, row: int, flags: int) -> int:
         above = self.directory(bench, int(self.entries.parent[row]))
@@ -215,17 +202,12 @@ class Tree:
 
     def settle_file(self, bench: Bench, row: int) -> None:
         """Everything but the content of one file, which exists."""
-        try:
-            fd = self._open(bench, row, os.O_RDONLY)
-            try:
-                self._settle(fd, row)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise self.failed(row, error) from None
+        with self.failures(row), closing_fd(self._open(bench, row, os.O_RDONLY)) as fd:
+            self._settle(fd, row)
 
     def _settle(self, fd: int, row: int) -> None:
-        self._own(row, fd)
+        if self.owner[0] == 0:
+            os.fchown(fd, int(self.entries.uid[row]), int(self.entries.gid[row]))
         # Before the mode: an owner who is not root cannot give attributes to a file that is read-only.
         self._set_xattrs(row, fd)
         os.fchmod(fd, int(self.mode[row]))
@@ -243,40 +225,33 @@ class Tree:
                 if self.stands(bench, row, kind):
                     continue
                 self.clear(bench, row)
-                try:
-                    make(bench, row, self.directory(bench, int(entries.parent[row])), entries.name[row])
-                except OSError as error:
-                    raise self.failed(row, error) from None
+                with self.failures(row):
+                    make(row, self.directory(bench, int(entries.parent[row])), entries.name[row])
 
     def stands(self, bench: Bench, row: int, kind: Kind) -> bool:
         """Whether this link or FIFO is there already, just as it is wanted."""
         return False
 
-    def _hardlink(self, bench: Bench, row: int, above: int, name: bytes) -> None:
+    def _hardlink(self, row: int, above: int, name: bytes) -> None:
         file = int(self.entries.link[row])
-        source = self._open_directory(int(self.entries.parent[file]))
-        try:
+        with closing_fd(self._open_directory(int(self.entries.parent[file]))) as source:
             os.link(self.entries.name[file], name, src_dir_fd=source, dst_dir_fd=above, follow_symlinks=False)
-            info = os.stat(name, dir_fd=above, follow_symlinks=False)
-        finally:
-            os.close(source)
+        info = os.stat(name, dir_fd=above, follow_symlinks=False)
         for linked in (row, file):
             self.inode[linked], self.ctime_ns[linked] = info.st_ino, info.st_ctime_ns
         # Other links of the file changed their ctime with this one; they are read again if that matters.
 
-    def _symlink(self, bench: Bench, row: int, above: int, name: bytes) -> None:
+    def _symlink(self, row: int, above: int, name: bytes) -> None:
         os.symlink(self._targets[int(self.entries.link[row])], name, dir_fd=above)
-        if self.owner[0] == 0:
-            os.chown(name, int(self.entries.uid[row]), int(self.entries.gid[row]), dir_fd=above, follow_symlinks=False)
-        self._time(row, above, name)
+        self._settle_name(row, above, name)
 
-    def _fifo(self, bench: Bench, row: int, above: int, name: bytes) -> None:
+    def _fifo(self, row: int, above: int, name: bytes) -> None:
         os.mkfifo(name, int(self.mode[row]) & 0o777, dir_fd=above)
+        self._settle_name(row, above, name)
+
+    def _settle_name(self, row: int, above: int, name: bytes) -> None:
         if self.owner[0] == 0:
             os.chown(name, int(self.entries.uid[row]), int(self.entries.gid[row]), dir_fd=above, follow_symlinks=False)
-        self._time(row, above, name)
-
-    def _time(self, row: int, above: int, name: bytes) -> None:
         mtime_ns = int(self.entries.mtime_ns[row])
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=above, follow_symlinks=False)
 
@@ -285,22 +260,13 @@ class Tree:
         setting them earlier would be undone."""
         rows = np.flatnonzero(self.wanted & (self.entries.kind == Kind.DIRECTORY)).tolist()
         for row in reversed(rows[1:] if below_root else rows[:1]):
-            fd = self._open_directory(row)
-            try:
+            with closing_fd(self._open_directory(row)) as fd, self.failures(row):
                 self._settle(fd, row)
-            except OSError as error:
-                raise self.failed(row, error) from None
-            finally:
-                os.close(fd)
-
-    def _own(self, row: int, fd: int) -> None:
-        if self.owner[0] == 0:
-            os.fchown(fd, int(self.entries.uid[row]), int(self.entries.gid[row]))
 
     def _set_xattrs(self, row: int, fd: int) -> None:
         number = int(self.entries.xattrs[row])
         for name, value in (xattrs.decoded(self._xattrs[number - 1]) if number else {}).items():
-            reason: Any = None
+            reason: str | None = None
             if name.startswith(_PRIVILEGED_XATTRS) and not self.privileged:
                 reason = "needs --privileged"
             else:
@@ -322,8 +288,6 @@ class Tree:
         files = self.wanted & (self.entries.kind == Kind.FILE) & (self.inode == 0)
         for row in np.flatnonzero(files).tolist():
             above = self.directory(bench, int(self.entries.parent[row]))
-            try:
+            with self.failures(row):
                 info = os.stat(self.entries.name[row], dir_fd=above, follow_symlinks=False)
-            except OSError as error:
-                raise self.failed(row, error) from None
             self.inode[row], self.ctime_ns[row] = info.st_ino, info.st_ctime_ns

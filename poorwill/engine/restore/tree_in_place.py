@@ -19,11 +19,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
 from poorwill.engine.pool import Bench
-from poorwill.engine.positioned_io import read_at, write_at
+from poorwill.engine.positioned_io import closing_fd, read_at, write_at
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore import extents
 from poorwill.engine.restore.survey import survey
@@ -75,18 +76,13 @@ class TreeInPlace(Tree):
 
     def _keep_whole(self, bench: Bench, row: int, data: memoryview, file_offset: int) -> bool:
         try:
-            fd = self._open(bench, row, os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            if not self._equal(fd, row, data, file_offset):
-                return False
-            self._settle_if_needed(fd, row)
-            return True
+            with closing_fd(self._open(bench, row, os.O_RDONLY)) as fd:
+                if not self._equal(fd, row, data, file_offset):
+                    return False
+                self._settle_if_needed(fd, row)
+                return True
         except OSError:
             return False  # it cannot be read, or is another user's: a new file can have all that is wanted
-        finally:
-            os.close(fd)
 
     def _equal(self, fd: int, row: int, data: memoryview, file_offset: int) -> bool:
         info, size = os.fstat(fd), int(self.entries.size[row])
@@ -112,34 +108,24 @@ class TreeInPlace(Tree):
         """Make what stands there a file that chunks can be written into, with all that is equal in it."""
         if self.found.unchanged[row]:
             return
-        if not self.entries.segments[row]:
-            if not self._keep_empty(bench, row):
+        if not self.found.regular[row] or not self.entries.segments[row]:
+            if self.entries.segments[row] or not self._keep_empty(bench, row):
                 super().make_large(bench, row)
             return
-        if not self.found.regular[row]:
-            super().make_large(bench, row)
-            return
-        old = self._open_old(bench, row)
-        try:
-            if old < 0:
-                self._renew(bench, row, -1)
-            elif self.found.shared[row] or not self._patchable(bench, row, old):
-                self._renew(bench, row, old)
-            self._holes[row] = self._has_holes(bench, row)
-        except OSError as error:
-            raise self.failed(row, error) from None
-        finally:
-            if old >= 0:
-                os.close(old)
+        with self.failures(row):
+            try:
+                old = self._open(bench, row, os.O_RDONLY)
+            except OSError:
+                self._renew(bench, row)
+            else:
+                with closing_fd(old):
+                    if self.found.shared[row] or not self._patchable(bench, row, old):
+                        self._renew(bench, row, old)
+            above = self.directory(bench, int(self.entries.parent[row]))
+            self._holes[row] = extents.sparse(os.stat(self.entries.name[row], dir_fd=above, follow_symlinks=False))
 
     def _ours(self, info: os.stat_result) -> bool:
         return self.owner[0] in (0, info.st_uid)
-
-    def _open_old(self, bench: Bench, row: int) -> int:
-        try:
-            return self._open(bench, row, os.O_RDONLY)
-        except OSError:
-            return -1
 
     def _patchable(self, bench: Bench, row: int, old: int) -> bool:
         """Whether the file can be written; if so it has the wanted size then, and zeros in every hole."""
@@ -152,15 +138,13 @@ class TreeInPlace(Tree):
             fd = self._open(bench, row, os.O_RDWR)
         except OSError:
             return False  # ETXTBSY for a program that runs, EPERM for a file that is immutable
-        try:
+        with closing_fd(fd):
             now = os.fstat(fd)
             if (now.st_dev, now.st_ino) != (info.st_dev, info.st_ino):
                 return False
             if now.st_size != size:
                 os.truncate(fd, size)
             return all(extents.empty(fd, begin, end) for begin, end in self._gaps(row))
-        finally:
-            os.close(fd)
 
     def _ranges(self, row: int) -> list[tuple[int, int]]:
         """The (begin, end) that hold data, neighbours joined."""
@@ -175,25 +159,16 @@ class TreeInPlace(Tree):
         edges = [0, *(edge for pair in self._ranges(row) for edge in pair), int(self.entries.size[row])]
         return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
 
-    def _renew(self, bench: Bench, row: int, old: int) -> None:
+    def _renew(self, bench: Bench, row: int, old: int = -1) -> None:
         """A new inode under the same name, with what the old one holds where data is wanted."""
         self._on_renewal(row)
         super().make_large(bench, row)
         if old < 0:
             return
-        new = self._open(bench, row, os.O_WRONLY)
-        try:
+        # No room for two, or it cannot be read to its end: the rest is fetched.
+        with closing_fd(self._open(bench, row, os.O_WRONLY)) as new, suppress(OSError):
             for begin, end in self._ranges(row):
                 extents.copy(old, new, begin, end, self._context)
-        except OSError:
-            return  # no room for two, or it cannot be read to its end: the rest is fetched
-        finally:
-            os.close(new)
-
-    def _has_holes(self, bench: Bench, row: int) -> bool:
-        above = self.directory(bench, int(self.entries.parent[row]))
-        info = os.stat(self.entries.name[row], dir_fd=above, follow_symlinks=False)
-        return extents.sparse(info)
 
     def write_range(self, bench: Bench, row: int, data: memoryview, file_offset: int) -> int:
         """Write into a file that `make_large` made ready, unless the range is equal. Returns the bytes written."""
@@ -201,13 +176,12 @@ class TreeInPlace(Tree):
             return 0
         if not self.found.regular[row]:
             return super().write_range(bench, row, data, file_offset)
-        try:
-            fd = self._kept_open(bench, row, "large", os.O_RDWR)
-            if extents.same(fd, file_offset, data) and not self._in_hole(fd, row, file_offset, len(data)):
+        with self.failures(row):
+            fd = self._kept_open(bench, "large", row, lambda row: self._open(bench, row, os.O_RDWR))
+            in_hole = self._holes[row] and extents.hole_in(fd, file_offset, file_offset + len(data))
+            if not in_hole and extents.same(fd, file_offset, data):
                 return 0
             write_at(fd, file_offset, data)
-        except OSError as error:
-            raise self.failed(row, error) from None
         return len(data)
 
     def keep_range(self, bench: Bench, row: int, data: memoryview, file_offset: int) -> int:
@@ -216,19 +190,13 @@ class TreeInPlace(Tree):
             return 0
         return self.write_range(bench, row, data, file_offset)
 
-    def _in_hole(self, fd: int, row: int, begin: int, length: int) -> bool:
-        return bool(self._holes[row]) and extents.hole_in(fd, begin, begin + length)
-
     def read_range(self, bench: Bench, row: int, file_offset: int, into: memoryview) -> bool:
         """Fill `into` with what stands there; False if that much is not there, or all of it is a hole."""
         try:
             if self.entries.segments[row] == 1:
-                fd = self._open(bench, row, os.O_RDONLY)
-                try:
+                with closing_fd(self._open(bench, row, os.O_RDONLY)) as fd:
                     return read_at(fd, file_offset, into) == len(into)
-                finally:
-                    os.close(fd)
-            fd = self._kept_open(bench, row, "source", os.O_RDONLY)
+            fd = self._kept_open(bench, "source", row, lambda row: self._open(bench, row, os.O_RDONLY))
             # A file that an interrupted restore made is mostly one hole: to read and hash that takes long.
             if self._holes[row] and extents.data_from(fd, file_offset) >= file_offset + len(into):
                 return False
@@ -241,14 +209,12 @@ class TreeInPlace(Tree):
     def _keep_empty(self, bench: Bench, row: int) -> bool:
         if not self.found.regular[row] or self.found.shared[row]:
             return False
-        fd = self._open_old(bench, row)
-        if fd < 0:
-            return False
         try:
-            info, size = os.fstat(fd), int(self.entries.size[row])
-            return self._ours(info) and info.st_size == size and (not size or extents.data_from(fd, 0) >= size)
-        finally:
-            os.close(fd)
+            with closing_fd(self._open(bench, row, os.O_RDONLY)) as fd:
+                info, size = os.fstat(fd), int(self.entries.size[row])
+                return self._ours(info) and info.st_size == size and (not size or extents.data_from(fd, 0) >= size)
+        except OSError:
+            return False
 
     def settle_file(self, bench: Bench, row: int) -> None:
         if not self.found.settled[row]:

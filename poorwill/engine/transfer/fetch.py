@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench, Job, WorkPool
-from poorwill.engine.positioned_io import read_at
+from poorwill.engine.positioned_io import READ_FLAGS, read_at
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.transfer.buffers import BufferPool, new_buffer
 from poorwill.errors import Corrupt, NotFound, StoreUnavailable
+
+if TYPE_CHECKING:
+    from poorwill.engine.transfer.http import Http
+
+Run = tuple[int, int, list[int]]
+"""Bytes of a part: where they begin, how many they are, and the chunks in them."""
 
 
 class Source(Protocol):
@@ -22,7 +28,6 @@ class Source(Protocol):
 
     def read(self, start: int, into: memoryview) -> None:
         """Fill `into` from byte `start`. NotFound, Corrupt (it ends earlier), or transient errors. Thread-safe."""
-        ...
 
     def close(self) -> None: ...
 
@@ -35,7 +40,7 @@ class PathSource:
     def __init__(self, path: str, what: str, meter: Meter) -> None:
         self._what, self._meter = what, meter
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            self._fd = os.open(path, READ_FLAGS)
         except FileNotFoundError:
             raise NotFound(f"{what}: the store says it does not exist") from None
         except OSError as error:
@@ -54,6 +59,22 @@ class PathSource:
         os.close(self._fd)
 
 
+class UrlSource:
+    """An object behind a presigned URL; url_of(fresh) gives it, anew when the last one was refused."""
+
+    remote = True
+
+    def __init__(self, url_of: Callable[[bool], str], what: str, http: Http, meter: Meter, context: Context) -> None:
+        self._url_of, self._what, self._http, self._meter, self._context = url_of, what, http, meter, context
+
+    def read(self, start: int, into: memoryview) -> None:
+        self._http.get(self._url_of, start, into, self._what, self._context)
+        self._meter.add(fetched_bytes=len(into))
+
+    def close(self) -> None:
+        pass
+
+
 class Reader:
     """Runs of bytes of one part, handed to the codec pool as soon as they are here."""
 
@@ -62,53 +83,45 @@ class Reader:
 
     def here(self, rank: int, items: list[int], work: Callable[[Bench, int], None], context: Context) -> None:
         """Call work(bench, item) for what needs no fetching, as `run` does for what does."""
-        job = self._pool.open(Job(rank, work, context))
-        self._pool.add(job, *items)
-        self._pool.finish(job)
+        self._pool.run(Job(rank, work, context), items)
 
     def run(
         self,
         rank: int,
         source: Source,
-        runs: list[tuple[int, int, object]],
-        work: Callable[[Bench, memoryview, object], None],
+        runs: list[Run],
+        work: Callable[[Bench, memoryview, list[int]], None],
         context: Context,
     ) -> None:
-        """Call work(bench, bytes, item) for every (start, length, item), on the codec threads, in any order.
+        """Call work(bench, bytes, chunks) for every run, on the codec threads, in any order.
 
-        Runs are at most a buffer long. Returns when all are done; raises what the first failure raised.
+        Returns when all are done; raises what the first failure raised.
         """
 
-        def near(bench: Bench, run: tuple[int, int, object]) -> None:
-            size = max(self._buffers.buffer_bytes, run[1])
-            view: memoryview = bench.tool(f"run-{size}", lambda: bench.toolset.pinned(memoryview(bytearray(size))))[
-                : run[1]
-            ]
-            source.read(run[0], view)
-            work(bench, view, run[2])
+        def near(bench: Bench, run: Run) -> None:
+            start, length, chunks = run
+            size = max(self._buffers.buffer_bytes, length)
+            buffer: memoryview = bench.tool(f"run-{size}", lambda: bench.toolset.pinned(memoryview(bytearray(size))))
+            source.read(start, buffer[:length])
+            work(bench, buffer[:length], chunks)
 
-        def far(bench: Bench, fetched: tuple[memoryview, int, object]) -> None:
+        def far(bench: Bench, fetched: tuple[memoryview, int, list[int]]) -> None:
             try:
                 work(bench, fetched[0][: fetched[1]], fetched[2])
             finally:
                 self._buffers.release(fetched[0])
 
-        def drop(item: tuple[object, int, object]) -> None:
-            if isinstance(item[0], memoryview):
-                self._buffers.release(item[0])
-
-        job = self._pool.open(Job(rank, far if source.remote else near, context, drop))
+        if not source.remote:
+            return self._pool.run(Job(rank, near, context), runs)
+        job = self._pool.open(Job(rank, far, context, lambda fetched: self._buffers.release(fetched[0])))
         try:
-            if source.remote:
-                self._fetch_ahead(job, source, runs)
-            else:
-                self._pool.add(job, *runs)
+            self._fetch_ahead(job, source, runs)
         except BaseException as error:
             self._pool.fail(job, error)
         self._pool.finish(job)
 
-    def _fetch_ahead(self, job: Job, source: Source, runs: list[tuple[int, int, object]]) -> None:
-        def fetch(buffer: memoryview, run: tuple[int, int, object]) -> None:
+    def _fetch_ahead(self, job: Job, source: Source, runs: list[Run]) -> None:
+        def fetch(buffer: memoryview, run: Run) -> None:
             try:
                 if job.error is not None:
                     raise job.error

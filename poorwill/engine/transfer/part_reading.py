@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from poorwill.engine.protocol.answers import PartListed
-from poorwill.engine.transfer.fetch import Source
+from poorwill.engine.transfer.fetch import Run, Source
 from poorwill.errors import Corrupt
 from poorwill.snapshot import part_index
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.part_index import TRAILER_BYTES, IndexRows
-from poorwill.snapshot.tables import Chunks, Manifest
+from poorwill.snapshot.tables import Manifest
 
 RUN_BYTES = 8 << 20
 
@@ -23,16 +23,25 @@ def listed(manifest: Manifest, rows: Iterable[int]) -> tuple[PartListed, ...]:
     return tuple(PartListed(row, parts.key(row), int(parts.size[row])) for row in rows)
 
 
-def runs_of(offset: Array, stored: Array, rows: Array, run_bytes: int = RUN_BYTES) -> list[tuple[int, int, list[int]]]:
-    """Neighbouring chunks as (start, length, rows) of at most `run_bytes`, or of one chunk."""
+def runs_of(offset: Array, stored: Array, rows: Array, run_bytes: int = RUN_BYTES) -> list[Run]:
+    """Neighbouring chunks as runs of at most `run_bytes`, or of one chunk."""
     order = np.argsort(offset, kind="stable")
-    runs: list[tuple[int, int, list[int]]] = []
+    runs: list[Run] = []
     for start, length, row in zip(offset[order].tolist(), stored[order].tolist(), rows[order].tolist(), strict=True):
         if runs and sum(runs[-1][:2]) == start and runs[-1][1] + length <= run_bytes:
             runs[-1] = (runs[-1][0], runs[-1][1] + length, [*runs[-1][2], row])
         else:
             runs.append((start, length, [row]))
     return runs
+
+
+def stored_chunks(data: memoryview, rows: list[int], stored: Array) -> Iterator[tuple[int, memoryview]]:
+    """The chunks of a run, each with its stored bytes. stored: their sizes, by row."""
+    at = 0
+    for row in rows:
+        end = at + int(stored[row])
+        yield row, data[at:end]
+        at = end
 
 
 def read_index(source: Source, size: int, key: str) -> IndexRows:
@@ -50,7 +59,7 @@ def read_index(source: Source, size: int, key: str) -> IndexRows:
 
 def check_against_index(manifest: Manifest, chunk_rows: Array, index: IndexRows, key: str) -> None:
     """Corrupt unless the index lists each of these chunks exactly as the manifest does."""
-    chunks: Chunks = manifest.chunks
+    chunks = manifest.chunks
     if not len(chunk_rows):
         return
     place = np.searchsorted(index.offset, chunks.offset[chunk_rows])

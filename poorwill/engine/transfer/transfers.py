@@ -10,8 +10,8 @@ from poorwill.engine.meter import Meter
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.protocol.questions import Pieces, Read, Upload
 from poorwill.engine.transfer.buffers import POOL_BYTES, BufferPool
-from poorwill.engine.transfer.fetch import PathSource, Source
-from poorwill.engine.transfer.sink import PathSink, Sink
+from poorwill.engine.transfer.fetch import PathSource, Source, UrlSource
+from poorwill.engine.transfer.sink import PathSink, Sink, UrlSink
 
 if TYPE_CHECKING:
     from poorwill.engine.transfer.http import Http
@@ -30,9 +30,8 @@ class Transfers:
 
     @cached_property
     def _http(self) -> Http:
-        from poorwill.engine.transfer.http import (
-            Http,  # urllib3 takes a tenth of a second, which local stores need not pay
-        )
+        # urllib3 takes a tenth of a second, which local stores need not pay.
+        from poorwill.engine.transfer.http import Http
 
         return Http(TRANSFERS)
 
@@ -45,7 +44,6 @@ class Transfers:
         upload = context.ask(Upload(number))
         if upload.path is not None:
             return PathSink(upload.path, self._meter)
-        from poorwill.engine.transfer.url_sink import UrlSink
 
         piece_bytes = upload.piece_bytes or 0
         if self._pieces is None or self._pieces.buffer_bytes < piece_bytes:
@@ -68,7 +66,6 @@ class Transfers:
         given = context.ask(Read(key))
         if given.path is not None:
             return PathSource(given.path, key, self._meter)
-        from poorwill.engine.transfer.url_source import UrlSource
 
         kept = [given]
 

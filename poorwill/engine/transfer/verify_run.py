@@ -10,8 +10,8 @@ from poorwill.engine.protocol.answers import PartVerified
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.transfer.decoding import check_stored, decode
 from poorwill.engine.transfer.fetch import Reader, Source
-from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of
-from poorwill.snapshot.tables import Chunks, Manifest
+from poorwill.engine.transfer.part_reading import check_against_index, read_index, runs_of, stored_chunks
+from poorwill.snapshot.tables import Manifest
 
 
 class VerifyRun:
@@ -27,17 +27,10 @@ class VerifyRun:
         key, size = self.manifest.parts.key(part_row), int(self.manifest.parts.size[part_row])
         index = read_index(source, size, key)
         check_against_index(self.manifest, np.flatnonzero(self.manifest.chunks.part == part_row), index, key)
-        listed = Chunks(
-            np.full(len(index), part_row, np.uint32), index.offset, index.stored, index.raw, index.codec,
-            index.stored_hash, index.raw_hash,
-        )  # fmt: skip
+        listed = index.chunks(part_row)
 
-        def work(bench: Bench, data: memoryview, item: object) -> None:
-            assert isinstance(item, list)
-            at = 0
-            for row in item:
-                stored = data[at : at + int(listed.stored[row])]
-                at += len(stored)
+        def work(bench: Bench, data: memoryview, rows: list[int]) -> None:
+            for row, stored in stored_chunks(data, rows, listed.stored):
                 if self._full:
                     decode(bench, listed, row, stored, key)
                 else:
@@ -45,5 +38,5 @@ class VerifyRun:
                 self._meter.add(checked_bytes=len(stored))
 
         runs = runs_of(index.offset, index.stored, np.arange(len(index)))
-        self._reader.run(part_row, source, list(runs), work, context)
+        self._reader.run(part_row, source, runs, work, context)
         return PartVerified(part_row, size, len(index))

@@ -32,8 +32,7 @@ WITHOUT_GPU = "without GPU packages: "
 PIECE_BYTES = 256 << 10
 PROOF = (
     "poorwill.engine.operations",
-    "poorwill.engine.transfer.url_sink",
-    "poorwill.engine.transfer.url_source",
+    "poorwill.engine.transfer.http",
     "poorwill.remote.link.keeper",
 )
 """What must import on the machine before its engine counts as installed."""

@@ -32,7 +32,8 @@ def s3_client(
         with S3.translated(f"{place}: cannot connect"):
             session = aws_session(region, access_key, secret_key, session_token)
             client = _client(session, endpoint, "auto", attempts_max)
-            if not is_amazon(client.meta.endpoint_url):
+            host = urlsplit(client.meta.endpoint_url).hostname or ""
+            if not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
                 # Few other stores have a host name per bucket.
                 client = _client(session, client.meta.endpoint_url, "path", attempts_max)
             shown_endpoint(client.meta.endpoint_url)
@@ -51,11 +52,6 @@ def shown_endpoint(endpoint: str) -> str:
             "an S3 endpoint holds a host and a port, and nothing secret: give the credentials by themselves"
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-
-
-def is_amazon(endpoint: str) -> bool:
-    host = urlsplit(endpoint).hostname or ""
-    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def _client(session: Any, endpoint: str | None, addressing: str, attempts_max: int) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from poorwill.aws import ErrorTable, code_of
 from poorwill.errors import Corrupt, NotFound, PoorwillError, StoreRefused, StoreUnavailable
 
@@ -24,15 +22,9 @@ _REFUSALS = {
     "AuthorizationHeaderMalformed": _REGION,
 }
 _TRANSIENT = {
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequests",
-    "RequestTimeout",
-    "RequestLimitExceeded",
-    "OperationAborted",
-    "ConditionalRequestConflict",
-}
+    "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestTimeout", "RequestLimitExceeded",
+    "OperationAborted", "ConditionalRequestConflict",
+}  # fmt: skip
 _MISSING = {"NoSuchKey", "NotFound", "404"}
 _WRONG_PIECES = {"InvalidPart", "InvalidPartOrder", "EntityTooSmall"}
 S3 = ErrorTable(
@@ -44,11 +36,6 @@ S3 = ErrorTable(
     credentials="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     network="check that it is up and reachable",
 )
-
-
-def was_retried(answer: Any) -> bool:
-    """Whether the client had sent the request more than once before this answer came."""
-    return int(answer.get("ResponseMetadata", {}).get("RetryAttempts", 0)) > 0
 
 
 def s3_error(error: BaseException, place: str, verb: str, key: str) -> PoorwillError:

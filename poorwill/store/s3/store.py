@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from poorwill.aws import FAULTS, code_of
@@ -17,7 +18,7 @@ from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Gr
 from poorwill.store.object_key import checked_prefix
 from poorwill.store.s3.bucket import S3Bucket
 from poorwill.store.s3.client import s3_client
-from poorwill.store.s3.errors import s3_error, was_retried
+from poorwill.store.s3.errors import s3_error
 from poorwill.store.s3.uploads import PIECE_BYTES, S3Uploads
 from poorwill.store.source_file import SourceFile
 
@@ -62,8 +63,9 @@ class S3Store(S3Uploads):
         except FAULTS as error:
             code = code_of(error)
             if code in ("PreconditionFailed", "412"):
-                # The answer to an earlier attempt of this very request may have been lost.
-                return was_retried(getattr(error, "response", {})) and self._holds(key, data)
+                # The client may have sent this very request before, and lost the answer.
+                answer = getattr(error, "response", {}).get("ResponseMetadata", {})
+                return bool(answer.get("RetryAttempts")) and self._holds(key, data)
             if code in ("NotImplemented", "501"):
                 self._conditional = False
                 return self.put_new(key, data)
@@ -121,10 +123,8 @@ class S3Store(S3Uploads):
                     yield ObjectInfo(key, int(item["Size"]), modified_s)
 
     def delete(self, key: str) -> None:
-        try:
+        with suppress(NotFound):
             self._bucket.ask("delete", key, "delete_object")
-        except NotFound:
-            return
 
     def grant_read(self, key: str, *, expires_s: int) -> Grant:
         return self._bucket.grant("get_object", key, expires_s)

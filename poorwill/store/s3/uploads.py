@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Any
+from contextlib import suppress
 
 from poorwill.errors import NotFound, PoorwillError, StoreRefused, UploadLost, UsageError
 from poorwill.store.base import Grant, Piece, Pieces
@@ -28,8 +27,10 @@ class S3Uploads:
         self._bucket = bucket
         self._client = bucket.client
 
-    def create_upload(self, key: str) -> str:
-        return self._begin(key)
+    def create_upload(self, key: str, **recorded: str) -> str:
+        """See Store. `recorded` are further arguments of the client's call, such as ContentType."""
+        answer = self._bucket.ask("begin an upload of", key, "create_multipart_upload", **recorded)
+        return str(answer["UploadId"])
 
     def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
         if not 1 <= number <= self.pieces_max:
@@ -56,10 +57,8 @@ class S3Uploads:
         self._bucket.check_size(key, found, size)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
-        try:
+        with suppress(NotFound):
             self._bucket.ask("abort an upload of", key, "abort_multipart_upload", UploadId=upload_id)
-        except NotFound:
-            return
 
     def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
         full = self._bucket.prefix + checked_prefix(prefix)
@@ -93,7 +92,7 @@ class S3Uploads:
 
         Takes at most IN_FLIGHT_BYTES_MAX of memory, or one piece if that is larger: from 625 GiB on.
         """
-        upload_id = self._begin(key, ContentType=content_type)
+        upload_id = self.create_upload(key, ContentType=content_type)
         try:
             pieces = self._write_pieces(key, upload_id, source)
             source.check()
@@ -101,17 +100,12 @@ class S3Uploads:
             self._join(key, upload_id, pieces)
         except BaseException as error:
             # If aborting fails too, `list_uploads` shows the upload; the first error says more than the second.
-            with contextlib.suppress(PoorwillError):
+            with suppress(PoorwillError):
                 self.abort_upload(key, upload_id)
             if isinstance(error, NotFound):
                 raise UploadLost(f"{self._bucket.place}: it forgot its unfinished upload of {key}", key=key) from error
             raise
         self._bucket.check_size(key, self._bucket.head(key).size, source.size)
-
-    def _begin(self, key: str, **recorded: str) -> str:
-        """The id of a new upload; `recorded` are further arguments of the client's call, such as ContentType."""
-        answer = self._bucket.ask("begin an upload of", key, "create_multipart_upload", **recorded)
-        return str(answer["UploadId"])
 
     def _write_pieces(self, key: str, upload_id: str, source: SourceFile) -> Pieces:
         """The pieces in order. After an error, those under way are waited for and no other is begun."""
@@ -135,14 +129,8 @@ class S3Uploads:
 
     def _join(self, key: str, upload_id: str, ordered: Pieces) -> None:
         """Make the object appear. NotFound if there is no such upload, also if it was completed before."""
-        parts: dict[str, Any] = {"Parts": [{"PartNumber": piece.number, "ETag": piece.tag} for piece in ordered]}
-        self._bucket.ask(
-            "complete",
-            key,
-            "complete_multipart_upload",
-            UploadId=upload_id,
-            MultipartUpload=parts,
-        )
+        parts = {"Parts": [{"PartNumber": piece.number, "ETag": piece.tag} for piece in ordered]}
+        self._bucket.ask("complete", key, "complete_multipart_upload", UploadId=upload_id, MultipartUpload=parts)
 
 
 def _has_no_listing(error: StoreRefused) -> bool:

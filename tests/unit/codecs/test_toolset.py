@@ -14,7 +14,7 @@ from poorwill.codecs.gpu import decision
 from poorwill.codecs.gpu.decision import ENOUGH_MB_S, decide, measure, weights
 from poorwill.codecs.gpu.gpu_pool import Gpus, open_gpus
 from poorwill.codecs.gpu.nvcomp import NvcompAns
-from poorwill.codecs.planes import Planes
+from poorwill.codecs.planes import Layout, Planes
 from poorwill.codecs.toolset import Toolset
 from poorwill.errors import Unsupported
 from tests.support.doubles.fake_cuda import FakeCuda
@@ -61,7 +61,7 @@ def test_a_faster_gpu_is_chosen_at_least_as_often(hash_: int, cpu: int, gpu: int
 
 def test_measured_rates() -> None:
     """Bytes that code like weights, on the CPU by one thread and on the GPU by many; one that fails has the rate 0."""
-    assert estimate(weights()).layout == decision.WEIGHTS and len(weights()) == decision.SAMPLE_BYTES
+    assert estimate(weights()).layout == Layout(2, True, 0b10) and len(weights()) == decision.SAMPLE_BYTES
     gpus = open_gpus(FakeCuda().libraries())
     found = measure(NvcompAns(gpus), gpus)
     assert min(found.values()) > 0 and set(found) == {"hash", "cpu", "gpu"}

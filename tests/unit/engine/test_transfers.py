@@ -12,9 +12,9 @@ import pytest
 from poorwill.engine.meter import Meter
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.transfer.buffers import BufferPool
+from poorwill.engine.transfer.fetch import UrlSource
 from poorwill.engine.transfer.http import ATTEMPTS, Http
-from poorwill.engine.transfer.url_sink import UrlSink
-from poorwill.engine.transfer.url_source import UrlSource
+from poorwill.engine.transfer.sink import UrlSink
 from poorwill.errors import (
     Cancelled,
     Corrupt,
