@@ -9,7 +9,7 @@ from typing import Any
 
 from poorwill.codecs.gpu.gpu import LANES, Gpu
 from poorwill.codecs.gpu.lanes import address
-from poorwill.codecs.gpu.libraries import Libraries, check_driver, load, usable_devices
+from poorwill.codecs.gpu.libraries import Libraries, check_driver, load, pin, usable_devices
 from poorwill.codecs.gpu.queue import Request
 from poorwill.errors import DeviceFailed, EngineLost, OutOfMemory, PoorwillError, Unsupported
 
@@ -93,8 +93,7 @@ class Gpus:
         It is kept as long as the process lives: the device would go on writing to pages that were given back.
         """
         try:
-            portable = 1  # cudaHostRegisterPortable: for all contexts of this process
-            self.libraries.cupy.cuda.runtime.hostRegister(address(buffer), len(buffer), portable)
+            pin(self.libraries, address(buffer), len(buffer))
             with self._lock:
                 self._pinned.append(buffer)
         except Exception as error:  # a container's limit on locked memory, for example: slower, not wrong

@@ -54,10 +54,19 @@ def usable_devices(libraries: Libraries) -> list[int]:
     runtime = libraries.cupy.cuda.runtime
     try:
         found = range(runtime.getDeviceCount())
-        facts = [runtime.getDeviceProperties(n) for n in found]
-        able = [n for n in found if (int(facts[n]["major"]), int(facts[n]["minor"])) >= CAPABILITY_MIN]
+        able = [n for n in found if capability(libraries, n) >= CAPABILITY_MIN]
     except runtime.CUDARuntimeError as error:
         raise Unsupported(f"CUDA finds no GPU: {error}") from None
     if not able:
         raise Unsupported(f"CUDA finds {len(found)} GPUs, and none of compute capability 7.0 or newer")
     return able
+
+
+def capability(libraries: Libraries, device: int) -> tuple[int, int]:
+    facts = libraries.cupy.cuda.runtime.getDeviceProperties(device)
+    return int(facts["major"]), int(facts["minor"])
+
+
+def pin(libraries: Libraries, start: int, size: int) -> None:
+    """Pin host memory for all contexts of this process. Raises what CUDA does."""
+    libraries.cupy.cuda.runtime.hostRegister(start, size, 1)  # cudaHostRegisterPortable
