@@ -90,11 +90,6 @@ class WorkPool:
             threading.Thread(target=self._run, name=f"codec-{n}", daemon=True).start()
         self._started = max(self._started, to)
 
-    def _widen(self) -> None:
-        """Threads wait while a GPU codes: with twice as many the cores read and hash meanwhile."""
-        if self.toolset.on_gpu and not self._closed:
-            self._start(2 * self.threads)
-
     def add(self, job: Job, *items: Any) -> None:
         with self._changed:
             job.items.extend(items)
@@ -146,7 +141,9 @@ class WorkPool:
             del item
             with self._changed:
                 job.running -= 1
-                self._widen()
+                # Threads wait while a GPU codes: with twice as many the cores read and hash meanwhile.
+                if self.toolset.on_gpu and not self._closed:
+                    self._start(2 * self.threads)
                 if error is not None:
                     job.stop(error)
                 if not job.items or error is not None:

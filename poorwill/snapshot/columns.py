@@ -108,8 +108,9 @@ class Table:
         return sum(c.width or 4 + c.bytes_max for c in cls.SCHEMA)
 
     @classmethod
-    def empty(cls: type[T]) -> T:
-        return cls(*[Blobs() if not c.width else _zeros(c, 0) for c in cls.SCHEMA])
+    def zeros(cls: type[T], rows: int = 0) -> T:
+        """A table of rows to be filled in; one with byte strings has none."""
+        return cls(*[Blobs() if not c.width else _zeros(c, rows) for c in cls.SCHEMA])
 
     def take(self: T, rows: Array) -> T:
         """The rows at those indexes, in that order."""

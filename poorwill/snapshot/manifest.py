@@ -52,16 +52,12 @@ def encode(manifest: Manifest) -> Iterator[bytes]:
     yield _page(compressor, _HEADER, 1, json.dumps(header, sort_keys=True).encode())
     for kind, name, _, _ in _TABLES:
         table: Table = getattr(manifest, name)
-        for start, stop in _page_cuts(table):
+        # Rows of blobs may be large (xattr sets up to 1 MiB): such pages hold fewer rows.
+        rows_max = min(limits.PAGE_ROWS_MAX, limits.PAGE_RAW_BYTES_MAX // table.row_bytes_max())
+        for start in range(0, len(table), rows_max):
+            stop = min(start + rows_max, len(table))
             yield _page(compressor, kind, stop - start, table.pack(start, stop))
     yield _page(compressor, _END, 0, b"")
-
-
-def _page_cuts(table: Table) -> Iterator[tuple[int, int]]:
-    # Rows of blobs may be large (xattr sets up to 1 MiB): such pages hold fewer rows.
-    rows = min(limits.PAGE_ROWS_MAX, limits.PAGE_RAW_BYTES_MAX // table.row_bytes_max())
-    for start in range(0, len(table), rows):
-        yield start, min(start + rows, len(table))
 
 
 def _page(compressor: zstandard.ZstdCompressor, kind: bytes, rows: int, raw: bytes) -> bytes:
@@ -82,7 +78,9 @@ def decode(data: bytes, what: str) -> Manifest:
     tables: dict[str, Table] = {}
     kind, rows, raw = next(pages)
     for wanted, name, table, rows_max in _TABLES:
-        count = _bounded(header.rows.get(name), rows_max, f"{what}: rows of {name}")
+        count = header.rows.get(name)
+        if type(count) is not int or not 0 <= count <= rows_max:
+            raise Corrupt(f"{what}: rows of {name}: {count!r}, expected 0 to {rows_max}")
         found: list[Table] = []
         seen = 0
         while kind == wanted:
@@ -108,12 +106,6 @@ def _header(pages: Iterator[tuple[bytes, int, bytes]], what: str) -> _Header:
     header = documents.parsed(raw, f"{what}: its header page")
     versions.check(header.get("format"), "manifest", what)
     return fields.read(_Header, header, f"{what}: its header page")
-
-
-def _bounded(count: object, most: int, what: str) -> int:
-    if type(count) is not int or not 0 <= count <= most:
-        raise Corrupt(f"{what}: {count!r}, expected 0 to {most}")
-    return count
 
 
 def _pages(data: bytes, what: str) -> Iterator[tuple[bytes, int, bytes]]:

@@ -37,9 +37,6 @@ class Grant:
     url: str | None = None
     path: str | None = None
 
-    def to_wire(self) -> dict[str, str]:
-        return {"url": self.url} if self.url is not None else {"path": self.path or ""}
-
     def __repr__(self) -> str:
         return f"Grant(path={self.path!r})" if self.url is None else "Grant(url=***)"
 

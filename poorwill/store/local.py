@@ -100,7 +100,7 @@ class LocalStore:
     def create_upload(self, key: str) -> str:
         upload_id = secrets.token_hex(16)
         path = self._upload_path(key, upload_id)
-        with self._refusals("begin an upload of", key), self._names_taken(key):
+        with self._refusals("begin an upload of", key, names=True):
             os.close(self._tree.create(path))
             sync_folder(os.path.dirname(path))
         return upload_id
@@ -121,7 +121,7 @@ class LocalStore:
                 fd = os.open(temporary, _READ)
             try:
                 self._check_size(key, os.fstat(fd).st_size, size)
-                with self._refusals("complete", key), self._names_taken(key):
+                with self._refusals("complete", key, names=True):
                     # This also covers what the writers of pieces wrote through their own descriptors.
                     os.fsync(fd)
                     self._tree.place(temporary, path, replace=True)
@@ -165,7 +165,7 @@ class LocalStore:
     def _put(self, key: str, blocks: Iterable[bytes], *, replace: bool) -> bool:
         path = self._path(key)
         temporary = os.path.join(self._puts, secrets.token_hex(16))
-        with self._refusals("write", key), self._names_taken(key):
+        with self._refusals("write", key, names=True):
             if not self._swept:
                 self._swept = True
                 self._tree.sweep(self._puts)
@@ -229,22 +229,18 @@ class LocalStore:
         self._check_size(key, info.size, size)
 
     @contextlib.contextmanager
-    def _names_taken(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except (NotADirectoryError, IsADirectoryError) as error:
-            raise StoreRefused(
-                f"{self.url}: cannot write {key}: its key is a folder of another object's key, or the other way round",
-                key=key,
-            ) from error
+    def _refusals(self, verb: str, key: str, *, names: bool = False) -> Iterator[None]:
+        """Raise a store's error in place of an OSError, other than for a missing file.
 
-    @contextlib.contextmanager
-    def _refusals(self, verb: str, key: str) -> Iterator[None]:
-        """Raise a store's error in place of an OSError, other than for a missing file."""
+        names: also for a name that a folder or a file has already.
+        """
         try:
             yield
-        except (*_MISSING, IsADirectoryError):
-            raise
+        except (*_MISSING, IsADirectoryError) as error:
+            if not names or isinstance(error, FileNotFoundError):
+                raise
+            why = "its key is a folder of another object's key, or the other way round"
+            raise StoreRefused(f"{self.url}: cannot write {key}: {why}", key=key) from error
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else type(error).__name__
             if error.errno in _PASSING:

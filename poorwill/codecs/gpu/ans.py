@@ -40,22 +40,16 @@ class _Item:
 
 
 def ans(lane: Lane, kind: str, chunk_bytes: int = STREAM_CHUNK_BYTES, states: int = STATES, **options: Any) -> Any:
-    """nvCOMP's coder. No checksums of its own: every chunk is hashed before it is decoded, and after."""
-    nvcomp = lane.nvcomp
+    """nvCOMP's coder."""
     return lane.codec(
         algorithm="ANS", data_type=kind, uncomp_chunk_size=chunk_bytes, states_per_lane=states,
-        bitstream_kind=nvcomp.BitstreamKind.NVCOMP_NATIVE,
-        checksum_policy=nvcomp.ChecksumPolicy.NO_COMPUTE_NO_VERIFY, **options,
+        bitstream_kind=lane.nvcomp.BitstreamKind.NVCOMP_NATIVE, **options,
     )  # fmt: skip
 
 
 def decoder(lane: Lane) -> Any:
     """A codec for any stream: it reads from the first stream of a batch how all of them were coded."""
-    nvcomp = lane.nvcomp
-    return lane.codec(
-        bitstream_kind=nvcomp.BitstreamKind.NVCOMP_NATIVE,
-        checksum_policy=nvcomp.ChecksumPolicy.NO_COMPUTE_NO_VERIFY,
-    )  # fmt: skip
+    return lane.codec(bitstream_kind=lane.nvcomp.BitstreamKind.NVCOMP_NATIVE)
 
 
 def encode(lane: Lane, requests: list[Request]) -> None:
@@ -173,7 +167,7 @@ def _decompress(lane: Lane, kind: str, sources: list[Array], targets: list[Array
     have written them."""
     for codec in (ans(lane, kind), decoder(lane)) if alone else (ans(lane, kind),):
         try:
-            return lane.decompress(codec, lane.batch_of(sources), targets)
+            return lane.decompress(codec, lane.nvcomp.as_arrays(sources, lane.stream.ptr), targets)
         except (ValueError, RuntimeError) as caught:
             error = caught
     raise Corrupt(f"nvcomp-ans/6: {type(error).__name__}: {error}") from error

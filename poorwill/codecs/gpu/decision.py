@@ -63,8 +63,8 @@ def decide(rates_mb_s: dict[str, int], threads: int) -> tuple[str, str]:
 
 def measure(codec: Codec, gpus: Gpus) -> dict[str, int]:
     """Rates of hashing and CPU coding by one thread, and of `codec`, which a GPU runs, by many. 0: it does not code."""
-    cpu, raw = Planes(), gpus.pin(_writable(weights()))
-    outs = [gpus.pin(_writable(bytes(SAMPLE_BYTES))) for _ in range(STREAMS)]
+    cpu, raw = Planes(), gpus.pin(memoryview(bytearray(weights())))
+    outs = [gpus.pin(memoryview(bytearray(SAMPLE_BYTES))) for _ in range(STREAMS)]
     rates = {
         "hash": _rate(lambda: SAMPLE_BYTES if blake3.blake3(raw).digest() else 0),
         "cpu": _rate(lambda: SAMPLE_BYTES if cpu.encode(raw, outs[0]) else 0),
@@ -74,10 +74,6 @@ def measure(codec: Codec, gpus: Gpus) -> dict[str, int]:
     for buffer in (raw, *outs):
         gpus.unpin(buffer)
     return rates
-
-
-def _writable(data: bytes | memoryview) -> memoryview:
-    return memoryview(bytearray(data))
 
 
 def _rate(step: Callable[[], int]) -> int:

@@ -47,11 +47,6 @@ class Form:
     def is_coded(self, stream: int) -> bool:
         return bool(self.coded >> stream & 1)
 
-    @property
-    def head_bytes(self) -> int:
-        """Where the first stream begins."""
-        return aligned(_HEAD.size + 4 * self.streams, ALIGNMENT)
-
 
 @dataclass(frozen=True, slots=True)
 class Stream:
@@ -78,7 +73,7 @@ def split_of(layout: Layout) -> Form:
 
 def placed(form: Form, raw_bytes: int, sizes: list[int]) -> tuple[list[int], int]:
     """Where streams of these sizes begin, and the stored bytes of the whole chunk."""
-    offsets, end = stacked(sizes, ALIGNMENT, form.head_bytes)
+    offsets, end = stacked(sizes, ALIGNMENT, aligned(_HEAD.size + 4 * form.streams, ALIGNMENT))
     return offsets, end + raw_bytes - form.body(raw_bytes)
 
 

@@ -31,11 +31,8 @@ class _Block:
 
 def zstd(lane: Lane) -> Any:
     """Frames with nothing of nvCOMP's around them."""
-    nvcomp = lane.nvcomp
-    return lane.codec(
-        algorithm="Zstd", uncomp_chunk_size=PLANE_BLOCK_BYTES, bitstream_kind=nvcomp.BitstreamKind.RAW,
-        checksum_policy=nvcomp.ChecksumPolicy.NO_COMPUTE_NO_VERIFY,
-    )  # fmt: skip
+    raw = lane.nvcomp.BitstreamKind.RAW
+    return lane.codec(algorithm="Zstd", uncomp_chunk_size=PLANE_BLOCK_BYTES, bitstream_kind=raw)
 
 
 def encode(lane: Lane, requests: list[Request]) -> None:

@@ -14,7 +14,7 @@ from poorwill.snapshot.tables import Chunks, Entries, Kind, Manifest, Parts, Seg
 
 def empty_manifest(machine: str, snapshot_id: str) -> Manifest:
     """What the first snapshot of a machine is compared with."""
-    none = (Parts.empty(), Chunks.empty(), Entries.empty(), Segments.empty(), Targets.empty(), XattrSets.empty())
+    none = (Parts.zeros(), Chunks.zeros(), Entries.zeros(), Segments.zeros(), Targets.zeros(), XattrSets.zeros())
     return Manifest(machine, snapshot_id, 0, *none)
 
 
@@ -68,16 +68,12 @@ def _new_segments(round_: Round) -> tuple[Array, Segments, Array]:
 
 
 def _all_chunks(round_: Round) -> tuple[Parts, Chunks]:
-    records = round_.records
     numbers = sorted(round_.sizes)
     first = len(round_.base_parts)
     row_of = np.zeros(256, np.uint32)
     row_of[numbers] = np.arange(first, first + len(numbers))
     own = parts_of(round_.settings.machine, round_.settings.snapshot_id, [(n, round_.sizes[n]) for n in numbers])
-    new = Chunks(
-        row_of[records.part], records.offset, records.stored, records.raw, records.codec,
-        records.stored_hash, records.raw_hash,
-    )  # fmt: skip
+    new = replace(round_.records.chunks, part=row_of[round_.records.chunks.part])
     return Parts.joined([round_.base_parts, own]), Chunks.joined([round_.base_chunks, new])
 
 

@@ -125,6 +125,6 @@ class _LazySink:
 def _index_rows(round_: Round, chunks: Array) -> IndexRows:
     records = round_.records
     own = chunks[records.place[chunks] == OWN]
-    own = own[np.argsort(records.offset[own], kind="stable")]
-    columns = (getattr(records, name)[own] for name in ("offset", "stored", "raw", "codec", "stored_hash", "raw_hash"))
-    return IndexRows(round_.sources[own], *columns)
+    own = own[np.argsort(records.chunks.offset[own], kind="stable")]
+    rows = records.chunks.take(own)
+    return IndexRows(round_.sources[own], *(getattr(rows, column.name) for column in rows.SCHEMA[1:]))

@@ -118,14 +118,11 @@ class Walk:
                 self._enter(row, path)
                 self.on_entries(self.count)
             row += 1
-        return self._result(scanned_at_ns)
-
-    def _result(self, scanned_at_ns: int) -> Scan:
         self._flush()
         entries = Entries.joined(self.blocks)
         self.blocks.clear()
         return Scan(
-            self.root, scanned_at_ns, entries, Targets(Blobs.of(self.targets)), XattrSets.empty(),
+            self.root, scanned_at_ns, entries, Targets(Blobs.of(self.targets)), XattrSets.zeros(),
             self.directories, self.extents, self.unreadable, self.skipped,
         )  # fmt: skip
 

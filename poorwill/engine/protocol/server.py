@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import IO, Any, TypeVar
 
 from poorwill.engine.meter import Meter
@@ -90,7 +89,10 @@ class Server:
         def ask(question: Question[A]) -> A:
             return self._ask(call, context, question)
 
-        context = Context(call.op, call.deadline_s, ask, partial(self._send_page, call))
+        def send_page(page: bytes) -> None:
+            self._emit(call.event("page", data=base64.b64encode(page).decode()))
+
+        context = Context(call.op, call.deadline_s, ask, send_page)
         with self._lock:
             if len(self._running) >= lines.REQUESTS_MAX:
                 self._emit(call.event("error", error=EngineFailed("too many requests at once").to_wire()))
@@ -110,8 +112,8 @@ class Server:
             self._emit(call.event("error", error=error.to_wire()))
         except Exception as error:
             log.exception("request %s failed", call.op)
-            what = EngineFailed(f"{call.op}: {type(error).__name__}: {error}")
-            self._emit(call.event("error", error=what.to_wire()))
+            failed = EngineFailed(f"{call.op}: {type(error).__name__}: {error}")
+            self._emit(call.event("error", error=failed.to_wire()))
         finally:
             with self._lock:
                 self._running.pop(call.id, None)
@@ -127,9 +129,6 @@ class Server:
         if reply.error is not None:
             raise from_wire(dict(reply.error))
         return fields.read(answer_to(type(question)), reply.facts, f"the answer to '{question.name}'")
-
-    def _send_page(self, call: Call, page: bytes) -> None:
-        self._emit(call.event("page", data=base64.b64encode(page).decode()))
 
     def _tick(self) -> None:
         last: dict[str, int] = {}

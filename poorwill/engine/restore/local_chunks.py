@@ -8,7 +8,7 @@ import numpy as np
 from poorwill.engine.pool import Bench
 from poorwill.engine.restore.selection import Placement
 from poorwill.engine.restore.tree_in_place import TreeInPlace
-from poorwill.engine.transfer.decoding import raw_buffer
+from poorwill.engine.transfer.decoding import chunk_buffer
 from poorwill.snapshot.tables import Chunks
 
 CANDIDATES_MAX = 4
@@ -28,7 +28,7 @@ class LocalChunks:
         bytes is in a wanted file: one that differs is enough to miss it.
         """
         raw_bytes, expected = int(self._chunks.raw[chunk]), self._chunks.raw_hash[chunk].tobytes()
-        raw = raw_buffer(bench, raw_bytes)
+        raw = chunk_buffer(bench, "raw", raw_bytes)
         for sources in self._candidates(chunk, raw_bytes):
             if self._read(bench, sources, raw) and blake3.blake3(raw).digest() == expected:
                 return raw, frozenset(sources)

@@ -13,7 +13,7 @@ import numpy as np
 from poorwill.engine import state
 from poorwill.engine.journal import Journal
 from poorwill.engine.meter import Meter
-from poorwill.engine.pool import Bench
+from poorwill.engine.pool import Bench, Job
 from poorwill.engine.protocol.answers import PartRestored, Restored, RestoreOpened
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore import survey
@@ -216,7 +216,7 @@ class RestoreRun:
             if not self._find(bench, row, key):
                 missing.append(row)
 
-        self._reader.here(part_row, rows.tolist(), work, context)
+        self._reader.pool.run(Job(part_row, work, context), rows.tolist())
         return np.array(sorted(missing), np.int64)
 
     def _find(self, bench: Bench, row: int, key: str) -> bool:

@@ -56,16 +56,12 @@ class Tree:
         segments = manifest.segments
         ends = segments.file_offset + segments.length if len(segments) else np.zeros(1, np.uint64)
         data_end = np.where(self.entries.segments > 0, ends[last], np.uint64(0))
-        self._plain = self._is_plain(data_end)
-
-    def _is_plain(self, data_end: Array) -> Array:
         # One write of all bytes, then only a time to set: true for nearly all small files.
         entries = self.entries
-        plain: Array = (entries.segments == 1) & (data_end == entries.size) & (entries.xattrs == 0)
-        plain &= (self.mode & 0o7000) == 0
+        self._plain: Array = (entries.segments == 1) & (data_end == entries.size) & (entries.xattrs == 0)
+        self._plain &= (self.mode & 0o7000) == 0
         if self.owner[0] == 0:
-            plain &= (entries.uid == self.owner[0]) & (entries.gid == self.owner[1])
-        return plain
+            self._plain &= (entries.uid == self.owner[0]) & (entries.gid == self.owner[1])
 
     def close(self) -> None:
         """Close every descriptor. Idempotent."""

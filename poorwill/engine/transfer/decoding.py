@@ -19,11 +19,6 @@ def chunk_buffer(bench: Bench, name: str, size: int) -> memoryview:
     return kept[:size]
 
 
-def raw_buffer(bench: Bench, size: int) -> memoryview:
-    """The thread's scratch for raw bytes, which `decode` uses too."""
-    return chunk_buffer(bench, "decoded", size)
-
-
 def check_stored(chunks: Chunks, row: int, stored: memoryview, key: str) -> None:
     """Corrupt unless the stored bytes hash to what the manifest says."""
     found = blake3.blake3(stored).digest()
@@ -52,7 +47,7 @@ def decode_checked(bench: Bench, chunks: Chunks, row: int, stored: memoryview, k
             raise Corrupt(f"{key}: a raw chunk with two different hashes in the manifest")
         return stored
     codec = bench.tool(f"codec-{codec_id}", lambda: bench.toolset.codec(codec_id))
-    raw = raw_buffer(bench, int(chunks.raw[row]))
+    raw = chunk_buffer(bench, "raw", int(chunks.raw[row]))
     try:
         codec.decode(stored, raw)
     except Corrupt as error:

@@ -79,11 +79,7 @@ class Reader:
     """Runs of bytes of one part, handed to the codec pool as soon as they are here."""
 
     def __init__(self, pool: WorkPool, buffers: BufferPool, threads: ThreadPoolExecutor) -> None:
-        self._pool, self._buffers, self._threads = pool, buffers, threads
-
-    def here(self, rank: int, items: list[int], work: Callable[[Bench, int], None], context: Context) -> None:
-        """Call work(bench, item) for what needs no fetching, as `run` does for what does."""
-        self._pool.run(Job(rank, work, context), items)
+        self.pool, self._buffers, self._threads = pool, buffers, threads
 
     def run(
         self,
@@ -112,13 +108,13 @@ class Reader:
                 self._buffers.release(fetched[0])
 
         if not source.remote:
-            return self._pool.run(Job(rank, near, context), runs)
-        job = self._pool.open(Job(rank, far, context, lambda fetched: self._buffers.release(fetched[0])))
+            return self.pool.run(Job(rank, near, context), runs)
+        job = self.pool.open(Job(rank, far, context, lambda fetched: self._buffers.release(fetched[0])))
         try:
             self._fetch_ahead(job, source, runs)
         except BaseException as error:
-            self._pool.fail(job, error)
-        self._pool.finish(job)
+            self.pool.fail(job, error)
+        self.pool.finish(job)
 
     def _fetch_ahead(self, job: Job, source: Source, runs: list[Run]) -> None:
         def fetch(buffer: memoryview, run: Run) -> None:
@@ -128,9 +124,9 @@ class Reader:
                 source.read(run[0], buffer[: run[1]])
             except BaseException as error:
                 self._buffers.release(buffer)
-                self._pool.fail(job, error)
+                self.pool.fail(job, error)
             else:
-                self._pool.add(job, (buffer, run[1], run[2]))
+                self.pool.add(job, (buffer, run[1], run[2]))
 
         futures = []
         for run in runs:
