@@ -10,11 +10,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 
 from api.gateway import Gateway
-from api.http.auth import Caller
 
-IDEMPOTENCY_KEY_CHARACTERS_MAX = 255
-bearer = HTTPBearer(auto_error=False, description="A token from the operator.")
-Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+Credentials = Annotated[
+    HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False, description="A token from the operator."))
+]
 
 
 async def gateway_of(connection: HTTPConnection) -> Gateway:
@@ -26,28 +25,28 @@ async def gateway_of(connection: HTTPConnection) -> Gateway:
 SharedGateway = Annotated[Gateway, Depends(gateway_of)]
 
 
-async def caller(connection: HTTPConnection, gateway: SharedGateway, credentials: Credentials) -> Caller:
+async def caller(connection: HTTPConnection, gateway: SharedGateway, credentials: Credentials) -> str:
     """The dependency of every router but health: who calls. Problem: unauthorized, too-many-requests."""
-    admitted = gateway.guard.admit(credentials.credentials if credentials is not None else None)
-    connection.state.caller = admitted.name
-    return admitted
+    name = gateway.guard.admit(credentials.credentials if credentials is not None else None)
+    connection.state.caller = name
+    return name
 
 
 async def _idempotency_key(
-    admitted: Annotated[Caller, Depends(caller)],
+    name: Annotated[str, Depends(caller)],
     key: Annotated[
         str | None,
         Header(
             alias="Idempotency-Key",
             min_length=1,
-            max_length=IDEMPOTENCY_KEY_CHARACTERS_MAX,
+            max_length=255,
             description="The same key with the same body is the same run, however often it is sent; "
             "with another body it is refused (409). Each caller has keys of its own.",
         ),
     ] = None,
 ) -> str | None:
     """The key that was sent, made the caller's own."""
-    return f"{admitted.name}:{hashlib.sha256(key.encode()).hexdigest()}" if key is not None else None
+    return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}" if key is not None else None
 
 
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]

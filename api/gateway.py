@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from api.gauges.cache import GaugeCache
-from api.gauges.sources import all_sources
+from api.gauges.sources import HELP, all_sources
 from api.http.auth import Guard
 from api.machines.blocks import MachineBlocks
 from api.machines.prices import PriceList
@@ -58,7 +58,7 @@ class Gateway:
             machines=machines,
             register=Register(prefect, machines, threads, settings.provider),
             prices=prices,
-            gauges=GaugeCache(sources, settings.metrics_every_s),
+            gauges=GaugeCache(sources, HELP, settings.metrics_every_s),
             readiness=Readiness(settings, prefect),
             catalog=catalog,
             threads=threads,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import httpx
 from pydantic import BaseModel, Field
@@ -16,12 +17,12 @@ from api.runs.client import Prefect
 from api.settings import Settings
 from api.store.threads import Threads
 from blocks.lookup import media_block, store_block
+from blocks.media import Media
+from blocks.stores import LocalStore, S3Store
 from poorwill.errors import NotFound, PoorwillError
 from poorwill.snapshot import keys
-from poorwill.store.base import Store
 
 KEPT_S = 2.0
-THREADS = 2
 
 
 class Check(BaseModel):
@@ -43,10 +44,10 @@ class Readiness:
     """`check()` runs all checks at once, each within `ready_timeout_s`. Its answer is kept for `KEPT_S` seconds, and
     only one round of them is under way at a time."""
 
-    def __init__(self, settings: Settings, prefect: Prefect, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings, self._prefect, self._clock = settings, prefect, clock
-        self._threads = Threads(THREADS, settings.ready_timeout_s)
-        self._ready: Remembered[Ready] = Remembered(self._check_all, KEPT_S, clock)
+    def __init__(self, settings: Settings, prefect: Prefect) -> None:
+        self._settings, self._prefect = settings, prefect
+        self._threads = Threads(at_once=2, timeout_s=settings.ready_timeout_s)
+        self._ready: Remembered[Ready] = Remembered(self._check_all, KEPT_S)
 
     def close(self) -> None:
         self._threads.close()
@@ -56,13 +57,19 @@ class Readiness:
         return await self._ready.get()
 
     async def _check_all(self) -> Ready:
-        checks = {"prefect": self._server, "store": self._store, "media": self._media, "worker": self._worker}
+        store, media = self._settings.store, self._settings.media
+        checks: dict[str, Callable[[], Awaitable[str]]] = {
+            "prefect": self._server,
+            "store": partial(self._threads.run, partial(_reach, store_block, store), f"the store block '{store}'"),
+            "media": partial(self._threads.run, partial(_reach, media_block, media), f"the media block '{media}'"),
+            "worker": self._worker,
+        }
         found = await asyncio.gather(*(self._checked(check) for check in checks.values()))
         ready = all(check.ok for check in found)
         return Ready(status="ready" if ready else "not-ready", checks=dict(zip(checks, found, strict=True)))
 
     async def _checked(self, check: Callable[[], Awaitable[str]]) -> Check:
-        began_s = self._clock()
+        began_s = time.monotonic()
         try:
             ok, detail = True, await within(self._settings.ready_timeout_s, check())
         except TimeoutError:
@@ -73,19 +80,11 @@ class Readiness:
             ok, detail = False, error.message
         except Exception as error:
             ok, detail = False, f"unexpected: {type(error).__name__}"
-        return Check(ok=ok, detail=detail, took_ms=round((self._clock() - began_s) * 1000))
+        return Check(ok=ok, detail=detail, took_ms=round((time.monotonic() - began_s) * 1000))
 
     async def _server(self) -> str:
         await self._prefect.ask(self._prefect.client.request("GET", "/ready"))
         return "it answers, and its database does"
-
-    async def _store(self) -> str:
-        name = self._settings.store
-        return await self._threads.run(lambda: _reached(store_block(name).open()), f"the store block '{name}'")
-
-    async def _media(self) -> str:
-        name = self._settings.media
-        return await self._threads.run(lambda: _reached(media_block(name).open()), f"the media block '{name}'")
 
     async def _worker(self) -> str:
         pool = self._settings.pool
@@ -101,8 +100,9 @@ class Readiness:
         return f"{len(found)} online"
 
 
-def _reached(store: Store) -> str:
+def _reach(block: Callable[[str], LocalStore | S3Store | Media], name: str) -> str:
     """Asks for an object that need not exist: any answer proves that address, bucket and keys are right."""
+    store = block(name).open()
     try:
         store.head(f"{keys.SNAPSHOTS}ready")
     except NotFound:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import disable_created_metrics
@@ -20,7 +20,6 @@ from api.http.limits import within
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter and histogram
 log = logging.getLogger(__name__)
-EVERY_S = 30.0
 SOURCE_TIMEOUT_S = 20.0
 FIRST_WAIT_S = 5.0
 SAMPLES_MAX = 5000
@@ -35,14 +34,8 @@ class Sample:
     labels: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where samples come from. `read` gives the present ones; any error means that the source could not be asked.
-    `help` has a line for each of its gauges."""
-
-    name: str
-    read: Callable[[], Awaitable[Sequence[Sample]]]
-    help: dict[str, str]
+Source = Callable[[], Awaitable[Sequence[Sample]]]
+"""Gives the present samples; any error means that it could not be asked."""
 
 
 @dataclass(slots=True)
@@ -53,32 +46,27 @@ class _Seen:
 
 
 class GaugeCache(Collector):
-    """The last reading of every source. Belongs to one event loop."""
+    """The last reading of every source. `help` has a line for each gauge. Belongs to one event loop."""
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        every_s: float = EVERY_S,
-        timeout_s: float = SOURCE_TIMEOUT_S,
+        sources: Mapping[str, Source],
+        help: Mapping[str, str],
+        every_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._sources, self._every_s, self._timeout_s, self._clock = sources, every_s, timeout_s, clock
-        self._seen = {source.name: _Seen() for source in sources}
+        self._sources, self._help, self._every_s, self._clock = sources, help, every_s, clock
+        self._seen = {name: _Seen() for name in sources}
         self._read_s: float | None = None
         self._reading: asyncio.Task[None] | None = None
 
-    async def refresh(self, wait_s: float = FIRST_WAIT_S) -> None:
+    async def refresh(self) -> None:
         """Begin to read again if the last reading is too old; wait for it only if it is the first one."""
         idle = self._reading is None or self._reading.done()
         if idle and (self._read_s is None or self._clock() - self._read_s >= self._every_s):
             self._reading = asyncio.create_task(self._read(), name="metrics")
         if self._read_s is None and self._reading is not None:
-            await asyncio.wait({self._reading}, timeout=wait_s)
-
-    async def settled(self) -> None:
-        """Wait for the reading under way."""
-        if self._reading is not None:
-            await asyncio.wait({self._reading})
+            await asyncio.wait({self._reading}, timeout=FIRST_WAIT_S)
 
     async def close(self) -> None:
         reading, self._reading = self._reading, None
@@ -87,20 +75,20 @@ class GaugeCache(Collector):
             await asyncio.wait({reading})
 
     async def _read(self) -> None:
-        await asyncio.gather(*(self._ask(source) for source in self._sources))
+        await asyncio.gather(*(self._ask(name, source) for name, source in self._sources.items()))
         self._read_s = self._clock()
 
-    async def _ask(self, source: Source) -> None:
+    async def _ask(self, name: str, source: Source) -> None:
         began_s = self._clock()
         try:
-            samples = await within(self._timeout_s, source.read())
+            samples = await within(SOURCE_TIMEOUT_S, source())
             seen = _Seen(samples[:SAMPLES_MAX], True)
         except Exception as error:
             # Its last samples are dropped, not shown as if they were new.
-            log.warning("metrics of %s: %s", source.name, type(error).__name__)
+            log.warning("metrics of %s: %s", name, type(error).__name__)
             seen = _Seen()
         seen.took_s = self._clock() - began_s
-        self._seen[source.name] = seen
+        self._seen[name] = seen
 
     def collect(self) -> Iterable[Metric]:
         """The samples as gauges, and how the readings went."""
@@ -109,21 +97,15 @@ class GaugeCache(Collector):
         )
         took = GaugeMetricFamily("poorwill_source_seconds", "How long that reading took.", labels=("source",))
         age = GaugeMetricFamily("poorwill_metrics_age_seconds", "Age of the gauges shown here.")
-        for source in self._sources:
-            seen = self._seen[source.name]
-            up.add_metric((source.name,), float(seen.up))
-            took.add_metric((source.name,), seen.took_s)
-            yield from _families(source, seen.samples)
+        families: dict[str, GaugeMetricFamily] = {}
+        for name, seen in self._seen.items():
+            up.add_metric((name,), float(seen.up))
+            took.add_metric((name,), seen.took_s)
+            for sample in seen.samples:
+                labels, of = dict(sample.labels), sample.name
+                if of not in families:
+                    families[of] = GaugeMetricFamily(of, self._help.get(of, ""), labels=tuple(labels))
+                families[of].add_metric(tuple(labels.values()), sample.value)
         if self._read_s is not None:
             age.add_metric((), self._clock() - self._read_s)
-        yield from (up, took, age)
-
-
-def _families(source: Source, samples: Iterable[Sample]) -> Iterable[Metric]:
-    families: dict[str, GaugeMetricFamily] = {}
-    for sample in samples:
-        names = tuple(name for name, _ in sample.labels)
-        if sample.name not in families:
-            families[sample.name] = GaugeMetricFamily(sample.name, source.help.get(sample.name, ""), labels=names)
-        families[sample.name].add_metric(tuple(value for _, value in sample.labels), sample.value)
-    return families.values()
+        yield from (*families.values(), up, took, age)

@@ -22,6 +22,25 @@ from poorwill.runs import QUEUED_TYPES
 
 FLOWS = ("generate", "hibernate", "wake", "snapshot", "replicate", "retention", "verify", "reap", "autosleep", "delete",
          "deliver", "wake-on-demand")  # fmt: skip
+HELP = {
+    "poorwill_runs": "Runs of the last 30 days, by flow and Prefect's state.",
+    "poorwill_queue_depth": "Runs that wait for a worker, by queue of the work pool.",
+    "poorwill_queue_paused": "Whether an operator has paused the queue.",
+    "poorwill_workers": "Workers of the pool, by Prefect's status.",
+    "poorwill_stage_seconds": "Seconds by stage, on average over the newest runs.",
+    "poorwill_stage_seconds_max": "The longest of them.",
+    "poorwill_stage_runs": "How many runs these are.",
+    "poorwill_snapshots": "Committed snapshots, by machine.",
+    "poorwill_snapshot_sent_bytes": "Bytes of the parts that these snapshots own in the store.",
+    "poorwill_snapshot_data_bytes": "Bytes of data that the machine's newest snapshot holds.",
+    "poorwill_snapshot_stored_bytes": "Bytes stored for them, with parts borrowed from earlier snapshots.",
+    "poorwill_snapshot_ratio": "data_bytes / stored_bytes.",
+    "poorwill_snapshots_unread": "Snapshots whose bytes are not counted yet.",
+    "poorwill_machines": "Machine blocks, by status and kind of provider.",
+    "poorwill_machine_price_per_hour_dollars": "Of machines with an instance, as they were created.",
+    "poorwill_machines_price_unknown": "Machines with an instance whose price is not on record.",
+}
+"""What each gauge means."""
 RUNS_WINDOW = timedelta(days=30)
 RUNS_AT_ONCE = 3
 TASK_RUNS = 200
@@ -35,81 +54,34 @@ _STAGE = re.compile(r"([a-z][a-z_]{0,40})-")
 
 def all_sources(
     prefect: Prefect, pool: str, catalog: Catalog, threads: Threads, machines: MachineBlocks, prices: PriceList
-) -> tuple[Source, ...]:
-    """With what each gauge means."""
-    return (
-        Source(
-            "runs",
-            partial(runs_by_flow, prefect),
-            {"poorwill_runs": "Runs of the last 30 days, by flow and Prefect's state."},
-        ),
-        Source(
-            "queues",
-            partial(queues, prefect, pool),
-            {
-                "poorwill_queue_depth": "Runs that wait for a worker, by queue of the work pool.",
-                "poorwill_queue_paused": "Whether an operator has paused the queue.",
-                "poorwill_workers": "Workers of the pool, by Prefect's status.",
-            },
-        ),
-        Source(
-            "stages",
-            partial(stages, prefect),
-            {
-                "poorwill_stage_seconds": "Seconds by stage, on average over the newest runs.",
-                "poorwill_stage_seconds_max": "The longest of them.",
-                "poorwill_stage_runs": "How many runs these are.",
-            },
-        ),
-        Source(
-            "store",
-            partial(threads.run, partial(snapshots, catalog), "the store"),
-            {
-                "poorwill_snapshots": "Committed snapshots, by machine.",
-                "poorwill_snapshot_sent_bytes": "Bytes of the parts that these snapshots own in the store.",
-                "poorwill_snapshot_data_bytes": "Bytes of data that the machine's newest snapshot holds.",
-                "poorwill_snapshot_stored_bytes": "Bytes stored for them, with parts borrowed from earlier snapshots.",
-                "poorwill_snapshot_ratio": "data_bytes / stored_bytes.",
-                "poorwill_snapshots_unread": "Snapshots whose bytes are not counted yet.",
-            },
-        ),
-        Source(
-            "machines",
-            partial(machines_by_status, machines, prices),
-            {
-                "poorwill_machines": "Machine blocks, by status and kind of provider.",
-                "poorwill_machine_price_per_hour_dollars": "Of machines with an instance, as they were created.",
-                "poorwill_machines_price_unknown": "Machines with an instance whose price is not on record.",
-            },
-        ),
-    )
+) -> dict[str, Source]:
+    return {
+        "runs": partial(runs_by_flow, prefect),
+        "queues": partial(queues, prefect, pool),
+        "stages": partial(stages, prefect),
+        "store": partial(threads.run, partial(snapshots, catalog), "the store"),
+        "machines": partial(machines_by_status, machines, prices),
+    }
 
 
 async def runs_by_flow(prefect: Prefect) -> list[Sample]:
     """The runs of the last 30 days, and those scheduled for the next day, as Prefect counts them."""
-    few = asyncio.Semaphore(RUNS_AT_ONCE)
-
-    async def count(flow: str) -> list[Sample]:
-        async with few:
-            return await _runs_of(prefect, flow)
-
-    return [sample for found in await asyncio.gather(*map(count, FLOWS)) for sample in found]
-
-
-async def _runs_of(prefect: Prefect, flow: str) -> list[Sample]:
     end = datetime.now(timezone.utc) + timedelta(days=1)
-    start = end - RUNS_WINDOW
     window = {
-        "history_start": start.isoformat(),
+        "history_start": (end - RUNS_WINDOW).isoformat(),
         "history_end": end.isoformat(),
-        "history_interval_seconds": (end - start).total_seconds(),
-        "flows": {"name": {"any_": [flow]}},
+        "history_interval_seconds": RUNS_WINDOW.total_seconds(),
     }
-    counted: Counter[str] = Counter()
-    for interval in await prefect.post("/flow_runs/history", window):
-        for state in interval["states"]:
-            counted[str(state["state_type"]).lower()] += state["count_runs"]
-    return [Sample("poorwill_runs", n, (("flow", flow), ("state", state))) for state, n in counted.items()]
+    few, counted = asyncio.Semaphore(RUNS_AT_ONCE), Counter[tuple[str, str]]()
+
+    async def count(flow: str) -> None:
+        async with few:
+            history = await prefect.post("/flow_runs/history", {**window, "flows": {"name": {"any_": [flow]}}})
+        for state in (state for interval in history for state in interval["states"]):
+            counted[flow, str(state["state_type"]).lower()] += state["count_runs"]
+
+    await asyncio.gather(*map(count, FLOWS))
+    return [Sample("poorwill_runs", n, (("flow", flow), ("state", state))) for (flow, state), n in counted.items()]
 
 
 async def queues(prefect: Prefect, pool: str) -> list[Sample]:

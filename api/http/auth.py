@@ -7,7 +7,6 @@ import hmac
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from api.http.limits import TokenBuckets
@@ -16,14 +15,6 @@ from api.settings import TOKENS_BYTES_MAX, Settings, parse_tokens
 from poorwill.errors import UsageError
 
 log = logging.getLogger(__name__)
-ANYBODY = "anybody"
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Whose token it was: all tokens of one name are one caller."""
-
-    name: str
 
 
 class Tokens:
@@ -39,14 +30,14 @@ class Tokens:
         self._file, self._seen = file, _stamp(file) if file is not None else None
         self._of_file = _read(file) if file is not None else ()
 
-    def caller(self, token: str) -> Caller | None:
-        """Whose token it is. Takes as long for any token: every digest is compared, in constant time."""
+    def caller(self, token: str) -> str | None:
+        """The name of the token's caller, which may have several. Every digest is compared, in constant time."""
         self._read_again()
         digest, found = _digest(token), None
         for name, known in (*self._fixed, *self._of_file):
             if hmac.compare_digest(digest, known):
                 found = name
-        return Caller(found) if found is not None else None
+        return found
 
     def _read_again(self) -> None:
         if self._file is None or (stamp := _stamp(self._file)) == self._seen:
@@ -86,7 +77,7 @@ def _read(file: Path) -> tuple[tuple[str, bytes], ...]:
 
 
 class Guard:
-    """Lets callers in, each as often as it may call. `tokens` None: everybody, as one caller."""
+    """Lets callers in, each as often as it may call. `tokens` None: everybody, as the one caller `anybody`."""
 
     def __init__(self, tokens: Tokens | None, buckets: TokenBuckets) -> None:
         self._tokens, self._buckets = tokens, buckets
@@ -97,22 +88,15 @@ class Guard:
         tokens = None if settings.open else Tokens(settings.tokens, settings.tokens_file)
         return cls(tokens, TokenBuckets(settings.rate_per_s, settings.rate_burst))
 
-    def admit(self, token: str | None) -> Caller:
-        """Problem: unauthorized, or too-many-requests."""
-        caller = self._caller(token)
-        wait_s = self._buckets.take(caller.name)
-        if wait_s > 0:
-            detail = f"more requests of '{caller.name}' than are allowed"
-            raise Problem("too-many-requests", detail, retry_after_s=wait_s)
-        return caller
-
-    def _caller(self, token: str | None) -> Caller:
-        if self._tokens is None:
-            return Caller(ANYBODY)
-        caller = self._tokens.caller(token) if token is not None else None
+    def admit(self, token: str | None) -> str:
+        """The caller's name. Problem: unauthorized, or too-many-requests."""
+        caller: str | None = "anybody"
+        if self._tokens is not None:
+            caller = self._tokens.caller(token) if token is not None else None
         if caller is None:
-            detail = (
-                "the token is not known" if token is not None else "send the header 'Authorization: Bearer <token>'"
-            )
+            detail = "send the header 'Authorization: Bearer <token>'" if token is None else "the token is not known"
             raise Problem("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+        if (wait_s := self._buckets.take(caller)) > 0:
+            detail = f"more requests of '{caller}' than are allowed"
+            raise Problem("too-many-requests", detail, retry_after_s=wait_s)
         return caller

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from blake3 import blake3
@@ -71,10 +71,12 @@ class MachineBlock:
         return frozenset(called - {""})
 
 
-def ambiguous(what: str, machines: list[MachineBlock]) -> Problem:
-    """Several machines have that name: nothing is guessed."""
-    named = ", ".join(sorted(machine.block for machine in machines)[:10])
-    return Problem("conflict", f"'{what}' may be any of the machines {named}: name the one that is meant")
+def _only(what: str, machines: list[MachineBlock]) -> MachineBlock | None:
+    """The machine of that name, or None. Problem `conflict` if there are several: nothing is guessed."""
+    if len(machines) > 1:
+        named = ", ".join(sorted(machine.block for machine in machines)[:10])
+        raise Problem("conflict", f"'{what}' may be any of the machines {named}: name the one that is meant")
+    return machines[0] if machines else None
 
 
 def block_name(instance_id: str) -> str:
@@ -97,9 +99,9 @@ def called(machines: tuple[MachineBlock, ...], instance_id: str) -> list[Machine
 class MachineBlocks:
     """All machine blocks of a server; its problems are those of `Prefect.ask`."""
 
-    def __init__(self, prefect: Prefect, remembered_s: float = REMEMBERED_S) -> None:
+    def __init__(self, prefect: Prefect) -> None:
         self._prefect = prefect
-        self._machines: Remembered[tuple[MachineBlock, ...]] = Remembered(self._read, remembered_s)
+        self._machines: Remembered[tuple[MachineBlock, ...]] = Remembered(self._read, REMEMBERED_S)
 
     async def every(self, *, fresh: bool = False) -> tuple[MachineBlock, ...]:
         """By name. `fresh`: read now, not remembered. Problem `refused` if there are more than MACHINES_MAX."""
@@ -107,10 +109,7 @@ class MachineBlocks:
 
     async def find(self, instance_id: str, *, fresh: bool = False) -> MachineBlock | None:
         """The machine with that name or id, or None. Problem `conflict` if there are several."""
-        found = called(await self.every(fresh=fresh), instance_id)
-        if len(found) > 1:
-            raise ambiguous(instance_id, found)
-        return found[0] if found else None
+        return _only(instance_id, called(await self.every(fresh=fresh), instance_id))
 
     async def named(self, block: str, *, fresh: bool = False) -> MachineBlock | None:
         """The machine of that block, or None."""
@@ -125,23 +124,18 @@ class MachineBlocks:
         """The awake machine that is reached there, or None. Problem `conflict` if there are several."""
         machines = await self.every(fresh=True)
         found = [one for one in machines if one.awake and (one.ssh_host, one.ssh_port) == (host, port)]
-        if len(found) > 1:
-            raise ambiguous(f"{host}:{port}", found)
-        return found[0] if found else None
+        return _only(f"{host}:{port}", found)
 
     async def _read(self) -> tuple[MachineBlock, ...]:
         found: list[MachineBlock] = []
+        wanted = {"block_types": {"slug": {"any_": [Machine.get_block_type_slug()]}}, "limit": PAGE}
         while len(found) <= MACHINES_MAX:
-            page = await self._page(len(found))
-            found += [_machine_block(document) for document in page]
+            page = await self._prefect.post("/block_documents/filter", {**wanted, "offset": len(found)})
+            found += map(_machine_block, page)
             if len(page) < PAGE:
                 return tuple(found)
         detail = f"Prefect holds more than {MACHINES_MAX} machine blocks: delete those of machines that are gone"
         raise Problem("refused", detail)
-
-    async def _page(self, offset: int) -> list[dict[str, Any]]:
-        wanted = {"block_types": {"slug": {"any_": [Machine.get_block_type_slug()]}}, "limit": PAGE, "offset": offset}
-        return cast("list[dict[str, Any]]", await self._prefect.post("/block_documents/filter", wanted))
 
 
 def _machine_block(document: dict[str, Any]) -> MachineBlock:

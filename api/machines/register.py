@@ -72,10 +72,13 @@ class Register:
                 raise Problem("conflict", f"machine {machine.block} is being woken: wait for that")
             if destroys and not machine.destroyable:
                 raise _indestructible(machine.block)
-            if machine.awake:
-                return await self._move(machine, address)
+            if machine.awake:  # the same instance, perhaps at another address
+                if machine.kind == LocalProvider.get_block_type_slug() and address.ssh_host is not None:
+                    raise _no_ssh(machine.block)
+                return await self._update(machine, _reached(address), machine.provider_id)
             if address.ssh_host is None:
-                raise _asleep(machine)
+                detail = f"machine {machine.block} is asleep in snapshot {machine.snapshot or '(none)'}: wake it first"
+                raise Problem("conflict", detail, snapshot_id=machine.snapshot or None)
             return await self._replace(machine, instance_id, address)
 
     async def at(self, address: MachineAddress) -> MachineBlock:
@@ -170,12 +173,6 @@ class Register:
             raise unavailable(f"the block of machine {name} could not be saved")
         return machine
 
-    async def _move(self, machine: MachineBlock, address: MachineAddress) -> MachineBlock:
-        """The same instance, perhaps at another address."""
-        if machine.kind == LocalProvider.get_block_type_slug() and address.ssh_host is not None:
-            raise _no_ssh(machine.block)
-        return await self._update(machine, _reached(address), machine.provider_id)
-
     async def _replace(self, machine: MachineBlock, instance_id: str, address: MachineAddress) -> MachineBlock:
         """Its instance is gone: at that address is another one, whose key is not known."""
         change = {"ssh_user": "", "host_key": "", **_reached(address), "instance": instance_id, "status": "awake"}
@@ -201,11 +198,6 @@ class Register:
         if changed is None:
             raise unavailable(f"the block of machine {machine.block} was removed just now", retry_after_s=1)
         return changed
-
-
-def _asleep(machine: MachineBlock) -> Problem:
-    detail = f"machine {machine.block} is asleep in snapshot {machine.snapshot or '(none)'}: wake it first"
-    return Problem("conflict", detail, snapshot_id=machine.snapshot or None)
 
 
 def _indestructible(name: str) -> Problem:

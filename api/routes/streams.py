@@ -129,7 +129,7 @@ async def follow(socket: WebSocket, id: UUID, gateway: SharedGateway) -> None:
     """
     token, subprotocol = _token_of(socket)
     try:
-        socket.state.caller = gateway.guard.admit(token).name
+        socket.state.caller = gateway.guard.admit(token)
         async with gateway.watchers.of(id) as follower:
             await socket.accept(subprotocol)
             await _first_of(_until_too_much(socket), _tell(socket, follower, gateway.settings.heartbeat_s))

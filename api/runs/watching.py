@@ -58,11 +58,6 @@ class Watchers:
         self._watchers: dict[UUID, asyncio.Task[None]] = {}
         self._followers_count = 0
 
-    @property
-    def count(self) -> int:
-        """How many runs are watched."""
-        return len(self._watchers)
-
     @asynccontextmanager
     async def of(self, run_id: UUID) -> AsyncIterator[Follower]:
         """The first view is there at once. Problems: not-found, too-many-requests, unavailable."""

@@ -122,7 +122,7 @@ class Catalog:
         known = sorted(machines) if machines is not None else None
         older = _parsed(before) if before is not None else None
         listed = self._readers.submit(self._verified, known)
-        aged = (_by_age(name) for name in self.names(known))
+        aged = ((snapshot_id, machine) for machine, snapshot_id in self.names(known))
         newest = heapq.nlargest(limit + 1, (key for key in aged if older is None or key < older))
         wanted = [(machine, snapshot_id) for snapshot_id, machine in newest[:limit]]
         rows = tuple(row for row in self.rows(wanted) if row is not None)
@@ -182,11 +182,6 @@ class Catalog:
         with self._lock:
             self._rows[name] = row
         return row
-
-
-def _by_age(name: Name) -> Name:
-    machine, snapshot_id = name
-    return snapshot_id, machine
 
 
 def _parsed(before: str) -> Name:

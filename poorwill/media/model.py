@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from poorwill.errors import UsageError
@@ -84,23 +84,6 @@ class Model:
             faults.append("transformer_revision is given without a transformer: leave it out, or name the transformer")
         if faults:
             raise UsageError(f"the model {self.source[:120]!r} cannot be: {'; '.join(faults)}", faults=faults)
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as JSON values; `from_json` gives it back."""
-        return {**asdict(self), "defaults": dict(self.defaults)}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Model:
-        """The record that `to_json` described. UsageError for a field that is not known here, or missing."""
-        given = dict(document)
-        memory = given.pop("memory", {})
-        unknown = [name for name in given if name not in {field.name for field in fields(cls)}]
-        if unknown or not isinstance(memory, Mapping):
-            raise UsageError(f"not a model: it has {', '.join(map(repr, unknown)) or 'no mapping as memory'}")
-        try:
-            return cls(**given, memory=Memory(**memory))
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"not a model: {error}") from None
 
 
 def _place_faults(field: str, place: str, revision: str) -> Iterator[str]:

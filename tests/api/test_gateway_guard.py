@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from api.app import create_app
-from api.http.auth import Caller, Tokens
+from api.http.auth import Tokens
 from api.http.limits import TokenBuckets
 from api.http.middleware import RequestIdFilter
 from api.settings import Settings
@@ -110,18 +110,18 @@ def test_tokens_change_without_a_restart(tmp_path: Path) -> None:
 
     write(f"# ours\nalice:{ONE}\n")
     tokens = Tokens((("fixed", TOKEN),), file)
-    assert tokens.caller(TOKEN) == Caller("fixed") and tokens.caller(ONE) == Caller("alice")
+    assert tokens.caller(TOKEN) == "fixed" and tokens.caller(ONE) == "alice"
     assert tokens.caller(TWO) is None
     write(f"alice:{ONE}\nalice:{TWO}  # the new one\n")
-    assert tokens.caller(ONE) == tokens.caller(TWO) == Caller("alice")
+    assert tokens.caller(ONE) == tokens.caller(TWO) == "alice"
     with logged("api.http.auth") as records:
         write("alice\n")
-        assert tokens.caller(TWO) == Caller("alice")
+        assert tokens.caller(TWO) == "alice"
         file.unlink()
-        assert tokens.caller(TWO) == Caller("alice")
+        assert tokens.caller(TWO) == "alice"
     assert len(records) == 2 and all(ONE not in r.getMessage() and TWO not in r.getMessage() for r in records)
     write(f"bob:{TWO}\n")
-    assert tokens.caller(ONE) is None and tokens.caller(TWO) == Caller("bob")
+    assert tokens.caller(ONE) is None and tokens.caller(TWO) == "bob"
 
 
 @pytest.mark.parametrize(

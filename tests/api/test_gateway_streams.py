@@ -221,11 +221,11 @@ def test_one_watcher_for_a_run() -> None:
         watchers = Watchers(seen, 100, look_every_s=0.01)  # type: ignore[arg-type]
         run_id = uuid4()
         async with watchers.of(run_id) as one, watchers.of(run_id) as two, watchers.of(run_id):
-            assert watchers.count == 1
+            assert len(watchers._watchers) == 1
             assert await one.next(1) == await two.next(1) == seen.now
             seen.now = view(Status.DONE)
             assert await one.next(1) == await two.next(1) == seen.now
-        assert watchers.count == 0
+        assert len(watchers._watchers) == 0
         await watchers.close()
 
     asyncio.run(scenario())

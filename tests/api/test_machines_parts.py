@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import ValidationError
 
-from api.gauges.cache import GaugeCache, Sample, Source
+from api.gauges.cache import GaugeCache, Sample
 from api.gauges.sources import TASK_RUNS, stage_seconds
 from api.http.problems import Problem
 from api.machines.addresses import MachineAddress, checked_host
@@ -104,7 +104,7 @@ def test_the_cache_of_gauges() -> None:
 
     async def scenario() -> None:
         clock, source = SleepingClock(), Counter()
-        gauges = GaugeCache([Source("counter", source.read, {"asked": "How often."})], every_s=30, clock=clock.now)
+        gauges = GaugeCache({"counter": source.read}, {"asked": "How often."}, every_s=30, clock=clock.now)
         await asyncio.gather(*(gauges.refresh() for _ in range(5)))
         assert "asked 1.0" in shown(gauges) and 'poorwill_source_up{source="counter"} 1.0' in shown(gauges)
         await gauges.refresh()
@@ -114,12 +114,12 @@ def test_the_cache_of_gauges() -> None:
         await gauges.refresh()  # does not wait
         assert "asked 1.0" in shown(gauges) and "poorwill_metrics_age_seconds 31.0" in shown(gauges)
         source.gate.set()
-        await gauges.settled()
+        await asyncio.wait({gauges._reading})
         assert "asked 2.0" in shown(gauges)
         clock.sleep(31)
         source.fails = True
         await gauges.refresh()
-        await gauges.settled()
+        await asyncio.wait({gauges._reading})
         assert 'poorwill_source_up{source="counter"} 0.0' in shown(gauges)
         assert not any(line.startswith("asked") for line in shown(gauges))
         await gauges.close()
