@@ -22,7 +22,9 @@ from typing import Any, cast
 from uuid import UUID
 
 import anyio.abc
+from cachetools import TTLCache
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import (
     PREFECT_WORKER_CANCELLATION_POLL_SECONDS,
     PREFECT_WORKER_ENABLE_CANCELLATION,
@@ -35,7 +37,6 @@ from prefect.workers.base import BaseWorker, BaseWorkerResult
 
 from worker.configuration import GpuJobConfiguration, GpuVariables
 from worker.health import HealthServer, summary
-from worker.job_variables import JobVariables
 from worker.lane import Kind, Outcome
 from worker.lanes import Lanes
 from worker.recovery import Recovery, requeue
@@ -51,6 +52,7 @@ SWEEPS_A_HEARTBEAT = 3
 CANCEL_POLL_S = 10.0
 """How often cancelled runs are looked for where Prefect's events do not come through."""
 ABANDON_TIMEOUT_S = 15.0
+VARIABLES_KEPT_S = 5.0
 _DRAIN_POLL_S = 0.2
 
 
@@ -75,6 +77,7 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
         self._presence = Presence(self._settings.state_dir / "workers", self.name)
         self._is_set_up, self._lane_is_free = asyncio.Event(), asyncio.Event()
         self._begun: set[UUID] = set()
+        self._variables: TTLCache[UUID, dict[str, Any]] = TTLCache(256, VARIABLES_KEPT_S)  # by deployment
         self._full_s = float("-inf")
         self._draining = self._abandoning = False
 
@@ -105,7 +108,6 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
     async def setup(self) -> None:
         """See BaseWorker."""
         await super().setup()
-        self._variables = JobVariables(self.client)
         self._is_set_up.set()
 
     async def _warm_up(self) -> None:
@@ -228,7 +230,22 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
             await super()._cancel_run(flow_run_id)
 
     async def _job_variables(self, flow_run: FlowRun) -> dict[str, Any]:
-        return await self._variables.of(flow_run, self.work_pool)
+        """Of pool, deployment and run, for a run in the queue, whose whole configuration need not be resolved yet."""
+        properties = self.work_pool.base_job_template.get("variables", {}).get("properties", {})
+        found = {name: field["default"] for name, field in properties.items() if "default" in field}
+        if flow_run.deployment_id is not None:
+            found |= await self._deployment_variables(flow_run.deployment_id)
+        return found | (flow_run.job_variables or {})
+
+    async def _deployment_variables(self, deployment: UUID) -> dict[str, Any]:
+        """Kept for VARIABLES_KEPT_S; empty for a deployment that is gone."""
+        variables = self._variables.get(deployment)
+        if variables is None:
+            variables = {}
+            with contextlib.suppress(ObjectNotFound):
+                variables = dict((await self.client.read_deployment(deployment)).job_variables or {})
+            self._variables[deployment] = variables
+        return variables
 
     async def _queue_timeout_s(self, flow_run: FlowRun) -> float | None:
         variables = await self._job_variables(flow_run)

@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import certifi
 import httpx
+from anyio import CapacityLimiter
 from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_TLS_INSECURE_SKIP_VERIFY
 
 from api.http.limits import within
-from api.runs.write_gate import WriteGate
 from poorwill.retry import Backoff, Pauses
 
 CONNECTIONS_MAX = 16
@@ -28,6 +28,30 @@ _BUSY = (429, 502, 503)
 _READS = ("/filter", "/count", "/history", "/paginate")
 """The ends of the paths where a POST to Prefect's API only reads."""
 _LOST = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+
+
+class WriteGate:
+    """The `places` for writes under way at once: additive increase, multiplicative decrease, as in RFC 5681.
+
+    SQLite has one writer, and refuses a transaction that read before another one wrote: of many writes at once most
+    are refused, again and again, and the more are sent, the fewer succeed. PostgreSQL takes all that the gate lets in.
+    First come, first served.
+    """
+
+    def __init__(self, at_once_max: float = 8.0) -> None:
+        self._at_once_max, self._limit = at_once_max, at_once_max / 2
+        self.places = CapacityLimiter(int(self._limit))
+
+    def narrow(self) -> None:
+        """The server refused a write."""
+        self._resize(max(1.0, self._limit / 2))
+
+    def widen(self) -> None:
+        """A write succeeded. From one place to two after two dozen."""
+        self._resize(min(self._at_once_max, self._limit + 1 / 16 / self._limit))
+
+    def _resize(self, limit: float) -> None:
+        self._limit, self.places.total_tokens = limit, int(limit)
 
 
 class Unanswered(httpx.TransportError):
@@ -70,7 +94,7 @@ class PatientTransport(httpx.AsyncBaseTransport):
             raise Unanswered("too many writes wait", request=request) from None
 
     async def _write(self, request: httpx.Request, pauses: Pauses) -> httpx.Response:
-        async with self._gate.enter():
+        async with self._gate.places:
             answer = await self._answer(request, pauses)
         self._gate.widen()
         return answer

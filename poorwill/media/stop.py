@@ -27,10 +27,6 @@ class Stop:
         with self._lock:
             self._asked.clear()
 
-    @property
-    def requested(self) -> bool:
-        return self._asked.is_set()
-
     def check(self) -> None:
         """Raise Cancelled, or the kind that was asked for, with the reason; nothing without a request."""
         if self._asked.is_set():

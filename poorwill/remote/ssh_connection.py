@@ -110,19 +110,14 @@ class SshConnection:
         return SshStream(self, self._open(command, OPEN_TIMEOUT_S))
 
     def _open(self, command: str, timeout_s: float) -> paramiko.Channel:
-        with self._watched(f"{self.describe()} does not start a command", timeout_s):
-            channel = self._transport.open_session(timeout=timeout_s)
-            channel.exec_command(command)
-            return channel
-
-    @contextmanager
-    def _watched(self, what: str, timeout_s: float) -> Iterator[None]:
         with _acting_after(timeout_s, self._transport.close) as late:
             try:
-                yield
+                channel = self._transport.open_session(timeout=timeout_s)
+                channel.exec_command(command)
+                return channel
             except _BROKEN as error:
                 why = f"no answer for {timeout_s:g} s" if late.is_set() else _reason(error)
-                raise EngineLost(f"{what}: {why}") from None
+                raise EngineLost(f"{self.describe()} does not start a command: {why}") from None
 
     def close(self) -> None:
         """Idempotent; does not wait."""

@@ -36,14 +36,10 @@ _HEADERS = (
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A file as its server sent it.
-
-    `media_type` is the server's, without parameters; "" if there is none. `url` is where the file was found after all
-    redirects, without the query, which may be a credential.
-    """
+    """A file as its server sent it. `url` is where it was found after all redirects, without the query, which may be a
+    credential."""
 
     body: bytes
-    media_type: str
     url: str
 
 
@@ -147,9 +143,7 @@ def _get(
             return headers["location"]
         if answer.status != 200:
             raise _status_error(answer, host, "has no such file", "does not hand out the file")
-        body = _body(answer, headers, host, bytes_max)
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        return Fetched(body, media_type, str(target.copy_with(query=None)))
+        return Fetched(_body(answer, headers, host, bytes_max), str(target.copy_with(query=None)))
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from websockets.typing import Subprotocol
 from api.http.problems import Problem
 from api.runs.caches import BatchReader
 from api.runs.run_view import RunView
+from api.runs.transport import WriteGate
 from api.runs.watching import Follower, Watchers
-from api.runs.write_gate import WriteGate
 from deployments.servers.prefect_server import PrefectServer
 from poorwill.runs import Status
 from tests.support.api_gateway import ASKED, AUTHORIZED, TOKEN, Stage, calling, kind_of, served, until
@@ -296,15 +296,15 @@ def test_writes_are_sent_one_by_one_when_they_collide() -> None:
 
     async def scenario() -> None:
         gate, order = WriteGate(at_once_max=8), list[int]()
-        assert gate.limit == 4
+        assert gate.places.total_tokens == 4
         for _ in range(5):
             gate.narrow()
-        assert gate.limit == 1
+        assert gate.places.total_tokens == 1
         inside = most = 0
 
         async def write(number: int) -> None:
             nonlocal inside, most
-            async with gate.enter():
+            async with gate.places:
                 inside += 1
                 most = max(most, inside)
                 order.append(number)
@@ -318,9 +318,9 @@ def test_writes_are_sent_one_by_one_when_they_collide() -> None:
         assert most == 1 and order == [number for number in range(20) if number != 3]
         for _ in range(25):
             gate.widen()
-        assert gate.limit == 2
+        assert gate.places.total_tokens == 2
         for _ in range(2000):
             gate.widen()
-        assert gate.limit == 8
+        assert gate.places.total_tokens == 8
 
     asyncio.run(scenario())

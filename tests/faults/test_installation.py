@@ -19,6 +19,7 @@ from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, HostUnfit
 from poorwill.remote.base import Finished
 from poorwill.remote.install import wheels
+from poorwill.remote.install.probe import look
 from poorwill.remote.install.ship import PROOF, Installed, Shipment, command
 from poorwill.remote.local_host import LocalChannel
 from tests.support.local_shell import LocalShell, place
@@ -112,7 +113,7 @@ class EngineThere:
 def engine_wheels(request: pytest.FixtureRequest, python: Path) -> Path:
     """The engine's real wheels for this Python, fetched once by pip and kept with pytest's cache."""
     cache = Path(request.config.cache.mkdir("poorwill-wheels"))
-    survey = Shipment(pythons=[str(python)])._look_past(LocalShell(Path("/"), os.environ["PATH"]))
+    survey = look(LocalShell(Path("/"), os.environ["PATH"]), "none", "none", [str(python)])
     target = survey.python((3, 10), any_platform=False).target
     try:
         found = wheels.download(wheels.resolved(Shipment().requirements, target), target, cache)
@@ -221,7 +222,8 @@ def test_another_version_replaces_the_engine(machine: LocalShell, python: Path) 
         assert len(engines(machine)) == 2 and "runs and stays" in new.log[0]
     finally:
         running.communicate(timeout=30)
-    assert other(python).ship(machine, again=True).log == (f"{small(python).name(gpu=False)} removed",)
+    (Path(new.python).parents[2] / "ready").unlink()
+    assert other(python).ship(machine).log == (f"{small(python).name(gpu=False)} removed",)
     assert engines(machine) == [other(python).name(gpu=False)]
 
 

@@ -91,7 +91,7 @@ class Installation:
 
     def run(self) -> dict[str, Any]:
         """The answer: where the engine is, and whether it was there already."""
-        reused = not self.order["again"] and whole(self.place, self.order)
+        reused = whole(self.place, self.order)
         if not reused:
             self.check_space(self.order["free_bytes_min"])
             self.build()
@@ -192,7 +192,7 @@ class Installation:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
-            if not self.order["again"] and whole(self.place, self.order):
+            if whole(self.place, self.order):
                 return False
             discard(self.place)
         raise Failure("other", f"{self.place} is made again as often as it is removed")

@@ -18,8 +18,9 @@ from poorwill import __version__
 from poorwill.errors import EngineLost, HostUnfit, PermanentError, one_line
 from poorwill.remote.base import Finished, Shell
 from poorwill.remote.install import bundle, wheels
-from poorwill.remote.install.probe import PYTHONS, Found, Ready, Survey, look, marked, path, said
+from poorwill.remote.install.probe import PYTHONS, Found, Survey, look, marked, path, said
 
+PYTHON_MIN = (3, 10)
 ONLINE_S = 300.0
 OFFLINE_S = 600.0
 GRACE_S = 150.0
@@ -77,7 +78,6 @@ class Shipment:
     gpu_requirements: Sequence[str] = field(default_factory=lambda: bundle.requirements("requirements-gpu.txt"))
     wheels_dir: Path | None = None
     cache_dir: Path | None = None
-    python_min: tuple[int, int] = (3, 10)
     pythons: Sequence[str] = PYTHONS
     proof: Sequence[str] = PROOF
     free_bytes_min: int = FREE_BYTES_MIN
@@ -99,28 +99,18 @@ class Shipment:
             raise HostUnfit(f"{shell.describe()} gave a malformed answer (an engine that was not asked for)")
         return Installed(seen.python, seen.home, seen.digest, True)
 
-    def ship(
-        self, shell: Shell, on_step: Callable[[str], None] = lambda step: None, *, again: bool = False
-    ) -> Installed:
-        """The engine on that machine, installed if it is missing. Idempotent; many may do so at once.
+    def ship(self, shell: Shell, on_step: Callable[[str], None] = lambda step: None) -> Installed:
+        """The engine on that machine, installed if it is missing or damaged. Idempotent; many may do so at once.
 
-        again: install it even if it is there, to mend a damaged one. Atomic: there is a whole engine or none, and the
-        next installation removes what this one left. HostUnfit names what the machine lacks; EngineLost and
-        DeadlineExceeded come from the shell.
+        Atomic: there is a whole engine or none, and the next installation removes what this one left. HostUnfit names
+        what the machine lacks; EngineLost and DeadlineExceeded come from the shell.
         """
         on_step(f"looking for the engine on {shell.describe()}")
-        seen = self._look_past(shell) if again else self.ready(shell)
+        seen = self.ready(shell)
         if isinstance(seen, Installed):
             return seen
-        python = seen.python(self.python_min, any_platform=self.wheels_dir is not None)
-        return _Installation(self, shell, seen, python, on_step, again).run()
-
-    def _look_past(self, shell: Shell) -> Survey:
-        """What the machine has to install an engine with, whether or not it has an engine."""
-        seen = look(shell, "none", "none", self.pythons)
-        if isinstance(seen, Ready):
-            raise HostUnfit(f"{shell.describe()} gave a malformed answer (an engine that does not exist)")
-        return seen
+        python = seen.python(PYTHON_MIN, any_platform=self.wheels_dir is not None)
+        return _Installation(self, shell, seen, python, on_step).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +122,6 @@ class _Installation:
     seen: Survey
     python: Found
     on_step: Callable[[str], None]
-    again: bool
 
     def run(self) -> Installed:
         pins = wheels.resolved(self.what.requirements, self.python.target)
@@ -179,8 +168,8 @@ class _Installation:
         ]
         order = {
             "name": self.what.name(self.seen.gpu), "digest": self.what.digest(self.seen.gpu), "version": __version__,
-            "packages": pins, "gpu_packages": gpu, "online": not sent_wheels, "again": self.again,
-            "proof": list(self.what.proof), "deadline_s": deadline_s, "free_bytes_min": self.what.free_bytes_min,
+            "packages": pins, "gpu_packages": gpu, "online": not sent_wheels, "proof": list(self.what.proof),
+            "deadline_s": deadline_s, "free_bytes_min": self.what.free_bytes_min,
             "gpu_free_bytes_min": self.what.gpu_free_bytes_min,
             "files": [(name, _size(content)) for name, content in files],
         }  # fmt: skip

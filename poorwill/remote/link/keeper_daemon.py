@@ -68,15 +68,13 @@ class KeeperDaemon:
         try:
             while True:
                 self._advance()
-                if self._farewell_s < math.inf and self._farewell_is_over():
+                told = self._client is None or self._client.gone or self._clock() >= self._farewell_s
+                if told and self._farewell_s < math.inf:
                     return
                 self._wait()
         finally:
             self._engine.kill()
             self._claim.release()
-
-    def _farewell_is_over(self) -> bool:
-        return self._client is None or self._client.gone or self._clock() >= self._farewell_s
 
     def _advance(self) -> None:
         """Do what is due by the time and the state of the engine."""
@@ -182,11 +180,12 @@ class KeeperDaemon:
     def _piece(self, client: KeeperPeer) -> bytes:
         piece = self._conversation.piece(self._clock())
         if not piece and self._farewell_is_due(client):
-            piece = client.farewell(self._engine.status or 0, self._engine.last_words())
+            client.farewell_sent = True
+            return frames.ended(self._engine.status or 0, self._engine.last_words())
         return piece
 
     def _farewell_is_due(self, client: KeeperPeer) -> bool:
-        return self._engine.over and self._conversation.settled and client.farewell_due
+        return self._engine.over and self._conversation.settled and not client.farewell_sent
 
     def _hear(self, peer: KeeperPeer) -> None:
         """Read from a client or a guest. A breach of the protocol ends its connection."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 
-from poorwill.remote.link import frames
 from poorwill.remote.link.frames import Decoder, Frame
 
 QUIET_S = 30.0
@@ -23,21 +22,13 @@ class KeeperPeer:
         self.unsent = bytearray()
         self.closed = False
         self.sweeper = False
-        self._farewell = False
-
-    def farewell(self, status: int, words: str) -> bytes:
-        """The frame that reports the engine's end, once."""
-        self._farewell = True
-        return frames.ended(status, words)
-
-    @property
-    def farewell_due(self) -> bool:
-        return not self._farewell
+        self.farewell_sent = False
+        """Whether the engine's end was reported to it."""
 
     @property
     def gone(self) -> bool:
         """Whether nothing more is to be sent to it."""
-        return self.closed or (self._farewell and not self.unsent)
+        return self.closed or (self.farewell_sent and not self.unsent)
 
     def send(self, data: bytes) -> None:
         """As much as goes now; the rest is `unsent`."""
