@@ -129,11 +129,7 @@ def _redirected(target: httpx.URL, location: str) -> httpx.URL:
 
 
 def _get(
-    target: httpx.URL,
-    network: GuardedNetwork,
-    deadline: Deadline,
-    bytes_max: int,
-    ssl_context: ssl.SSLContext | None,
+    target: httpx.URL, network: GuardedNetwork, deadline: Deadline, bytes_max: int, ssl_context: ssl.SSLContext | None
 ) -> Fetched | str:
     """One hop: the file, or the Location to which it redirects."""
     host = host_of(target)
