@@ -14,12 +14,7 @@ from api.http.auth import Guard
 from api.settings import Settings
 from poorwill.errors import UsageError
 
-EXIT_USAGE = 2
 PORT = 8000
-CONCURRENT_MAX = 1000
-"""More requests at once than these and the allowed streams are refused before they are read."""
-SOCKET_MESSAGE_BYTES_MAX = 4096
-DRAIN_S = 10
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -58,7 +53,7 @@ def main() -> int:
             raise UsageError("PREFECT_API_URL is not set: set it to the API of a Prefect server, http://host:4200/api")
     except UsageError as error:
         print(f"api: {error.message}", file=sys.stderr)
-        return EXIT_USAGE
+        return 2
     logging.captureWarnings(True)
     if given.quiet:
         LOGGING["loggers"]["api.http.middleware"] = {"level": "WARNING"}
@@ -70,9 +65,9 @@ def main() -> int:
         log_config=LOGGING,
         access_log=False,  # api.http.middleware logs requests, without their query
         server_header=False,
-        limit_concurrency=CONCURRENT_MAX + settings.streams_max,
-        timeout_graceful_shutdown=DRAIN_S,
-        ws_max_size=SOCKET_MESSAGE_BYTES_MAX,
+        limit_concurrency=1000 + settings.streams_max,  # more are refused before they are read
+        timeout_graceful_shutdown=10,
+        ws_max_size=4096,
         ws_ping_interval=settings.heartbeat_s,
         ws_ping_timeout=settings.heartbeat_s,
     )

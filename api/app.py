@@ -20,7 +20,6 @@ from api.http.middleware import REQUEST_ID, RequestMiddleware
 from api.routes import generation, health, instances, metrics, snapshots, streams
 from api.settings import Settings
 
-ROUTES = (generation, streams, snapshots, instances, health, metrics)
 DESCRIPTION = """Generates videos from images, puts machines to sleep and wakes them.
 
 Every endpoint starts or shows a run of a Prefect flow. Errors are `application/problem+json` (RFC 9457); their `type`
@@ -61,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
     app.state.requests = RequestCounts()
     app.add_middleware(RequestMiddleware, ended=app.state.requests.count)
-    for module in ROUTES:
+    for module in (generation, streams, snapshots, instances, health, metrics):
         app.include_router(module.router)
     return app
 

@@ -51,9 +51,7 @@ QUERIES_MISSED_MAX = 30
 SWEEPS_A_HEARTBEAT = 3
 CANCEL_POLL_S = 10.0
 """How often cancelled runs are looked for where Prefect's events do not come through."""
-ABANDON_TIMEOUT_S = 15.0
 VARIABLES_KEPT_S = 5.0
-_DRAIN_POLL_S = 0.2
 
 
 class GpuWorkerResult(BaseWorkerResult):
@@ -130,7 +128,7 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
         abandoned = self._lanes.runs
         await self._lanes.close()
         with contextlib.suppress(Exception):  # while the server is away, another worker's sweep finds them
-            await asyncio.wait_for(self._give_back(abandoned), ABANDON_TIMEOUT_S)
+            await asyncio.wait_for(self._give_back(abandoned), 15.0)
         await super().teardown(*exc_info)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
@@ -281,7 +279,7 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
         printer(f"Worker {self.name!r} drains: {len(self._lanes.runs)} runs may end within {timeout_s:.0f} s.")
         ends_s = time.monotonic() + timeout_s
         while self._lanes.runs and not sigterm.is_set() and time.monotonic() < ends_s:
-            await asyncio.sleep(_DRAIN_POLL_S)
+            await asyncio.sleep(0.2)
 
     def health(self) -> dict[str, Any]:
         """The answer to /health: see worker/health.py."""

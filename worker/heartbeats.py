@@ -7,7 +7,6 @@ from datetime import datetime
 
 MISSED = 3
 """So many heartbeats in a row must be missing."""
-INTERVAL_S_DEFAULT = 30.0
 
 
 class Heartbeats:
@@ -28,7 +27,7 @@ class Heartbeats:
         before, self._seen, self._watched_s = {} if gap else self._seen, {}, now_s
         for name, (beat, interval_s) in workers.items():
             known = name in before and before[name][0] == beat
-            self._seen[name] = (beat, before[name][1] if known else now_s, interval_s or INTERVAL_S_DEFAULT)
+            self._seen[name] = (beat, before[name][1] if known else now_s, interval_s or 30.0)
 
     def dead(self, name: str) -> bool:
         """False for a worker the server does not know."""

@@ -20,7 +20,6 @@ Kind = Literal["gpu", "control"]
 Start = Callable[[Mapping[str, str], Path], Awaitable[Resident]]
 RETRY_S = (5.0, 15.0, 60.0, 300.0)
 """How long a lane whose process does not start waits before it tries again; the last for all further failures."""
-CANCEL_GRACE_S = 120.0
 GROWTH_BYTES_MIN = 256 << 20
 """Growth below this is no reason to replace a process: allocators keep some."""
 
@@ -48,7 +47,7 @@ class Lane:
         self._starting = asyncio.Lock()
         self._failures, self._failed_s = 0, 0.0
         self._cancelled = False
-        self._grace_s = CANCEL_GRACE_S
+        self._grace_s = 120.0
         self.run_id: str | None = None
         self.affinity = ""
         """What its process has loaded: this lane is preferred for runs of the same."""

@@ -28,7 +28,6 @@ GAP_S = 5.0
 ATTEMPTS_MAX = 5
 PAGE = 200
 PAGES_MAX = 50
-SLOT_TIMEOUT_S = 5.0
 WORKER_LABEL = "prefect.worker.name"
 _HELD_STATES = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
@@ -79,7 +78,7 @@ class Recovery:
         with contextlib.suppress(ObjectAlreadyExists):  # made by another worker between look and write
             await self._client.upsert_global_concurrency_limit_by_name(slot, 1)
         try:
-            async with concurrency(slot, timeout_seconds=SLOT_TIMEOUT_S, strict=True, lease_duration=60):
+            async with concurrency(slot, timeout_seconds=5.0, strict=True, lease_duration=60):
                 # Read again: another worker, which held the slot before, may have put them back.
                 for run in await self._runs(_HELD_STATES):
                     if self._lost(run):

@@ -14,8 +14,6 @@ from typing import Any
 
 from worker import messages
 
-READY_TIMEOUT_S = 300.0
-"""Importing torch from a cold network disk takes minutes."""
 STOP_GRACE_S = 5.0
 COMMAND = (sys.executable, "-m", "worker.resident_process")
 
@@ -67,7 +65,7 @@ class Resident:
         folder: Path,
         *,
         command: Sequence[str] = COMMAND,
-        ready_timeout_s: float = READY_TIMEOUT_S,
+        ready_timeout_s: float = 300.0,  # importing torch from a cold network disk takes minutes
     ) -> Resident:
         """Start it and wait until it has imported what runs need. `environment` is added to this process's own.
 

@@ -14,8 +14,7 @@ from poorwill.engine.machine import nvidia_smi
 from poorwill.errors import UsageError
 
 PREFIX = "POORWILL_"
-SLOTS_MAX = 64
-Slots = Annotated[int, Field(ge=0, le=SLOTS_MAX)]
+Slots = Annotated[int, Field(ge=0, le=64)]
 
 
 class Settings(BaseSettings):

@@ -13,7 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.problems import Problem
 
-CALLERS_MAX = 10_000
 T = TypeVar("T")
 
 
@@ -30,7 +29,7 @@ class TokenBuckets:
     """
 
     def __init__(
-        self, rate_per_s: float, burst: int, clock: Callable[[], float] = time.monotonic, names_max: int = CALLERS_MAX
+        self, rate_per_s: float, burst: int, clock: Callable[[], float] = time.monotonic, names_max: int = 10_000
     ) -> None:
         self._rate_per_s, self._burst, self._clock = rate_per_s, burst, clock
         self._buckets: LRUCache[str, tuple[float, float]] = LRUCache(names_max)  # requests left, and when that was

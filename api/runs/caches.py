@@ -12,10 +12,6 @@ from cachetools import TLRUCache
 
 K = TypeVar("K")
 V = TypeVar("V")
-ENTRIES_MAX = 2048
-BATCH_MAX = 50
-BATCHES_MAX = 2
-APART_S = 0.04
 
 
 class Remembered(Generic[V]):
@@ -52,10 +48,10 @@ class BatchReader(Generic[K, V]):
         read: Callable[[list[K]], Awaitable[Mapping[K, V]]],
         keep_s: Callable[[V | None], float],
         *,
-        batch_max: int = BATCH_MAX,
-        batches_max: int = BATCHES_MAX,
-        apart_s: float = APART_S,
-        entries_max: int = ENTRIES_MAX,
+        batch_max: int = 50,
+        batches_max: int = 2,
+        apart_s: float = 0.04,
+        entries_max: int = 2048,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read, self._clock = read, clock

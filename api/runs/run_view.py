@@ -15,7 +15,6 @@ from poorwill.runs import MESSAGE_CHARS_MAX, Failure, Status, status_of
 REQUEST_LABEL = "poorwill.request"
 """The label of a run with the digest of its request: a repeated request has the same digest, another request with the
 same Idempotency-Key has not."""
-_STEP_OF = {"CANCELLING": "cancel", "PAUSED": "paused"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Run:
     @property
     def step(self) -> str | None:
         """The step, if the state alone determines it."""
-        return _STEP_OF.get(self.state_type)
+        return {"CANCELLING": "cancel", "PAUSED": "paused"}.get(self.state_type)
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Run:

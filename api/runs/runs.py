@@ -36,7 +36,6 @@ GENERATE = "generate"
 KEEP_S, KEEP_ENDED_S, KEEP_FAILED_S = 1.0, 30.0, 5.0
 """How long a run that was read is shown: one that is over changes only when an operator starts it again."""
 NAMES_MAX, NAMES_KEPT_S = 500, 60.0
-FULL_RETRY_AFTER_S = 10.0
 WAIT_POLL_S = 0.5
 
 
@@ -192,7 +191,7 @@ class Runs:
         if known is not None:
             return await self._same(Run.of(known), digest)
         detail = f"{depth} runs of {flow}/{DEPLOYMENT} are queued, as many as are allowed"
-        raise Problem("queue-full", detail, retry_after_s=FULL_RETRY_AFTER_S, queued=depth)
+        raise Problem("queue-full", detail, retry_after_s=10.0, queued=depth)
 
     async def _same(self, run: Run, digest: str) -> RunView:
         if run.request != digest:

@@ -20,9 +20,6 @@ from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_TLS_INSECURE
 from api.http.limits import within
 from poorwill.retry import Backoff, Pauses
 
-CONNECTIONS_MAX = 16
-KEEPALIVE_S = 4.0
-"""Shorter than the 5 s after which Prefect's server closes an idle connection."""
 BACKOFF = Backoff(first_s=0.03, max_s=0.5)
 _BUSY = (429, 502, 503)
 _READS = ("/filter", "/count", "/history", "/paginate")
@@ -79,9 +76,8 @@ class PatientTransport(httpx.AsyncBaseTransport):
         verify = ssl.create_default_context(cafile=PREFECT_API_SSL_CERT_FILE.value() or certifi.where())
         if PREFECT_API_TLS_INSECURE_SKIP_VERIFY:
             verify.check_hostname, verify.verify_mode = False, ssl.CERT_NONE
-        limits = httpx.Limits(
-            max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX, keepalive_expiry=KEEPALIVE_S
-        )
+        # Idle ones are closed before Prefect's server does that, after 5 s.
+        limits = httpx.Limits(max_connections=16, max_keepalive_connections=16, keepalive_expiry=4.0)
         return cls(httpx.AsyncHTTPTransport(verify=verify, limits=limits), patience_s)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

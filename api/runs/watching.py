@@ -14,10 +14,8 @@ from api.runs.run_view import RunView
 from api.runs.runs import Runs
 
 log = logging.getLogger(__name__)
-LOOK_EVERY_S = 0.5
 AWAY_S = 2.0
 """The pause after a look that the server did not answer."""
-RETRY_AFTER_S = 10.0
 
 
 class Follower:
@@ -52,7 +50,7 @@ class Follower:
 class Watchers:
     """`async with of(run) as follower:`; at most `followers_max` at once. A watcher ends with its last follower."""
 
-    def __init__(self, runs: Runs, followers_max: int, look_every_s: float = LOOK_EVERY_S) -> None:
+    def __init__(self, runs: Runs, followers_max: int, look_every_s: float = 0.5) -> None:
         self._runs, self._followers_max, self._look_every_s = runs, followers_max, look_every_s
         self._followers: dict[UUID, set[Follower]] = {}
         self._watchers: dict[UUID, asyncio.Task[None]] = {}
@@ -63,7 +61,7 @@ class Watchers:
         """The first view is there at once. Problems: not-found, too-many-requests, unavailable."""
         if self._followers_count >= self._followers_max:
             detail = f"{self._followers_count} streams are open, as many as are allowed"
-            raise Problem("too-many-requests", detail, retry_after_s=RETRY_AFTER_S)
+            raise Problem("too-many-requests", detail, retry_after_s=10.0)
         self._followers_count += 1
         follower = Follower()
         try:

@@ -20,8 +20,6 @@ from poorwill.snapshot import ids, keys
 from poorwill.snapshot.metadata import Metadata
 from poorwill.store.base import Store
 
-READERS = 8
-REMEMBERED_MAX = 20_000
 OPENED_S = 300.0
 TAGS_MAX = 100
 VERIFIED = "verified/"
@@ -74,7 +72,7 @@ class Catalog:
     def __init__(
         self,
         opened: Callable[[], Store],
-        remembered_max: int = REMEMBERED_MAX,
+        remembered_max: int = 20_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._opened, self._clock = opened, clock
@@ -83,7 +81,7 @@ class Catalog:
         self._until_s = float("-inf")
         self._lock = threading.Lock()
         self._rows: LRUCache[Name, Row] = LRUCache(remembered_max)
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="catalog")
+        self._readers = ThreadPoolExecutor(8, thread_name_prefix="catalog")
 
     def close(self) -> None:
         self._readers.shutdown(wait=False, cancel_futures=True)

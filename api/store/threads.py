@@ -15,15 +15,13 @@ from api.http.limits import within
 from api.http.problems import unavailable
 
 T = TypeVar("T")
-AT_ONCE = 8
-TIMEOUT_S = 20.0
 
 
 class Threads:
     """A call that took too long goes on in its thread until its own timeouts end it; calls that wait for a thread
     meanwhile end in time, too, so that nothing piles up."""
 
-    def __init__(self, at_once: int = AT_ONCE, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, at_once: int = 8, timeout_s: float = 20.0) -> None:
         self._pool, self._timeout_s = ThreadPoolExecutor(at_once, "blocking"), timeout_s
 
     async def run(self, call: Callable[[], T], what: str) -> T:

@@ -18,8 +18,6 @@ from poorwill.store.base import Store
 
 OPENED_MAX, OPENED_S = 16, 300.0
 URLS_MAX, URLS_S = 2048, 600.0
-OPEN_TIMEOUT_S = 10.0
-THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class Videos:
         self._videos: TLRUCache[UUID, Video, float] = TLRUCache(
             URLS_MAX, lambda run, video, now_s: now_s + min(URLS_S, video.expires_s / 2), clock
         )
-        self._threads = Threads(THREADS, OPEN_TIMEOUT_S)
+        self._threads = Threads(at_once=4, timeout_s=10.0)
 
     async def of(self, run: UUID, media: str) -> Video:
         """NotFound and UsageError for an unknown media block; Problem `unavailable` if it could not be read."""

@@ -19,7 +19,6 @@ from poorwill.snapshot import documents, fields, versions
 from poorwill.snapshot.record import Record
 from poorwill.store.base import Store
 
-RECORD_BYTES_MAX = 256 << 10
 _NAMES = {"video": ("video.mp4", "video/mp4"), "poster": ("poster.jpg", "image/jpeg"),
           "contact_sheet": ("contact-sheet.jpg", "image/jpeg")}  # fmt: skip
 
@@ -63,7 +62,7 @@ def delivered(store: Store, run: str) -> VideoRecord | None:
     """The record of a run's video, None before it is delivered. Corrupt; Unsupported for a later version."""
     key = key_of(run, "record")
     try:
-        return _decoded(store.get(key, bytes_max=RECORD_BYTES_MAX), f"{store.describe()}: {key}")
+        return _decoded(store.get(key, bytes_max=256 << 10), f"{store.describe()}: {key}")
     except NotFound:
         return None
     except Corrupt as error:

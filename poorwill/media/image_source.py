@@ -20,7 +20,6 @@ from poorwill.web.guarded_network import Resolve, system_addresses
 
 BYTES_MAX = 20 << 20
 PIXELS_MAX = 50_000_000
-TIMEOUT_S = 30.0
 _HEADER_CHARS_MAX = 256  # of a data: URL, up to its comma
 _IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]{1,60}")
 _BLANKS = b" \t\r\n\f"
@@ -52,7 +51,7 @@ class Sources:
     buckets: tuple[Bucket, ...] = ()
     bytes_max: int = BYTES_MAX
     pixels_max: int = PIXELS_MAX
-    timeout_s: float = TIMEOUT_S
+    timeout_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

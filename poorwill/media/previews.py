@@ -11,20 +11,18 @@ from PIL import Image
 from poorwill.errors import UsageError
 from poorwill.media.frames import Frames, check_frames
 
-POSTER_QUALITY = 85
 SHEET_QUALITIES = (85, 70, 55, 40)  # below the last, blocks show more than a smaller picture loses
 SHEET_BYTES_MAX = 70_000  # in base64 93,336 letters: a Markdown artifact of Prefect holds less than 100 KB
 SHEET_BYTES_LEAST = 8_000  # several times what noise makes of CELLS_MAX x CELLS_MAX cells of one pixel
 SHEET_SIDE_PIXELS_MAX = 4096
 CELLS_MAX = 16  # a side
 _GAP_PIXELS = 2
-_GAP_COLOUR = (24, 24, 24)
 
 
 def poster(frames: Frames) -> bytes:
     """The first of `frames` (uint8, n x height x width x 3, sRGB) in its own size, as a JPEG."""
     check_frames(frames)
-    return _jpeg(Image.fromarray(frames[0]), POSTER_QUALITY)
+    return _jpeg(Image.fromarray(frames[0]), quality=85)
 
 
 def contact_sheet(
@@ -91,7 +89,7 @@ def _cell_sizes(frame: tuple[int, int], columns: int, rows: int, width_max: int)
 def _sheet(cells: list[Image.Image], columns: int, rows: int) -> Image.Image:
     width, height = cells[0].size
     across, down = width + _GAP_PIXELS, height + _GAP_PIXELS
-    sheet = Image.new("RGB", (columns * across - _GAP_PIXELS, rows * down - _GAP_PIXELS), _GAP_COLOUR)
+    sheet = Image.new("RGB", (columns * across - _GAP_PIXELS, rows * down - _GAP_PIXELS), (24, 24, 24))
     for index, cell in enumerate(cells):
         sheet.paste(cell, (index % columns * across, index // columns * down))
     return sheet

@@ -20,7 +20,6 @@ from poorwill.web.addresses import AllowRule
 from poorwill.web.guarded_network import Deadline, GuardedNetwork, Resolve, system_addresses
 from poorwill.web.urls import checked, host_of
 
-REDIRECTS_MAX = 5
 POST_BYTES_MAX = 1 << 20
 ANSWER_BYTES_MAX = 64 << 10
 """More of the answer to a message is not read."""
@@ -49,7 +48,7 @@ def fetch(
     bytes_max: int,
     timeout_s: float,
     allow: Iterable[AllowRule] = (),
-    redirects_max: int = REDIRECTS_MAX,
+    redirects_max: int = 5,
     resolve: Resolve = system_addresses,
     check: Callable[[], None] = lambda: None,
     ssl_context: ssl.SSLContext | None = None,

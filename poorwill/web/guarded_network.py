@@ -21,7 +21,6 @@ from poorwill.errors import DeadlineExceeded, NotFound, Refused, SourceUnavailab
 from poorwill.web.addresses import Address, AllowRule, refusal
 
 CHECK_S = 0.25  # how long to wait for bytes or names before `check` is called again
-WRITE_BYTES = 64 << 10
 CONNECT_S_MAX = 5.0  # for one address of several
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
@@ -145,7 +144,7 @@ class DeadlineStream(httpcore.NetworkStream):
         while left:
             connection.settimeout(self._deadline.wait_s())
             try:
-                left = left[connection.send(left[:WRITE_BYTES]) :]
+                left = left[connection.send(left[: 64 << 10]) :]
             except TimeoutError:
                 continue
             except OSError as error:

@@ -13,7 +13,6 @@ from poorwill.web.addresses import PORT_MAX, AllowRule, refusal
 
 URL_CHARS_MAX = 8_192
 _HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
-_HOST_CHARS_MAX = 253
 _PORTS = {"http": 80, "https": 443}
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
 
@@ -68,7 +67,7 @@ def _host_fault(host: str) -> str | None:
         pass
     else:
         return None
-    if len(host) > _HOST_CHARS_MAX or not _HOST_NAME.fullmatch(host):
+    if len(host) > 253 or not _HOST_NAME.fullmatch(host):
         return "expected a name of letters, digits, hyphens and dots, or an IP address"
     if _NUMBER.fullmatch(host.rpartition(".")[2]):
         # 2130706433, 0x7f.1 and 127.1 are 127.0.0.1 to some resolvers and names to others.

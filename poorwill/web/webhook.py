@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from poorwill.errors import PoorwillError, TransientError, UsageError, from_wire
+from poorwill.errors import TransientError, UsageError, from_wire
 from poorwill.retry import Backoff, retry, retry_after_s
 from poorwill.web.addresses import AllowRule
 from poorwill.web.guarded_http import post
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 SIGNATURE, DELIVERY = "Poorwill-Signature", "Poorwill-Delivery"
 ATTEMPTS_MAX = 8
 TIMEOUT_S = 10.0
-WAIT_S_FIRST, WAIT_S_MAX = 1.0, 60.0
 RETRY_AFTER_S_MAX = 300.0
 """The longest pause that a receiver may ask for."""
 
@@ -83,7 +82,7 @@ def deliver(
     signed anew. The errors are those of `guarded_http.post`; a transient one is raised after `attempts_max` attempts.
     """
     host = host_of(checked(receiver.url))
-    pauses = Backoff(WAIT_S_FIRST, WAIT_S_MAX, receiver.attempts_max).pauses(uniform=draw)
+    pauses = Backoff(first_s=1.0, max_s=60.0, attempts_max=receiver.attempts_max).pauses(uniform=draw)
 
     def attempt() -> Delivered:
         headers = {
@@ -105,9 +104,5 @@ def deliver(
     try:
         return retry(attempt, pauses, least_s=asked_s, on_pause=on_pause, sleep=sleep)
     except TransientError as error:
-        raise _given_up(error, pauses.attempts) from error
-
-
-def _given_up(error: PoorwillError, attempts: int) -> PoorwillError:
-    wire = error.to_wire()
-    return from_wire({**wire, "message": f"{error.message}; given up after {attempts} attempts"})
+        message = f"{error.message}; given up after {pauses.attempts} attempts"
+        raise from_wire({**error.to_wire(), "message": message}) from error

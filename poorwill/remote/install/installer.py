@@ -28,8 +28,6 @@ MARK = "@poorwill@"
 BUILDING = ".building-"
 UNFINISHED_S_MAX = 86400.0
 PROOF_S = 60.0
-TRANSFER_S = 600
-"""How long the order and its files may take to arrive."""
 ENGINE = re.compile(r".+-[0-9a-f]{12}")
 PIP = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('pip', None, '__main__', True)"
 PROOF = """
@@ -338,7 +336,7 @@ def install(stream: IO[bytes]) -> dict[str, Any]:
 
 def main() -> None:
     os.umask(0o077)
-    signal.alarm(TRANSFER_S)
+    signal.alarm(600)  # for the order and its files to arrive
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM):
         signal.signal(number, lambda *_: sys.exit(1))  # by way of the code that tidies up
     answer = install(sys.stdin.buffer)

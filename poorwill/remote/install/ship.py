@@ -25,9 +25,6 @@ ONLINE_S = 300.0
 OFFLINE_S = 600.0
 GRACE_S = 150.0
 """How much longer than its own deadline the installation may take to end and tidy up."""
-FREE_BYTES_MIN = 1_000_000_000
-GPU_FREE_BYTES_MIN = 4_000_000_000
-"""An engine with packages for a GPU takes 0.7 GB, and 1 GB while it is installed; the rest is for the workspace."""
 WITHOUT_GPU = "without GPU packages: "
 """The beginning of a line of `Installed.log` that says why the engine cannot use the machine's GPU."""
 PIECE_BYTES = 256 << 10
@@ -72,6 +69,7 @@ class Shipment:
     cache_dir: where wheels fetched for machines without an index are kept; default ~/.cache/poorwill/wheels.
     requirements, gpu_requirements: exact pins, complete; the latter where `nvidia-smi -L` lists a GPU. What comes from
     an index has to have a hash that they name, if they name any.
+    gpu_free_bytes_min: such an engine takes 0.7 GB, and 1 GB while it is installed; the rest is for the workspace.
     """
 
     requirements: Sequence[str] = field(default_factory=lambda: bundle.requirements("requirements.txt"))
@@ -80,8 +78,8 @@ class Shipment:
     cache_dir: Path | None = None
     pythons: Sequence[str] = PYTHONS
     proof: Sequence[str] = PROOF
-    free_bytes_min: int = FREE_BYTES_MIN
-    gpu_free_bytes_min: int = GPU_FREE_BYTES_MIN
+    free_bytes_min: int = 1_000_000_000
+    gpu_free_bytes_min: int = 4_000_000_000
 
     def digest(self, gpu: bool) -> str:
         return bundle.digest([*self.requirements, *(["gpu:", *self.gpu_requirements] if gpu else [])])

@@ -12,7 +12,6 @@ from poorwill.remote.link import frames
 from poorwill.remote.link.frames import Decoder, Frame, Hello, Kind
 
 _READ_BYTES = 64 << 10
-_SHOWN_BYTES = 200
 
 
 class Connection:
@@ -76,7 +75,7 @@ def _after_marker(read: Callable[[], bytes], describe: str) -> bytes:
             )
         data = read()
         if not data:
-            shown = seen[-_SHOWN_BYTES:].decode("utf-8", "replace").strip()
+            shown = seen[-200:].decode("utf-8", "replace").strip()
             raise EngineLost(f"{describe}: the connection ended before a keeper ran" + (f": {shown}" if shown else ""))
         seen += data
     return seen.partition(frames.MARKER)[2]

@@ -22,9 +22,7 @@ from poorwill.remote.link.kept_engine import KeptEngine
 from poorwill.remote.link.run_directory import RunDirectory
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-NO_ENGINE = 3
 _COPY_BYTES = 64 << 10
-_FLUSH_S = 1.0
 
 
 def main() -> None:
@@ -39,7 +37,7 @@ def main() -> None:
             daemon = directory.attach(asked.name)
     except NoEngine as answer:
         _write(frames.MARKER + frames.no(answer.code, answer.reason))
-        sys.exit(NO_ENGINE)
+        sys.exit(3)
     _write(frames.MARKER)
     _pump(daemon)
     # The other direction's thread may be in a read that never ends.
@@ -109,7 +107,7 @@ def _pump(daemon: socket.socket) -> None:
     hung_up = select.poll()
     hung_up.register(daemon, 0)
     hung_up.poll()
-    out.join(_FLUSH_S)
+    out.join(1.0)
 
 
 def _to_stdout(daemon: socket.socket) -> None:

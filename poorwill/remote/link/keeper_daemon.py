@@ -28,8 +28,6 @@ GRACE_S = 5.0
 """How long an engine may take to end by itself when its input has ended."""
 FAREWELL_S = 2.0
 GUESTS_MAX = 8
-_IDLE_S = 60.0
-_WRITE_BYTES = 64 << 10
 
 Interest = tuple[int, int, Callable[[int], None]]
 
@@ -117,7 +115,7 @@ class KeeperDaemon:
 
     def _times_s(self) -> list[float]:
         """When something is due even if nothing arrives. Each is dealt with, so none stays in the past."""
-        times_s = [self._clock() + _IDLE_S, self._kill_s, self._farewell_s]
+        times_s = [self._clock() + 60.0, self._kill_s, self._farewell_s]
         if not self._leaving:
             times_s.append(self._heard_s + self._patience_s)
         if self._is_draining():
@@ -165,7 +163,7 @@ class KeeperDaemon:
 
     def _write_engine(self) -> None:
         inbox = self._conversation.inbox
-        inbox.skip(self._engine.write(inbox.peek(_WRITE_BYTES)), self._clock())
+        inbox.skip(self._engine.write(inbox.peek(64 << 10)), self._clock())
 
     def _serve(self, peer: KeeperPeer, mask: int) -> None:
         if mask & select.POLLOUT and not peer.closed:

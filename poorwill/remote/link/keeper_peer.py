@@ -8,7 +8,6 @@ from poorwill.remote.link.frames import Decoder, Frame
 
 QUIET_S = 30.0
 """A client that has not even pinged for so long does not count when another keeper asks; a guest is dropped then."""
-_RECEIVE_BYTES = 256 << 10
 
 
 class KeeperPeer:
@@ -43,7 +42,7 @@ class KeeperPeer:
     def receive(self) -> list[Frame]:
         """The frames that have arrived. Corrupt. Sets `closed` at the end of the connection."""
         try:
-            data = self._peer.recv(_RECEIVE_BYTES)
+            data = self._peer.recv(256 << 10)
         except BlockingIOError:
             return []
         except OSError:

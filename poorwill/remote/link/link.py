@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 120.0
 """How long a connection is dialed again. Less than a keeper keeps an engine without one."""
 DEAD_AFTER_S = 20.0
-PING_S = 5.0
 START_ATTEMPTS = 3
 START_TURNS = 8
 START_S = 90.0
@@ -73,7 +72,7 @@ class Link:
         *,
         patience_s: float = PATIENCE_S,
         dead_after_s: float = DEAD_AFTER_S,
-        ping_s: float = PING_S,
+        ping_s: float = 5.0,
         describe: str = "the machine",
         window_bytes: int = WINDOW_BYTES,
         backoff: Backoff = BACKOFF,

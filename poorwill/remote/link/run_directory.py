@@ -19,13 +19,9 @@ from poorwill.remote.link.frames import Decoder, Kind, No, NoEngine
 from poorwill.retry import polls
 
 STATE_DIR_VARIABLE = "POORWILL_STATE_DIR"
-ANSWER_S = 10.0
-SWEEP_S = 15.0
 START_S = 45.0
 """How long another keeper may take to start: less than a Link waits."""
-OTHERS_MAX = 256
 _POLL_S = 0.02
-_ADDRESS_BYTES_MAX = 100
 _PEER = struct.Struct("3i")
 
 
@@ -49,7 +45,7 @@ class RunDirectory:
     An older keeper has `answer_s` to say whether it has a client, and `sweep_s` to end before it is killed.
     """
 
-    def __init__(self, path: str, *, answer_s: float = ANSWER_S, sweep_s: float = SWEEP_S) -> None:
+    def __init__(self, path: str, *, answer_s: float = 10.0, sweep_s: float = 15.0) -> None:
         self.path, self._answer_s, self._sweep_s = path, answer_s, sweep_s
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
@@ -121,7 +117,7 @@ class RunDirectory:
         NoEngine if one of them does not end.
         """
         names = [name[: -len(".lock")] for name in os.listdir(self._fd) if name.endswith(".lock")]
-        for name in sorted(names)[:OTHERS_MAX]:
+        for name in sorted(names)[:256]:
             if name != keep and not self._free(name):
                 self._end(name)
 
@@ -155,7 +151,7 @@ class RunDirectory:
     def _address(self, name: str) -> str:
         # A socket's address holds 107 bytes; through /proc the path of any directory is short.
         path = os.path.join(self.path, f"{name}.sock")
-        return path if len(os.fsencode(path)) <= _ADDRESS_BYTES_MAX else f"/proc/self/fd/{self._fd}/{name}.sock"
+        return path if len(os.fsencode(path)) <= 100 else f"/proc/self/fd/{self._fd}/{name}.sock"
 
 
 def _has_client(peer: socket.socket) -> bool:
