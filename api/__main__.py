@@ -48,7 +48,7 @@ def main() -> int:
         parser.error("--workers is 1 to 64")
     try:
         settings = Settings.read()
-        Guard.of(settings)
+        Guard(settings)
         if not PREFECT_API_URL.value():
             raise UsageError("PREFECT_API_URL is not set: set it to the API of a Prefect server, http://host:4200/api")
     except UsageError as error:

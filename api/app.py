@@ -30,7 +30,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application, with the settings of the environment unless others are given. UsageError for settings that
     are wrong. It starts whether or not the Prefect server is there."""
     chosen = settings if settings is not None else Settings.read()
-    Guard.of(chosen)  # refused now, rather than when the application starts
+    Guard(chosen)  # refused now, rather than when the application starts
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -26,43 +25,22 @@ from blocks.lookup import store_block
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
 class Gateway:
     """`app.state.gateway` while the application runs. The Prefect server and the store are asked by the first request
     that needs them: neither has to be there before."""
 
-    settings: Settings
-    guard: Guard
-    runs: Runs
-    watchers: Watchers
-    machines: MachineBlocks
-    register: Register
-    prices: PriceList
-    gauges: GaugeCache
-    readiness: Readiness
-    catalog: Catalog
-    threads: Threads
-
-    @classmethod
-    def of(cls, settings: Settings, prefect: Prefect) -> Gateway:
+    def __init__(self, settings: Settings, prefect: Prefect) -> None:
         """UsageError for tokens that cannot be read."""
-        threads, machines, runs = Threads(), MachineBlocks(prefect), Runs(prefect, settings)
-        catalog = Catalog(lambda: store_block(settings.store).open())
-        prices = PriceList(catalog, threads)
-        sources = all_sources(prefect, settings.pool, catalog, threads, machines, prices)
-        return cls(
-            settings=settings,
-            guard=Guard.of(settings),
-            runs=runs,
-            watchers=Watchers(runs, settings.streams_max),
-            machines=machines,
-            register=Register(prefect, machines, threads, settings.provider),
-            prices=prices,
-            gauges=GaugeCache(sources, HELP, settings.metrics_every_s),
-            readiness=Readiness(settings, prefect),
-            catalog=catalog,
-            threads=threads,
-        )
+        self.settings, self.guard = settings, Guard(settings)
+        self.threads, self.readiness = Threads(), Readiness(settings, prefect)
+        self.runs = Runs(prefect, settings)
+        self.watchers = Watchers(self.runs, settings.streams_max)
+        self.machines = MachineBlocks(prefect)
+        self.register = Register(prefect, self.machines, self.threads, settings.provider)
+        self.catalog = Catalog(lambda: store_block(settings.store).open())
+        self.prices = PriceList(self.catalog, self.threads)
+        sources = all_sources(prefect, settings.pool, self.catalog, self.threads, self.machines, self.prices)
+        self.gauges = GaugeCache(sources, HELP, settings.metrics_every_s)
 
     async def ask_store(self, call: Callable[[Catalog], T]) -> T:
         """What `call` finds in the catalog of snapshots, or raises. Problem `unavailable`."""
@@ -81,7 +59,7 @@ class Gateway:
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """Opened and closed with the application."""
     async with open_client(settings.prefect_timeout_s) as client:
-        gateway = Gateway.of(settings, Prefect(client, settings.prefect_timeout_s))
+        gateway = Gateway(settings, Prefect(client, settings.prefect_timeout_s))
         try:
             yield gateway
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from worker.configuration import GpuJobConfiguration
-from worker.resident import Died, Ended, Resident, ResidentFailed
+from worker.resident import Ended, Resident, ResidentFailed
 
 log = logging.getLogger(__name__)
 Status = Literal["cold", "loading", "ready", "busy", "failed"]
@@ -172,8 +173,8 @@ class Lane:
             self._failures = 0
             return resident
 
-    async def _after(self, resident: Resident, ended: Ended | Died, job: GpuJobConfiguration) -> Outcome:
-        if isinstance(ended, Died):
+    async def _after(self, resident: Resident, ended: Ended | int, job: GpuJobConfiguration) -> Outcome:
+        if isinstance(ended, int):
             self._resident = None
             return Outcome(crash=f"{self.name}: {_death(ended)}", cancelled=self._cancelled)
         retire = ended.retire or self._worn(resident, job)
@@ -201,12 +202,12 @@ class Lane:
             await (resident.kill() if kill else resident.end())
 
 
-def _death(died: Died) -> str:
+def _death(status: int) -> str:
     """The message of a run whose process has died."""
-    if died.signal == 9:
+    if status == -signal.SIGKILL:
         return (
             "its process was killed (signal 9), by the kernel when memory ran out or by hand: lower num_frames, height "
             "or width, or set memory options in the model's block"
         )
-    how = f"was ended by signal {died.signal}" if died.signal else f"ended with status {died.returncode}"
+    how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
     return f"its process {how} in the middle of the run: see the worker's log. The next run gets a new one"

@@ -35,17 +35,6 @@ class Ended:
     retire: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Died:
-    """The process ended in the middle of a run. `signal` is the number of the signal that killed it, 0 for an exit."""
-
-    returncode: int
-
-    @property
-    def signal(self) -> int:
-        return -self.returncode if self.returncode < 0 else 0
-
-
 class Resident:
     """One process: `await Resident.start(...)`, then `run` as often as needed, one run at a time, then `end`."""
 
@@ -101,14 +90,15 @@ class Resident:
     def alive(self) -> bool:
         return self._process.returncode is None
 
-    async def run(self, flow_run_id: str) -> Ended | Died:
-        """Have it run one flow run, and wait for the end of that or of the process."""
+    async def run(self, flow_run_id: str) -> Ended | int:
+        """Have it run one flow run, and wait for the end of that, or of the process: its exit status, negative for a
+        signal."""
         with contextlib.suppress(OSError):  # it has just died: there is no answer then
             self._send(run=flow_run_id)
             await self._stdin.drain()
         answer = await self._answer()
         if answer is None:
-            return Died(await self._exit_status())
+            return await self._exit_status()
         self.runs += 1
         self.rss_bytes = int(answer["rss_bytes"])
         self.rss_first_bytes = self.rss_first_bytes or self.rss_bytes

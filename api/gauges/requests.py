@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import Scope
@@ -14,16 +13,12 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 OTHER = "(other)"
 
 
-@dataclass(slots=True)
 class RequestCounts:
     """Labelled by process: where several share a port, each scrape reaches one of them, and a counter must not jump
     between theirs."""
 
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    total: Counter = field(init=False)
-    seconds: Histogram = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
         self.total = Counter(
             "poorwill_api_requests", "Requests by route and status.", ("process", "method", "route", "status"),
             registry=self.registry,

@@ -77,16 +77,12 @@ def _read(file: Path) -> tuple[tuple[str, bytes], ...]:
 
 
 class Guard:
-    """Lets callers in, each as often as it may call. `tokens` None: everybody, as the one caller `anybody`."""
+    """Lets callers in, each as often as it may call. With `open` everybody, as the one caller `anybody`."""
 
-    def __init__(self, tokens: Tokens | None, buckets: TokenBuckets) -> None:
-        self._tokens, self._buckets = tokens, buckets
-
-    @classmethod
-    def of(cls, settings: Settings) -> Guard:
+    def __init__(self, settings: Settings) -> None:
         """UsageError for tokens that cannot be read."""
-        tokens = None if settings.open else Tokens(settings.tokens, settings.tokens_file)
-        return cls(tokens, TokenBuckets(settings.rate_per_s, settings.rate_burst))
+        self._tokens = None if settings.open else Tokens(settings.tokens, settings.tokens_file)
+        self._buckets = TokenBuckets(settings.rate_per_s, settings.rate_burst)
 
     def admit(self, token: str | None) -> str:
         """The caller's name. Problem: unauthorized, or too-many-requests."""

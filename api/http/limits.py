@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from cachetools import LRUCache
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,7 +59,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if (announced := _content_length(scope)) is not None and announced > self._bytes_max:
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._bytes_max:
             problem = Problem("too-large", self._detail, headers={"Connection": "close"})
             await problem.response(scope.get("state", {}).get("request_id"))(scope, receive, send)
             return
@@ -73,10 +75,3 @@ class BodyLimit:
             return message
 
         await self._app(scope, receive_counted, send)
-
-
-def _content_length(scope: Scope) -> int | None:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() else None
-    return None

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.problems import Problem
@@ -40,7 +40,8 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        request_id = state["request_id"] = _request_id(scope)
+        given = Headers(scope=scope).get(REQUEST_ID, "")
+        request_id = state["request_id"] = given if _GIVEN_ID.fullmatch(given) else secrets.token_hex(8)
         began_s, status = time.perf_counter(), 0
 
         async def send_marked(message: Message) -> None:
@@ -75,14 +76,6 @@ class RequestIdFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = current_request.get()
         return True
-
-
-def _request_id(scope: Scope) -> str:
-    wanted = REQUEST_ID.lower().encode()
-    for name, value in scope["headers"]:
-        if name == wanted and _GIVEN_ID.fullmatch(given := value.decode("latin-1")):
-            return str(given)
-    return secrets.token_hex(8)
 
 
 def _path(scope: Scope) -> str:

@@ -79,18 +79,9 @@ class Problem(Exception):
         if retry_after_s is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
 
-    def document(self) -> dict[str, Any]:
-        """The answer's body."""
-        return {
-            "type": TYPE_PREFIX + self.kind,
-            "title": self.title,
-            "status": self.status,
-            "detail": self.detail,
-            **self.extra,
-        }
-
     def response(self, request_id: str | None = None) -> JSONResponse:
-        document = self.document() | ({"request_id": request_id} if request_id else {})
+        document = {"type": TYPE_PREFIX + self.kind, "title": self.title, "status": self.status, "detail": self.detail}
+        document |= self.extra | ({"request_id": request_id} if request_id else {})
         return JSONResponse(document, self.status, self.headers, MEDIA_TYPE)
 
 

@@ -151,7 +151,7 @@ def test_streams_are_whole_after_many_cuts(machine: Machine) -> None:
         took += link.events.read(piece // 2)
     link.requests.close()
     assert took == data and link.events.read() == b"" and link.last_words() == "exit status 0"
-    assert 1 <= link.reconnects <= 7 and link.resent_bytes < len(data)
+    assert 1 <= link.reconnects <= 7 and link._conversation.outbox.resent_bytes < len(data)
     soon(lambda: gone(daemon))
 
 

@@ -95,7 +95,8 @@ def choose(folder: Path, pins: Sequence[str], target: Target) -> list[Path]:
             continue
         if offered & tags:
             found[f"{name}=={version}"] = path
-    names = [_normal(pin) for pin in without_hashes(pins)]
+    exact = [Requirement(pin) for pin in without_hashes(pins)]
+    names = [f"{canonicalize_name(one.name)}{one.specifier}" for one in exact]
     missing = [name for name in names if name not in found]
     if missing:
         raise HostUnfit(
@@ -169,11 +170,6 @@ def last_words(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")]
     return _CREDENTIALS.sub("//***@", " | ".join((errors or lines)[-3:]))[-600:] or "no output"
-
-
-def _normal(pin: str) -> str:
-    requirement = Requirement(pin)
-    return f"{canonicalize_name(requirement.name)}{requirement.specifier}"
 
 
 def _cache() -> Path:

@@ -13,7 +13,9 @@ import select
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from poorwill.remote.link import frames
 from poorwill.remote.link.frames import No, NoEngine
@@ -22,7 +24,6 @@ from poorwill.remote.link.kept_engine import KeptEngine
 from poorwill.remote.link.run_directory import RunDirectory
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_COPY_BYTES = 64 << 10
 
 
 def main() -> None:
@@ -101,30 +102,21 @@ def _detached() -> bool:
 
 def _pump(daemon: socket.socket) -> None:
     """Pass bytes both ways until the daemon hangs up, also while stdout is not read, or after stdin has ended."""
-    out = threading.Thread(target=_to_stdout, args=(daemon,), name="to-stdout", daemon=True)
+    out = threading.Thread(target=_copy, args=(daemon.recv, _write, daemon), name="to-stdout", daemon=True)
     out.start()
-    threading.Thread(target=_to_daemon, args=(daemon,), name="to-daemon", daemon=True).start()
+    stdin = partial(os.read, 0)
+    threading.Thread(target=_copy, args=(stdin, daemon.sendall, daemon), name="to-daemon", daemon=True).start()
     hung_up = select.poll()
     hung_up.register(daemon, 0)
     hung_up.poll()
     out.join(1.0)
 
 
-def _to_stdout(daemon: socket.socket) -> None:
+def _copy(read: Callable[[int], bytes], write: Callable[[bytes], None], daemon: socket.socket) -> None:
+    """Until `read` is at its end, or either breaks: then hang up."""
     with suppress(OSError):
-        while data := daemon.recv(_COPY_BYTES):
-            _write(data)
-    _hang_up(daemon)
-
-
-def _to_daemon(daemon: socket.socket) -> None:
-    with suppress(OSError):
-        while data := os.read(0, _COPY_BYTES):
-            daemon.sendall(data)
-    _hang_up(daemon)
-
-
-def _hang_up(daemon: socket.socket) -> None:
+        while data := read(64 << 10):
+            write(data)
     with suppress(OSError):
         daemon.shutdown(socket.SHUT_RDWR)
 

@@ -99,11 +99,6 @@ class Link:
         self._thread = threading.Thread(target=self._run, args=(connection,), name="link", daemon=True)
         self._thread.start()
 
-    @property
-    def resent_bytes(self) -> int:
-        """How many bytes of requests were sent again."""
-        return self._conversation.outbox.resent_bytes
-
     def last_words(self) -> str:
         """The end of the engine's stderr, if it is known; the last line says why the channel ended."""
         with self._changed:

@@ -391,7 +391,7 @@ def test_both_streams_go_on_after_cuts(caplog: pytest.LogCaptureFixture) -> None
     assert heard.get(timeout=SOON_S) == 6 and heard.get(timeout=SOON_S) == (3, b"defg")
     assert read_all(link.events) == b"two\n"
     assert link.last_words() == "a line\nthe last one\nkilled by SIGKILL: the last one"
-    assert (link.reconnects, link.resent_bytes, keeper.dialed) == (1, 4, [True, False])
+    assert (link.reconnects, link._conversation.outbox.resent_bytes, keeper.dialed) == (1, 4, [True, False])
     with pytest.raises(EngineLost, match="has ended: killed by SIGKILL: the last one"):
         send(link, b"more")
     link.close()
