@@ -23,8 +23,8 @@ from poorwill.control.machine.idleness import Limits, Observation, Verdict, Watc
 from poorwill.errors import PoorwillError, Refused, UsageError
 from poorwill.snapshot import durations
 from tasks import idle_watch
-from tasks.ask_activity import ask_activity
 from tasks.events import MACHINE_IDLE, emit
+from tasks.machine import ask_activity
 from tasks.reports.machine_report import publish_idleness
 
 AT_ONCE_MAX = 8

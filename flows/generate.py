@@ -21,12 +21,10 @@ from poorwill.errors import DeadlineExceeded, PoorwillError
 from poorwill.media import delivery
 from poorwill.media.parameters import Asked, Resolved, resolve
 from poorwill.media.stop import Stop
-from tasks.download_image import download_image
-from tasks.infer import infer
+from poorwill.timestamps import timed
+from tasks.generate import download_image, infer, upload_video
 from tasks.reports.video_report import publish_video
-from tasks.stage_times import Stages
 from tasks.studio import Studio, studio
-from tasks.upload_video import upload_video
 
 SEED_BITS = 53
 """What a JSON number keeps everywhere."""
@@ -85,14 +83,14 @@ def generate(
 
 def _generate(opened: Studio, model: str, image_url: str, asked: Asked) -> dict[str, Any]:
     """Returns the record of the video and its URLs. A run that has made its video returns it again."""
-    stages = Stages()
-    with stages("check"):
+    timings_ms = dict[str, int]()
+    with timed(timings_ms, "check"):
         parameters = _resolved(asked, opened)
         record = delivery.delivered(opened.store, opened.run)
     if record is not None:
         get_run_logger().info("the video of this run was made before")
         return _result(opened, record)
-    with stages("download"):
+    with timed(timings_ms, "download"):
         image = download_image(image_url)
     made = infer(parameters)
     opened.process.stop.check()
@@ -101,7 +99,7 @@ def _generate(opened: Studio, model: str, image_url: str, asked: Asked) -> dict[
         "parameters": asdict(parameters),
         "image": image,
         "video": made["video"],
-        "timings_ms": stages.timings_ms | made["timings_ms"],
+        "timings_ms": timings_ms | made["timings_ms"],
         "inference_began_at": made["inference_began_at"],
     }
     result = _result(opened, upload_video(facts))

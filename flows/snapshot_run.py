@@ -22,19 +22,14 @@ from poorwill.errors import NotFound, PoorwillError, Refused
 from poorwill.snapshot import ids, keys
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import SnapshotOrder
+from poorwill.timestamps import timed
 from tasks.destroy_instance import destroy_instance
 from tasks.events import STILL_BILLING, emit
-from tasks.open_machine import open_machine
-from tasks.pack_part import pack_part
+from tasks.machine import open_machine, run_command
 from tasks.progress import ProgressArtifacts, packing
-from tasks.reports import snapshot_report
-from tasks.run_command import run_command
-from tasks.scan_workspace import scan_workspace
+from tasks.reports.snapshot_report import publish_snapshot
 from tasks.sessions import sessions
-from tasks.settle import settle
-from tasks.stage_times import Stages
-from tasks.verify_snapshot import verify_snapshot
-from tasks.write_metadata import write_metadata
+from tasks.snapshot import pack_part, scan_workspace, settle, verify_snapshot, write_metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +75,16 @@ def own_snapshot_id() -> str:
 
 @dataclass(slots=True)
 class _Packing:
-    """What a run has got done, over all its engines."""
+    """What a run has got done, over all its engines, and how long each stage took."""
 
     packed: dict[int, dict[str, Any]] = field(default_factory=dict)
     stopped: bool = False
+    timings_ms: dict[str, int] = field(default_factory=dict)
 
 
 def take(request: Request, block: Machine) -> dict[str, Any]:
     """The whole of it, while no other run works on the machine. Returns ids, totals and milliseconds per stage."""
-    stages, done = Stages(), _Packing()
+    done = _Packing()
     with _alone_on(request, block) as block:
         instance, metadata = block.instance, _committed(request, block)
         if not instance or not block.provider.open().exists(instance):
@@ -96,13 +92,13 @@ def take(request: Request, block: Machine) -> dict[str, Any]:
         if metadata is None:
             for opening in openings():
                 with opening:
-                    _pack(request, stages, done)
-        with stages("verify"):
+                    _pack(request, done)
+        with timed(done.timings_ms, "verify"):
             proof = verify_snapshot(request.machine, request.store, request.order)
         price_per_hour = _price_per_hour(block)  # now: a machine that is gone has none
         samples = sessions.samples(request.snapshot_id)
         if request.destroy:
-            with stages("destroy"), _alert_if_it_bills(request, instance):
+            with timed(done.timings_ms, "destroy"), _alert_if_it_bills(request, instance):
                 destroy_instance(request.machine, request.store, request.order)
         else:
             _remove_pending(request, block)
@@ -111,12 +107,10 @@ def take(request: Request, block: Machine) -> dict[str, Any]:
         cost = _cost(request, metadata, price_per_hour)
         sentence = cost.sentence(request.destroy) if cost is not None else "Cost: the provider did not tell the price."
         parts = [done.packed[number] for number in sorted(done.packed)]
-        snapshot_report.publish_snapshot(
-            request.store, request.snapshot_id, parts, samples, stages.timings_ms, sentence
-        )
+        publish_snapshot(request.store, request.snapshot_id, parts, samples, done.timings_ms, sentence)
         return _result(
             request, block, metadata, instance, cost=cost.to_result() if cost is not None else None, verified=proof,
-            destroyed=request.destroy, already_done=False, parts_sent=len(parts), timings_ms=stages.timings_ms,
+            destroyed=request.destroy, already_done=False, parts_sent=len(parts), timings_ms=done.timings_ms,
         )  # fmt: skip
 
 
@@ -205,16 +199,16 @@ def _result(request: Request, block: Machine, metadata: Metadata, instance: str,
     }
 
 
-def _pack(request: Request, stages: Stages, done: _Packing) -> None:
+def _pack(request: Request, done: _Packing) -> None:
     """Open, scan, pack, commit. Called again when the engine was lost: then finished parts are adopted."""
-    run = request.snapshot_id
-    with stages("open"):
+    run, timings_ms = request.snapshot_id, done.timings_ms
+    with timed(timings_ms, "open"):
         open_machine(run, request.machine, request.store, request.order.workspace)
     if request.stop_command and not done.stopped:
-        with stages("stop command"):
+        with timed(timings_ms, "stop command"):
             run_command(run, request.stop_command)
         done.stopped = True
-    with stages("scan"):
+    with timed(timings_ms, "scan"):
         scanned = scan_workspace(run, request.order)
     if scanned["committed"]:
         return  # the answer to an earlier write of the metadata was lost
@@ -223,11 +217,11 @@ def _pack(request: Request, stages: Stages, done: _Packing) -> None:
     numbers = scanned["parts"]
     with ProgressArtifacts(partial(sessions.counters, run), packing(scanned["pack_bytes"])):
         while numbers:
-            with stages("pack"):
+            with timed(timings_ms, "pack"):
                 done.packed.update((part["number"], part) for part in each(pack_part, run, numbers))
-            with stages("settle"):
+            with timed(timings_ms, "settle"):
                 numbers = settle(run)
-    with stages("metadata"):
+    with timed(timings_ms, "metadata"):
         write_metadata(run)
 
 

@@ -26,17 +26,15 @@ from poorwill.snapshot import ids
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.base import Store
+from poorwill.timestamps import timed
 from tasks.events import STILL_BILLING, emit
-from tasks.finish_restore import finish_restore
-from tasks.open_machine import open_machine
+from tasks.machine import open_machine, run_command
 from tasks.progress import ProgressArtifacts, restoring
 from tasks.provision import discard, note_awake, provision, source_of
-from tasks.reports import wake_report
 from tasks.reports.machine_report import publish_offers
-from tasks.restore_part import open_restore, restore_part
-from tasks.run_command import run_command
+from tasks.reports.wake_report import publish_wake
+from tasks.restore import finish_restore, open_restore, restore_part
 from tasks.sessions import sessions
-from tasks.stage_times import Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,33 +199,33 @@ def _would(target: Target, source: str, offers: int, count: int) -> str:
 
 def wake_target(request: Request, target: Target) -> dict[str, Any]:
     """The whole of it, while no other run works on the machine. Returns ids, counts and milliseconds per stage."""
-    stages = Stages()
+    timings_ms = dict[str, int]()
     with machine_slot(target.machine):
         try:
             if target.instance:
-                result = _restore(request, target, stages, target.instance)
+                result = _restore(request, target, timings_ms, target.instance)
             else:
-                result = _provision_and_restore(request, target, stages)
+                result = _provision_and_restore(request, target, timings_ms)
             if request.start_command:
-                _start(request, target, stages)
+                _start(request, target, timings_ms)
             done = {"snapshot_id": target.snapshot_id, "machine": target.name, **result}
-            done.update(provisioned=not target.instance, timings_ms=stages.timings_ms)
-            wake_report.publish_wake(done, sessions.samples(target.run))
+            done.update(provisioned=not target.instance, timings_ms=timings_ms)
+            publish_wake(done, sessions.samples(target.run))
             return done
         finally:
             sessions.close(target.run)
 
 
-def _provision_and_restore(request: Request, target: Target, stages: Stages) -> dict[str, Any]:
+def _provision_and_restore(request: Request, target: Target, timings_ms: dict[str, int]) -> dict[str, Any]:
     own = (target.name, target.machine, request.store, request.provider, target.snapshot_id)
     try:
-        with stages("provision"):
+        with timed(timings_ms, "provision"):
             placed = _provisioned(own, request, target)
         if placed["adopted"]:
             get_run_logger().info("an earlier wake had created instance %s: it is adopted", placed["instance"])
         # Nobody works on this machine yet: it holds only what its image or an earlier try put there.
         fresh = replace(request, order=replace(request.order, overwrite=True))
-        result = _restore(fresh, target, stages, placed["instance"], woken=placed["woken"])
+        result = _restore(fresh, target, timings_ms, placed["instance"], woken=placed["woken"])
         note_awake(target.name, request.store, placed["label"])
         return {**result, "price_per_hour": placed["price_per_hour"]}
     except BaseException as error:
@@ -253,7 +251,9 @@ def _provisioned(own: tuple[str, str, str, str | None, str], request: Request, t
         raise type(error)(message, **error.facts) from None
 
 
-def _restore(request: Request, target: Target, stages: Stages, instance: str, woken: bool = False) -> dict[str, Any]:
+def _restore(
+    request: Request, target: Target, timings_ms: dict[str, int], instance: str, woken: bool = False
+) -> dict[str, Any]:
     """Restore, beginning again when the engine is lost: what was written is kept. woken: it was done before."""
     result = {
         "instance": instance,
@@ -264,21 +264,21 @@ def _restore(request: Request, target: Target, stages: Stages, instance: str, wo
     }
     for opening in () if woken else openings():
         with opening:
-            result.update(_restore_once(request, target, stages))
+            result.update(_restore_once(request, target, timings_ms))
     return result
 
 
-def _restore_once(request: Request, target: Target, stages: Stages) -> dict[str, Any]:
+def _restore_once(request: Request, target: Target, timings_ms: dict[str, int]) -> dict[str, Any]:
     run = target.run
-    with stages("open"):
+    with timed(timings_ms, "open"):
         open_machine(run, target.name, request.store, request.order.workspace)
         opened = open_restore(run, target.snapshot_id, request.order)
     with (
         ProgressArtifacts(partial(sessions.counters, run), restoring(opened["fetch_bytes_max"], opened["raw_bytes"])),
-        stages("restore"),
+        timed(timings_ms, "restore"),
     ):
         each(restore_part, run, opened["parts"])
-    with stages("finish"):
+    with timed(timings_ms, "finish"):
         finished = finish_restore(run)
     for warning in finished["warnings"]:
         get_run_logger().warning("%s", warning)
@@ -290,10 +290,10 @@ def _restore_once(request: Request, target: Target, stages: Stages) -> dict[str,
     }
 
 
-def _start(request: Request, target: Target, stages: Stages) -> None:
+def _start(request: Request, target: Target, timings_ms: dict[str, int]) -> None:
     """The start command, once the machine is awake: if it fails, the machine stays, and the error says so."""
     try:
-        with stages("start command"):
+        with timed(timings_ms, "start command"):
             open_machine(target.run, target.name, request.store, request.order.workspace)
             run_command(target.run, str(request.start_command))
     except PoorwillError as error:

@@ -1,8 +1,10 @@
-"""Times as documents and providers hold them: UTC to the second, `YYYY-MM-DDTHH:MM:SSZ`."""
+"""Times as documents and providers hold them, UTC to the second, `YYYY-MM-DDTHH:MM:SSZ`; and how long stages take."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 
 _FORMAT = "%Y-%m-%dT%H:%M:%SZ"
@@ -24,6 +26,11 @@ def posix_s(text: str) -> float | None:
         return None
 
 
-def since_ms(began_s: float) -> int:
-    """Milliseconds since a time of the monotonic clock."""
-    return round((time.monotonic() - began_s) * 1000)
+@contextmanager
+def timed(timings_ms: dict[str, int], stage: str) -> Iterator[None]:
+    """Add the milliseconds that a stage takes, also one that fails; a stage that is repeated adds up."""
+    began_s = time.monotonic()
+    try:
+        yield
+    finally:
+        timings_ms[stage] = timings_ms.get(stage, 0) + round((time.monotonic() - began_s) * 1000)

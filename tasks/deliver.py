@@ -58,11 +58,7 @@ def describe_run(run: str) -> dict[str, Any] | None:
 def post_message(webhook: str, delivery: str, body: dict[str, Any], run: str | None = None) -> dict[str, Any]:
     """Send it until it is taken: that is where the retries are. Returns its id, the host, the status and attempts.
 
-    Args:
-        webhook: name of the webhook block that signs.
-        delivery: the message's id.
-        body: the message.
-        run: the run whose webhook_url it goes to. None: to the URL of the block.
+    It goes to the `webhook_url` of `run`, or without one to the URL of the webhook block, which signs it.
     """
     block, say = webhook_block(webhook), get_run_logger().warning
     receiver = block.receiver() if run is None else block.receiver_at(str(_read(run).parameters["webhook_url"]))

@@ -27,11 +27,6 @@ def destroy_instance(machine: str, store: str, order: SnapshotOrder) -> dict[str
     It re-reads all of that from the store and the machine, whoever calls it. Asks the provider until the
     instance is gone, then notes it in the machine's block and removes the records that it was awake and pending.
     Refused otherwise.
-
-    Args:
-        machine: name of a machine block.
-        store: name of a store block.
-        order: of the snapshot that it sleeps in.
     """
     block, snapshot_id = machine_block(machine), order.snapshot_id
     provider, instance = block.provider.open(), block.instance

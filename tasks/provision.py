@@ -38,14 +38,8 @@ def provision(
     The intent is in the store before, and the machine's block names the instance after. Refused if the
     machine is awake already.
 
-    Args:
-        name: of the machine's block, which is written.
-        machine: the name its snapshots are kept under.
-        store: name of a store block.
-        provider: name of a provider block; None: the one of the machine's block.
-        snapshot_id: what it will be woken from.
-        wish: what the machine must have.
-        timeout_s: how long the machine may take until it runs.
+    `name` is that of the machine's block, which is written, `machine` the name its snapshots are kept under. Without a
+    `provider` it is the one of the machine's block. `timeout_s`: how long the machine may take until it runs.
     """
     block = machine_if_any(name)
     source = source_of(name, block, provider)

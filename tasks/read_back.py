@@ -46,12 +46,7 @@ class Chosen:
 
 @task(name="choose_due", **policy())
 def choose_due(store: str, share: Share) -> Chosen:
-    """Choose what to read of a store.
-
-    Args:
-        store: name of a store block.
-        share: how much to read.
-    """
+    """Choose what to read of a store."""
     with closing(store_block(store).open()) as opened:
         holdings, now_s = Holdings(opened), time.time()
         found = rotation.rotation(holdings, now_s)
@@ -71,10 +66,6 @@ def read_back(store: str, reading: Reading) -> int:
     """Have an engine on this host read a snapshot's parts, and write the verification record. Returns the bytes read.
 
     Corrupt, NotFound, Unsupported: it cannot be woken as it was.
-
-    Args:
-        store: name of a store block.
-        reading: what to read.
     """
     with closing(store_block(store).open()) as opened:
         metadata = catalog.read(opened, reading.machine, reading.snapshot_id)

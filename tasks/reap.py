@@ -27,13 +27,9 @@ class Surveyed:
 
 @task(name="survey_machines", **policy())
 def survey_machines(provider: str, store: str | None, grace_s: float, held: frozenset[str]) -> Surveyed:
-    """Every machine with Poorwill's label and what it is; nothing is changed.
+    """Every machine with Poorwill's label and what it is; nothing is changed. Without a `store`: of every store block.
 
-    Args:
-        provider: name of a provider block.
-        store: name of a store block; None: every one that Prefect knows.
-        grace_s: machines younger than this are no orphans.
-        held: machines that runs work on.
+    Machines younger than `grace_s` are no orphans, nor are those in `held`, which runs work on.
     """
     with _evidence_of(store) as (_, evidence):
         seen = replace(evidence, held=held)

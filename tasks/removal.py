@@ -37,12 +37,8 @@ def plan_retention(store: str, policy: Policy, machine: str | None, grace_s: flo
 
     Snapshots that machines are asleep in are kept, whatever the policy. UsageError if machine blocks cannot be read.
 
-    Args:
-        store: name of a store block.
-        policy: what to keep.
-        machine: whose snapshots to judge, as stores know it; None: everybody's.
-        grace_s: how long what was removed stays in the trash.
-        stale_s: pending records older than that are reported.
+    `machine` is whose snapshots to judge, as stores know it; None: everybody's. What was removed stays in the trash for
+    `grace_s`; pending records older than `stale_s` are reported.
     """
     protected = asleep()
     with closing(store_block(store).open()) as opened:
@@ -56,11 +52,6 @@ def apply_retention(store: str, going: list[Owner], grace_s: float) -> Purged:
     """Move these to the trash, and remove for good what has been there for long enough. What is cut off is repeated.
 
     Refused if one of these has become what a machine is asleep in since it was judged.
-
-    Args:
-        store: name of a store block.
-        going: (machine, snapshot id) of each.
-        grace_s: how long what was removed stays in the trash.
     """
     protected = asleep()
     for _, snapshot_id in going:
@@ -72,13 +63,7 @@ def apply_retention(store: str, going: list[Owner], grace_s: float) -> Purged:
 
 @task(name="delete_snapshot", **retries.policy())
 def delete_snapshot(store: str, snapshot: str, force: bool) -> dict[str, Any]:
-    """Remove one snapshot at once. Refused if a machine is asleep in it, or its run has not ended, unless `force`.
-
-    Args:
-        store: name of a store block.
-        snapshot: its id.
-        force: remove it all the same.
-    """
+    """Remove one snapshot at once. Refused if a machine is asleep in it, or its run has not ended, unless `force`."""
     why = None if force else asleep().get(snapshot)
     if why is not None:
         raise Refused(f"snapshot {snapshot} is not removed: {why}; wake it first, or delete with force")

@@ -1,11 +1,9 @@
-"""All parts of a snapshot at once, and how long that takes."""
+"""All parts of a snapshot at once."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from typing import Any
 
 from poorwill.errors import EngineLost
@@ -13,13 +11,6 @@ from poorwill.retry import Backoff, retry
 from poorwill.snapshot import limits
 
 BACKOFF = Backoff(first_s=0.5, attempts_max=3, jitter=False)
-
-
-@contextmanager
-def timed(timings_ms: dict[str, int], stage: str) -> Iterator[None]:
-    began_s = time.monotonic()
-    yield
-    timings_ms[stage] = timings_ms.get(stage, 0) + round((time.monotonic() - began_s) * 1000)
 
 
 def all_parts(step: Callable[[int], Any], numbers: Iterable[int]) -> None:

@@ -8,7 +8,7 @@ from contextlib import closing
 
 from poorwill.cli import hosts
 from poorwill.cli.output import LEFT_OUT, Output, human
-from poorwill.cli.parts import all_parts, timed
+from poorwill.cli.parts import all_parts
 from poorwill.control.records import catalog
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
@@ -17,6 +17,7 @@ from poorwill.remote.base import Host
 from poorwill.snapshot import fields
 from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.address import open_store
+from poorwill.timestamps import timed
 
 
 def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:

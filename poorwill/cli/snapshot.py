@@ -7,7 +7,7 @@ from contextlib import closing
 
 from poorwill.cli import hosts
 from poorwill.cli.output import LEFT_OUT, Output
-from poorwill.cli.parts import all_parts, timed
+from poorwill.cli.parts import all_parts
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.control.snapshot.store_reach import check_reachable
@@ -17,6 +17,7 @@ from poorwill.snapshot import ids
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.address import open_store
+from poorwill.timestamps import timed
 
 
 def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:

@@ -6,7 +6,7 @@ import argparse
 from contextlib import closing
 
 from poorwill.cli.output import Output
-from poorwill.cli.parts import all_parts, timed
+from poorwill.cli.parts import all_parts
 from poorwill.control.records import catalog
 from poorwill.control.records.verified import Verified
 from poorwill.control.snapshot.convert_run import ConvertRun, is_portable
@@ -18,6 +18,7 @@ from poorwill.remote.base import Host
 from poorwill.snapshot import fields, ids
 from poorwill.snapshot.metadata import Metadata
 from poorwill.store.address import open_store
+from poorwill.timestamps import timed
 
 
 def verify(arguments: argparse.Namespace, output: Output, host: Host) -> int:

@@ -5,7 +5,6 @@ Nothing of the old one is changed, and nothing of it is used by the new one.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +23,7 @@ from poorwill.snapshot import ids
 from poorwill.snapshot.metadata import THIS_TOOL, Metadata
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.base import Store
-from poorwill.timestamps import now, since_ms
+from poorwill.timestamps import now, timed
 
 CONTENT = ("entries", "segments", "targets", "xattr_sets")
 
@@ -112,15 +111,13 @@ class ConvertRun:
         )
 
     def _plan(self) -> None:
-        began = time.monotonic()
         grants = ReadGrants(self.store, self._reads.allowed | {found.key for found in self.adopted})
+        question = OpenConvert(self.source.manifest, self.snapshot_id, self.adopted)
         try:
-            work = self.session.request(
-                OpenConvert(self.source.manifest, self.snapshot_id, self.adopted), answer=grants.answer
-            )
+            with timed(self.timings_ms, "plan"):
+                work = self.session.request(question, answer=grants.answer)
         except Unsupported as error:
             raise self._explained(error) from None
-        self.timings_ms["plan"] = self.timings_ms.get("plan", 0) + since_ms(began)
         self.work, self.planned = work, dict(work.parts)
         self._parts.expect(work.parts)
 
@@ -146,10 +143,9 @@ class ConvertRun:
     def write_metadata(self) -> Metadata:
         """Check that every part is there, that the content is the same, and that any CPU reads it; write the manifest,
         then the metadata: with that, the snapshot exists."""
-        began = time.monotonic()
         owner = self.machine, self.snapshot_id
-        written, _ = write_manifest(self.store, self.session, FinishConvert(), owner, self._check)
-        self.timings_ms["metadata"] = since_ms(began)
+        with timed(self.timings_ms, "metadata"):
+            written, _ = write_manifest(self.store, self.session, FinishConvert(), owner, self._check)
         # What describes the workspace, and not how it is stored, is as in the old metadata.
         metadata = replace(
             self.source,

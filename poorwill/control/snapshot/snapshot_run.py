@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ from poorwill.snapshot import fields, labels
 from poorwill.snapshot.metadata import THIS_TOOL, LeftOut, Metadata
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.base import Store
-from poorwill.timestamps import now, since_ms
+from poorwill.timestamps import now, timed
 
 
 @dataclass(slots=True)
@@ -97,10 +96,9 @@ class SnapshotRun:
         """Walk the workspace and plan; `planned` then holds the raw bytes of each part to pack."""
         parent = self._parent.manifest if self._parent is not None else None
         allowed = {found.key for found in self.adopted} | ({parent.key} if parent is not None else set())
-        began = time.monotonic()
         scan = requests.Scan(self.order, parent, self.adopted)
-        scanned = self.session.request(scan, answer=ReadGrants(self.store, allowed).answer)
-        self.timings_ms["scan"] = since_ms(began)
+        with timed(self.timings_ms, "scan"):
+            scanned = self.session.request(scan, answer=ReadGrants(self.store, allowed).answer)
         self.scanned = scanned
         self._expect(scanned)
         self._write_pending(self._parent)
@@ -118,18 +116,16 @@ class SnapshotRun:
 
     def settle(self) -> dict[int, int]:
         """Scan again. Returns the parts (number: raw bytes) to pack for what changed; empty when settled."""
-        began = time.monotonic()
-        planned = self.session.request(requests.Settle())
-        self.timings_ms["settle"] = self.timings_ms.get("settle", 0) + since_ms(began)
+        with timed(self.timings_ms, "settle"):
+            planned = self.session.request(requests.Settle())
         self._expect(planned)
         return self.planned
 
     def write_metadata(self) -> Metadata:
         """Check that every part is there, write the manifest, then the metadata: with that, the snapshot exists."""
-        began = time.monotonic()
         owner = self.order.machine, self.order.snapshot_id
-        written, sent = write_manifest(self.store, self.session, requests.Manifest(), owner)
-        self.timings_ms["metadata"] = since_ms(began)
+        with timed(self.timings_ms, "metadata"):
+            written, sent = write_manifest(self.store, self.session, requests.Manifest(), owner)
         metadata = self._metadata(written, sent)
         self.store.put(metadata.key, metadata.seal())
         return metadata

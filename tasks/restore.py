@@ -1,4 +1,4 @@
-"""Waking, step 3, once for every part: download, decompress and extract it, pipelined."""
+"""The steps of restoring a snapshot, in their order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from prefect import task
 
 from poorwill.control.records import catalog
 from poorwill.control.snapshot.restore_run import RestoreRun
+from poorwill.snapshot import fields
 from poorwill.snapshot.order import RestoreOrder
 from tasks.retries import attempt_number, policy, transient_with_engine
 from tasks.sessions import sessions
@@ -18,11 +19,6 @@ from tasks.sessions import sessions
 def open_restore(run: str, snapshot_id: str, order: RestoreOrder) -> dict[str, Any]:
     """Check manifest, disk and workspace, and create the directories. Returns `parts` (rows) that hold something to
     fetch perhaps, `fetch_bytes_max` of it, `raw_bytes` of all files, and `resumed`.
-
-    Args:
-        run: the id of the connection.
-        snapshot_id: what to restore.
-        order: how to restore it.
     """
     live = sessions.get(run)
     order = replace(order, workspace=live.workspace)
@@ -39,11 +35,15 @@ def open_restore(run: str, snapshot_id: str, order: RestoreOrder) -> dict[str, A
 
 @task(name="restore_part", task_run_name="restore_part-{row:02d}", **policy(transient_with_engine))
 def restore_part(run: str, row: int) -> dict[str, Any]:
-    """Restore everything the snapshot needs of one part, every hash checked. A repeated call continues.
+    """Restore everything the snapshot needs of one part, a row of the manifest's part table, every hash checked.
 
-    Args:
-        run: the id of the connection.
-        row: of the manifest's part table.
+    A repeated call continues.
     """
     restored = sessions.restore(run).restore_part(row, attempt_number())
     return {"row": row, "chunks": restored.chunks, "stored_bytes": restored.stored_bytes}
+
+
+@task(name="finish_restore", **policy(transient_with_engine))
+def finish_restore(run: str) -> dict[str, Any]:
+    """Links, directory times, set-id bits. Returns how many of each kind were restored, and what was left out."""
+    return fields.write(sessions.restore(run).finish())

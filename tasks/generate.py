@@ -1,4 +1,4 @@
-"""Generating, step 2: from the image to an MP4 with its pictures, on the GPU that this process has."""
+"""The steps of generating a video: the image, the video on the GPU that this process has, and its upload."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import task
 
+from blocks.lookup import store_block
+from poorwill.media import delivery
 from poorwill.media.parameters import Resolved
+from poorwill.timestamps import timed
 from tasks.progress import ProgressArtifacts, generating
 from tasks.retries import policy, transient_in_time
-from tasks.stage_times import Stages
 from tasks.studio import Studio, current
 
 if TYPE_CHECKING:
@@ -26,22 +28,35 @@ UPDATE_S = 3.0
 """Each update costs this host some CPU, which on the CPU's own lanes is taken from inference."""
 
 
+@task(name="download_image", **policy(transient_in_time))
+def download_image(image_url: str) -> dict[str, Any]:
+    """Fetch the image, from the web, the request or a bucket of the media block, and keep it in the run's folder.
+
+    Returns its `origin` (without secrets), `format`, `width`, `height` in pixels and `bytes`. Only transient errors are
+    retried: a server that did not answer, but not a file that is no picture.
+    """
+    from poorwill.media.image_source import fetch_image
+
+    opened = current()
+    sources = opened.media.sources(store_block(name) for name in opened.media.image_stores)
+    found = fetch_image(image_url, sources, check=opened.process.stop.check)
+    found.image.save(opened.image, compress_level=1)  # lossless; better compression only takes time
+    return {name: getattr(found, name) for name in ("origin", "format", "width", "height", "bytes")}
+
+
 @task(name="infer", **policy(transient_in_time))
 def infer(parameters: Resolved) -> dict[str, Any]:
     """Generate, encode, and prove that the file holds what was asked for; all of it in the run's folder.
 
     The pipeline stays loaded for the next run in this process. Returns `video` (facts of the file), `timings_ms`
     and `inference_began_at` (POSIX seconds). Stops with Cancelled at the next step when it is asked to.
-
-    Args:
-        parameters: what to make, all of it resolved.
     """
     from PIL import Image
 
     from poorwill.media.inference import generate
 
-    opened, stages = current(), Stages()
-    with stages("load"):
+    opened, timings_ms = current(), dict[str, int]()
+    with timed(timings_ms, "load"):
         pipeline = opened.process.pipelines.get(opened.model.record(), lambda model: _load(opened, model))
     began_at = time.time()
     counters = {"steps": 0, "frames": 0}
@@ -54,11 +69,11 @@ def infer(parameters: Resolved) -> dict[str, Any]:
         counters["frames"] = done
 
     with Image.open(opened.image) as image, ProgressArtifacts(counters.copy, measure, update_s=UPDATE_S):
-        with stages("infer"):
+        with timed(timings_ms, "infer"):
             frames = generate(pipeline, image, parameters, on_step=on_step, stop=opened.process.stop)
-        with stages("encode"):
+        with timed(timings_ms, "encode"):
             facts = _encode(frames, parameters.fps, opened, on_frame)
-    return {"video": facts, "timings_ms": stages.timings_ms, "inference_began_at": began_at}
+    return {"video": facts, "timings_ms": timings_ms, "inference_began_at": began_at}
 
 
 def _encode(frames: Frames, fps: float, opened: Studio, on_frame: Callable[[int, int], None]) -> dict[str, Any]:
@@ -83,3 +98,13 @@ def _load(opened: Studio, model: Model) -> LoadedPipeline:
 
 def _cache_root() -> Path:
     return Path(os.environ.get("POORWILL_WEIGHTS_DIR") or Path.home() / ".cache" / "poorwill" / "weights")
+
+
+@task(name="upload_video", **policy(transient_in_time))
+def upload_video(facts: dict[str, Any]) -> delivery.VideoRecord:
+    """Upload video, poster and contact sheet, and then the record, with which the run's video exists; returns it.
+
+    Idempotent. `facts` are the record's fields, without the sizes.
+    """
+    opened = current()
+    return delivery.deliver(opened.store, opened.run, opened.files, facts)
