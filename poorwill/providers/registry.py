@@ -27,10 +27,6 @@ class Entry:
     page: str
     bills: bool = True
 
-    @property
-    def class_name(self) -> str:
-        return self.factory.partition(".")[0]
-
     def make(self, *arguments: Any, **settings: Any) -> Provider:
         """A provider of this kind, from what its factory takes. ImportError if a library of it is not installed."""
         factory = attrgetter(self.factory)(importlib.import_module(f"poorwill.providers.{self.module}"))

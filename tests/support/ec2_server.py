@@ -7,13 +7,14 @@ machine runs at once.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 import boto3
 from moto.server import ThreadedMotoServer
 
-from poorwill.providers.ec2.prices import FixedPrices
+from poorwill.providers.ec2.prices import PriceList
 from poorwill.providers.ec2.provider import Ec2Provider
 
 REGION = "us-east-1"
@@ -34,6 +35,16 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
+
+
+class FixedPrices(PriceList):
+    """Given prices by instance type, in any region: moto has no price list."""
+
+    def __init__(self, prices: Mapping[str, float]) -> None:
+        self._prices = prices
+
+    def price_per_hour(self, instance_type: str, region: str) -> float | None:
+        return self._prices.get(instance_type)
 
 
 class Ec2Server:

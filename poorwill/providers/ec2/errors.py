@@ -75,7 +75,7 @@ EC2 = ErrorTable(
     transient=_TRANSIENT,
     credentials=_CREDENTIALS,
     network="check the network and the region",
-    invalid="check the image, subnet, security groups and key name of the provider",
+    invalid="check the image, subnet and security groups of the provider",
 )
 
 

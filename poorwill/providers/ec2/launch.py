@@ -56,7 +56,6 @@ class LaunchSettings:
     """What an operator decides once for all machines. UsageError for impossible settings."""
 
     public_keys: tuple[str, ...] = ()
-    key_name: str | None = None
     security_group_ids: tuple[str, ...] = ()
     subnet_id: str | None = None
     public_ip: bool = True
@@ -108,8 +107,6 @@ def launch_request(
     }
     if zone:
         request["Placement"] = {"AvailabilityZone": zone}
-    if settings.key_name:
-        request["KeyName"] = settings.key_name
     if settings.public_keys:
         request["UserData"] = user_data(settings.public_keys)
     if wish.spot:

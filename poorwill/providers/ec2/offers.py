@@ -136,7 +136,7 @@ class Ec2Catalog:
         if not found:
             names = ", ".join(t.name for t in types[:5])
             raise Refused(f"EC2 in {zone or self._region}: the {_market(wish)} price of {names} is not known: allow "
-                          "pricing:GetProducts and ec2:DescribeSpotPriceHistory, or give fixed prices")  # fmt: skip
+                          "pricing:GetProducts and ec2:DescribeSpotPriceHistory")  # fmt: skip
         return _affordable(found, wish)
 
     def _types(self, wish: Wish, architecture: str, zone: str | None) -> list[InstanceType]:

@@ -1,4 +1,4 @@
-"""What EC2 instances cost per hour on demand, by AWS's price list or a fixed one.
+"""What EC2 instances cost per hour on demand, by AWS's price list.
 
 Source: AWS Price List Query API, GetProducts of AmazonEC2. Its endpoints are in us-east-1, eu-central-1 and
 ap-south-1 and know the prices of all commercial regions, not those of China or GovCloud.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 from poorwill.errors import ProviderUnavailable
 from poorwill.providers.ec2.errors import EC2
@@ -18,7 +17,7 @@ from poorwill.providers.ec2.errors import EC2
 HOURS_PER_MONTH = 730  # as AWS counts
 GP3_PER_GB_MONTH = 0.08
 """US dollars for a GB-month of a gp3 volume in us-east-1: https://aws.amazon.com/ebs/pricing/. Other regions ask
-up to twice as much; give the provider the price of yours."""
+up to twice as much."""
 GP3_PER_MIBPS_MONTH = 0.04
 """For each MiB/s above GP3_MIBPS_FREE, in us-east-1: the same page."""
 GP3_MIBPS_FREE = 125
@@ -29,32 +28,15 @@ _KNOWN_MAX = 4096
 _PRODUCTS_MAX = 20
 
 
-class PriceList(Protocol):
-    """Prices on demand, Linux, shared tenancy."""
-
-    def price_per_hour(self, instance_type: str, region: str) -> float | None:
-        """US dollars, without disk and address. None: not known. ProviderRefused, ProviderUnavailable."""
-        ...
-
-
-class FixedPrices:
-    """Given prices by instance type: for a contract of one's own, or if pricing:GetProducts is not allowed."""
-
-    def __init__(self, prices: Mapping[str, float]) -> None:
-        self._prices = dict(prices)
-
-    def price_per_hour(self, instance_type: str, region: str) -> float | None:
-        return self._prices.get(instance_type)
-
-
-class AwsPriceList:
-    """Asks AWS once for each type and region, and remembers the answers."""
+class PriceList:
+    """Prices on demand, Linux, shared tenancy. Asks AWS once for each type and region, and remembers the answers."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._remembered = lru_cache(_KNOWN_MAX)(self._asked)
 
     def price_per_hour(self, instance_type: str, region: str) -> float | None:
+        """US dollars, without disk and address. None: not known. ProviderRefused, ProviderUnavailable."""
         return self._remembered(instance_type, region)
 
     def _asked(self, instance_type: str, region: str) -> float | None:
@@ -90,7 +72,7 @@ def _hourly(product: dict[str, Any]) -> list[float]:
     return found
 
 
-def beside_per_hour(disk_gb: float, disk_mibps: int, gb_month: float, public_ip: bool) -> float:
+def beside_per_hour(disk_gb: float, disk_mibps: int, public_ip: bool) -> float:
     """What the disk and the public address of a machine cost per hour, in US dollars."""
-    monthly = disk_gb * gb_month + max(0, disk_mibps - GP3_MIBPS_FREE) * GP3_PER_MIBPS_MONTH
+    monthly = disk_gb * GP3_PER_GB_MONTH + max(0, disk_mibps - GP3_MIBPS_FREE) * GP3_PER_MIBPS_MONTH
     return monthly / HOURS_PER_MONTH + (PUBLIC_IPV4_PER_HOUR if public_ip else 0.0)

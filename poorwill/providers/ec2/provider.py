@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from poorwill.aws import FAULTS, code_of
+from poorwill.aws import FAULTS, aws_session, client_config, code_of
 from poorwill.errors import (
     DeadlineExceeded,
     NotFound,
@@ -25,18 +25,20 @@ from poorwill.errors import (
     UsageError,
 )
 from poorwill.providers.base import Endpoint, Instance, Offer, SshEndpoint, Wish, checked_label
-from poorwill.providers.ec2.client import aws_clients
 from poorwill.providers.ec2.errors import CAPACITY, EC2
 from poorwill.providers.ec2.launch import GP3_GIB_MAX, Image, LaunchSettings, disk_gib, launch_request
 from poorwill.providers.ec2.machines import MACHINE_STATES, Described, Ec2Machines, literal
 from poorwill.providers.ec2.offers import Ec2Catalog
-from poorwill.providers.ec2.prices import GP3_PER_GB_MONTH, AwsPriceList, PriceList, beside_per_hour
+from poorwill.providers.ec2.prices import PriceList, beside_per_hour
 from poorwill.retry import polls
 
 IMAGE_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 """AWS's Deep Learning Base image with NVIDIA's open driver; it logs in as 'ubuntu' and has Python 3.12."""
 
 OFFERS_TRIED_MAX = 5
+CONNECTIONS_MAX = 10
+ATTEMPTS_MAX = 4
+PRICES_REGION = "us-east-1"
 POLL_S = 5.0
 VISIBLE_POLLS_MAX = 30
 VOLUMES_TIMEOUT_S = 60.0
@@ -49,10 +51,9 @@ class Ec2Provider:
     """The machines of one region. `client` and `ssm` are boto3 clients of EC2 and SSM, `prices` knows what types cost.
 
     Machines boot `image_id`, else the image that the public SSM parameter `image_parameter` names on that day; `user`
-    logs in there, with one of `public_keys` or with `key_name`, a key pair of EC2. The security groups, or the default
-    one of the VPC, must let SSH in. `instance_types` are those to choose from; empty: any. `public_ip=False` needs a
-    route to private addresses. `disk_mibps` and `disk_price_per_gb_month` are those of the gp3 disk. `account` names
-    the account in messages and records.
+    logs in there, with one of `public_keys`. The security groups, or the default one of the VPC, must let SSH in.
+    `instance_types` are those to choose from; empty: any. `public_ip=False` needs a route to private addresses.
+    `disk_mibps` is that of the gp3 disk. `account` names the account in messages and records.
 
     `Instance.price_per_hour` of a spot machine is its price when it was created; NaN if the price is unknown.
     """
@@ -68,13 +69,11 @@ class Ec2Provider:
         image_parameter: str = IMAGE_PARAMETER,
         user: str = "ubuntu",
         public_keys: Sequence[str] = (),
-        key_name: str | None = None,
         security_group_ids: Sequence[str] = (),
         subnet_id: str | None = None,
         instance_types: Sequence[str] = (),
         public_ip: bool = True,
         disk_mibps: int = 500,
-        disk_price_per_gb_month: float = GP3_PER_GB_MONTH,
         account: str = "",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -86,10 +85,7 @@ class Ec2Provider:
         self._client, self._ssm = client, ssm
         self._region, self._account, self._user = region, account, user
         self._image_id, self._image_parameter = image_id, image_parameter
-        self._settings = LaunchSettings(
-            tuple(public_keys), key_name, tuple(security_group_ids), subnet_id, public_ip, disk_mibps
-        )
-        self._gb_month = disk_price_per_gb_month
+        self._settings = LaunchSettings(tuple(public_keys), tuple(security_group_ids), subnet_id, public_ip, disk_mibps)
         self._catalog = Ec2Catalog(client, region, prices, instance_types)
         self._machines = Ec2Machines(client, self.describe(), region, prices, public_ip)
         self._clock, self._sleep = clock, sleep
@@ -109,8 +105,17 @@ class Ec2Provider:
 
         Keys that are not given come from the usual AWS variables and files. ProviderRefused, UsageError.
         """
-        client, ssm, pricing = aws_clients(region, access_key, secret_key, session_token, endpoint)
-        return cls(client, region=region, ssm=ssm, prices=prices or AwsPriceList(pricing), **settings)
+        what, config = f"EC2 in {region}: cannot connect", client_config(CONNECTIONS_MAX, ATTEMPTS_MAX)
+        try:
+            with EC2.translated(what):
+                session = aws_session(region, access_key, secret_key, session_token)
+                client, ssm, pricing = (
+                    session.client(service, region_name=where, endpoint_url=endpoint, config=config)
+                    for service, where in (("ec2", region), ("ssm", region), ("pricing", PRICES_REGION))
+                )
+        except ValueError as error:
+            raise UsageError(f"{what}: the endpoint is not a URL like https://host:9000") from error
+        return cls(client, region=region, ssm=ssm, prices=prices or PriceList(pricing), **settings)
 
     def describe(self) -> str:
         return f"EC2 in {self._region}" + (f" of account {self._account}" if self._account else "")
@@ -133,8 +138,8 @@ class Ec2Provider:
         """
         checked_label(label)
         wish.check()
-        if not (self._settings.public_keys or self._settings.key_name or self._image_id):
-            raise UsageError(f"{self.describe()}: nobody could log in to the machine: set public_keys or key_name")
+        if not (self._settings.public_keys or self._image_id):
+            raise UsageError(f"{self.describe()}: nobody could log in to the machine: set public_keys")
         offers, image, beside = self._choices(wish)
         ceiling = None if wish.price_per_hour_max is None else wish.price_per_hour_max - beside
         taken = []
@@ -163,7 +168,7 @@ class Ec2Provider:
         size_gib = disk_gib(image, wish)
         if size_gib > GP3_GIB_MAX:
             raise Refused(f"{self.describe()} has disks of {GP3_GIB_MAX} GiB at most, {size_gib} were asked for")
-        beside = beside_per_hour(size_gib, self._settings.disk_mibps, self._gb_month, self._settings.public_ip)
+        beside = beside_per_hour(size_gib, self._settings.disk_mibps, self._settings.public_ip)
         return self._catalog.offers(wish, image, zone, beside), image, beside
 
     def _zone(self, wish: Wish) -> str | None:

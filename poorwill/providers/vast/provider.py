@@ -24,7 +24,6 @@ from poorwill.errors import (
     ProviderRefused,
     ProviderUnavailable,
     Refused,
-    UsageError,
 )
 from poorwill.providers.base import OFFERS_MAX, Endpoint, Instance, Offer, Wish, checked_label, checked_public_keys
 from poorwill.providers.vast.answers import Row, address_of, failure_of, id_of, instance_of, status_of
@@ -41,7 +40,6 @@ PAGES_MAX = 200
 _PAGE_ROWS = 25  # the most that it gives
 _PAGE_PAUSE_S = 1.0  # its least interval between two of these requests
 _MISSES_MAX = 3
-_ONSTART_BYTES_MAX = 16_000
 _ID = re.compile(r"[1-9][0-9]{0,17}")
 log = logging.getLogger(__name__)
 
@@ -50,9 +48,8 @@ class VastProvider:
     """The machines of one vast.ai account.
 
     `image` must accept the SSH keys that vast.ai puts there, as its own images do. `public_keys` (OpenSSH lines) are
-    added to each machine, beside the keys of the account. `onstart` is a shell script that runs when a machine starts;
-    it can be read there, so it must not hold secrets. The bid for a spot machine is the lowest that gets it. `sleep`
-    and `clock` (s) can be replaced.
+    added to each machine, beside the keys of the account. The bid for a spot machine is the lowest that gets it.
+    `sleep` and `clock` (s) can be replaced.
     """
 
     def __init__(
@@ -62,17 +59,12 @@ class VastProvider:
         image: str = IMAGE,
         public_keys: Sequence[str] = (),
         base_url: str = BASE_URL,
-        onstart: str = "",
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._public_keys = checked_public_keys(public_keys)
-        if len(onstart.encode()) > _ONSTART_BYTES_MAX:
-            raise UsageError(f"onstart has {len(onstart.encode())} bytes, vast.ai takes {_ONSTART_BYTES_MAX}")
         self._api = VastApi(api_key, base_url, sleep=sleep, clock=clock)
         self._image = image
-        # Without this file a login starts tmux, through which an engine cannot talk.
-        self._onstart = f"touch ~/.no_auto_tmux\n{onstart}".strip()
         self._sleep = sleep
         self._clock = clock
         where = "" if self._api.base_url == BASE_URL else f" at {self._api.base_url}"
@@ -119,7 +111,7 @@ class VastProvider:
             "target_state": "running",
             "cancel_unavail": True,
             "label": label,
-            "onstart": self._onstart,
+            "onstart": "touch ~/.no_auto_tmux",  # else a login starts tmux, through which an engine cannot talk
             "env": {},
         }
         if bid is not None:

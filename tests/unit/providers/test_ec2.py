@@ -15,9 +15,8 @@ import pytest
 from poorwill.errors import NotFound, PermanentError, ProviderRefused, Refused, UsageError
 from poorwill.providers.base import Instance, SshEndpoint, Wish
 from poorwill.providers.ec2.offers import InstanceType
-from poorwill.providers.ec2.prices import FixedPrices
 from poorwill.providers.ec2.provider import Ec2Provider
-from tests.support.ec2_server import PRICES, PUBLIC_KEY, REGION, SECRET_KEY, Clock, Ec2Server
+from tests.support.ec2_server import PRICES, PUBLIC_KEY, REGION, SECRET_KEY, Clock, Ec2Server, FixedPrices
 
 A10G = Wish(gpu="A10G", gpu_count=1)
 TIMEOUT_S = 30.0

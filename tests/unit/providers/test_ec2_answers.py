@@ -19,9 +19,9 @@ from poorwill.errors import DeadlineExceeded, NotFound, ProviderRefused, Provide
 from poorwill.providers.base import Instance, Wish
 from poorwill.providers.ec2.errors import paged
 from poorwill.providers.ec2.offers import InstanceType
-from poorwill.providers.ec2.prices import AwsPriceList, FixedPrices
+from poorwill.providers.ec2.prices import PriceList
 from poorwill.providers.ec2.provider import OFFERS_TRIED_MAX, Ec2Provider
-from tests.support.ec2_server import Clock
+from tests.support.ec2_server import Clock, FixedPrices
 
 ID = "i-0123456789abcdef0"
 WHEN = datetime(2026, 11, 20, 12, tzinfo=timezone.utc)
@@ -271,7 +271,7 @@ def product(usd: str, unit: str = "Hrs", **attributes: str) -> str:
 
 def test_prices_of_aws(pricing: Any) -> None:
     """By the hour, on demand, asked for once; blocks paid in advance, zeros and other units do not count."""
-    prices = AwsPriceList(pricing)
+    prices = PriceList(pricing)
     with Stubber(pricing) as script:
         listed = [product("1.006"), product("0"), product("9", "Quantity"), product("7", marketoption="CapacityBlock")]
         script.add_response("get_products", {"PriceList": listed})
@@ -290,7 +290,7 @@ def test_prices_of_aws(pricing: Any) -> None:
 
 def test_a_listing_does_not_fail_for_lack_of_a_price(client: Any, pricing: Any, script: Stubber) -> None:
     """The price list refuses the request: the machine is listed all the same."""
-    provider = Ec2Provider(client, region="us-east-1", image_id="ami-1", prices=AwsPriceList(pricing))
+    provider = Ec2Provider(client, region="us-east-1", image_id="ami-1", prices=PriceList(pricing))
     script.add_response("describe_instances", {"Reservations": [machine("running", Tags=[], InstanceType="x")]})
     with Stubber(pricing) as refusing:
         refusing.add_client_error("get_products", "AccessDeniedException", http_status_code=400)

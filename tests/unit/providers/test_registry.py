@@ -15,15 +15,16 @@ from poorwill.providers.base import Provider
 from poorwill.providers.registry import LOCAL, OWN, PROVIDERS, Entry
 
 ROOT = Path(__file__).parents[3]
+CLASSES = {entry: entry.factory.partition(".")[0] for entry in PROVIDERS}
 METHODS = [name for name in vars(Provider) if not name.startswith("_")]
 
 
 @pytest.mark.parametrize("entry", PROVIDERS, ids=lambda entry: entry.slug)
 def test_an_entry_names_a_provider_and_its_page(entry: Entry) -> None:
     """The class has every method of a provider, and the page of docs/ shows its block."""
-    provider = getattr(importlib.import_module(f"poorwill.providers.{entry.module}"), entry.class_name)
+    provider = getattr(importlib.import_module(f"poorwill.providers.{entry.module}"), CLASSES[entry])
     assert all(callable(getattr(provider, method)) for method in METHODS)
-    assert entry.class_name in (ROOT / "docs" / entry.page).read_text()
+    assert CLASSES[entry] in (ROOT / "docs" / entry.page).read_text()
 
 
 def test_each_has_a_block() -> None:
@@ -37,7 +38,7 @@ def test_each_provider_that_creates_machines_passes_the_suite() -> None:
     """Each has a class of tests there."""
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "conformance").glob("test_*.py"))
     suites = set(re.findall(r"class Test(\w+)\(ProviderSuite\)", tests))
-    assert suites == {entry.class_name for entry in PROVIDERS} - {OWN.class_name}
+    assert suites == set(CLASSES.values()) - {CLASSES[OWN]}
 
 
 def test_the_list_imports_no_provider() -> None:

@@ -102,7 +102,6 @@ def test_redirects_are_not_followed(market: VastAccount, vast: VastProvider) -> 
         {"base_url": "https://[::1"},
         {"public_keys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]},
         {"public_keys": ["ssh-ed25519 AAAA\nssh-ed25519 BBBB"]},
-        {"onstart": "x" * 20_000},
     ],
 )
 def test_impossible_settings_are_usage_errors(market: VastAccount, given: dict[str, Any]) -> None:

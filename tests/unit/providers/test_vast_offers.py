@@ -102,10 +102,10 @@ def test_spellings_are_few() -> None:
 
 def test_a_machine_is_rented_with_label_disk_image_and_keys(market: VastAccount, vast: VastProvider) -> None:
     """The public key is attached, and the API key is in no body and no URL."""
-    machine = market.provider(image="me/image:1", onstart="echo hi").create("mine", Wish(gpu="H200", disk_gb=100))
+    machine = market.provider(image="me/image:1").create("mine", Wish(gpu="H200", disk_gb=100))
     sent = next(body for body in market.server.bodies if body and "image" in body)
     assert (sent["image"], sent["disk"], sent["label"], sent["runtype"]) == ("me/image:1", 100, "mine", "ssh_direct")
-    assert sent["onstart"].endswith("\necho hi") and "price" not in sent and sent["cancel_unavail"] is True
+    assert sent["onstart"] == "touch ~/.no_auto_tmux" and "price" not in sent and sent["cancel_unavail"] is True
     assert market.server.rented[int(machine.id)].public_keys == [PUBLIC_KEY]
     assert market.server.api_key not in json.dumps(list(market.server.bodies)) + " ".join(market.server.requests)
     assert machine.created_at.startswith("2") and machine.created_at.endswith("Z")
