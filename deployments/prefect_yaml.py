@@ -46,17 +46,10 @@ def _entry(deployment: Deployment) -> dict[str, Any]:
         "description": deployment.description,
         "tags": list(deployment.tags),
         "parameters": dict(deployment.parameters),
-        "work_pool": {
-            "name": POOL,
-            "work_queue_name": deployment.queue,
-            "job_variables": deployment.job_variables,
-        },
+        "work_pool": {"name": POOL, "work_queue_name": deployment.queue, "job_variables": deployment.job_variables},
     }
     if deployment.limit is not None:
-        entry["concurrency_limit"] = {
-            "limit": deployment.limit.runs,
-            "collision_strategy": deployment.limit.collision,
-        }
+        entry["concurrency_limit"] = {"limit": deployment.limit.runs, "collision_strategy": deployment.limit.collision}
     entry["schedules"] = [_schedule(schedule) for schedule in deployment.schedules]
     return entry
 

@@ -16,12 +16,7 @@ from poorwill.providers.base import checked_path
 from poorwill.snapshot import durations
 
 
-@flow(
-    name="autosleep",
-    task_runner=threads(AT_ONCE_MAX),
-    flow_run_name="autosleep",
-    persist_result=False,
-)
+@flow(name="autosleep", task_runner=threads(AT_ONCE_MAX), flow_run_name="autosleep", persist_result=False)
 def autosleep(
     store: str,
     idle: str = defaults.IDLE_AFTER,

@@ -231,15 +231,10 @@ def _hibernate(row: Row, watch: Watch, request: Request) -> Row:
         )
     if request.dry_run:
         return replace(row, done="nothing, as this is a dry run: it would be hibernated")
-    parameters = {
-        "machine": row.machine,
-        "instance": row.instance,
-        "store": request.store,
-        "workspace": request.workspace,
-    }
+    chosen = {"store": request.store, "workspace": request.workspace}
     run = started_runs.start(
         HIBERNATE,
-        parameters,
+        {"machine": row.machine, "instance": row.instance, **chosen},
         key=f"autosleep:{row.machine}:{row.instance}:{watch.idle_since_s:.3f}",
         name=f"hibernate-{row.machine}",
         tags=["autosleep"],

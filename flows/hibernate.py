@@ -19,12 +19,7 @@ from poorwill.snapshot.choices import Codec, OnUnreadable, VerifyMode
 from poorwill.snapshot.order import SnapshotOrder
 
 
-@flow(
-    name="hibernate",
-    task_runner=threads(limits.PARTS),
-    flow_run_name="hibernate-{machine}",
-    persist_result=False,
-)
+@flow(name="hibernate", task_runner=threads(limits.PARTS), flow_run_name="hibernate-{machine}", persist_result=False)
 def hibernate(
     machine: str,
     store: str,

@@ -142,21 +142,9 @@ def _awake_already(target: Target) -> dict[str, Any] | None:
     return {"instance": block.instance, "price_per_hour": provider.get(block.instance).price_per_hour}
 
 
-@flow(
-    name="replica",
-    task_runner=threads(limits.PARTS),
-    flow_run_name="replica-{name}",
-    persist_result=False,
-)
+@flow(name="replica", task_runner=threads(limits.PARTS), flow_run_name="replica-{name}", persist_result=False)
 def wake_replica(name: str, machine: str, snapshot_id: str, request: Request) -> dict[str, Any]:
-    """One of the machines, as a run of its own in Prefect's UI.
-
-    Args:
-        name: of the machine's block.
-        machine: the name its snapshots are kept under.
-        snapshot_id: what it is woken from.
-        request: how to wake it.
-    """
+    """One of the machines, as a run of its own in Prefect's UI. `machine`: the name its snapshots are kept under."""
     try:
         with closing(store_block(request.store).open()) as opened:
             metadata = catalog.find(opened, snapshot_id)

@@ -19,12 +19,7 @@ from poorwill.snapshot.choices import Codec, OnUnreadable, VerifyMode
 from poorwill.snapshot.order import SnapshotOrder
 
 
-@flow(
-    name="snapshot",
-    task_runner=threads(limits.PARTS),
-    flow_run_name="snapshot-{machine}",
-    persist_result=False,
-)
+@flow(name="snapshot", task_runner=threads(limits.PARTS), flow_run_name="snapshot-{machine}", persist_result=False)
 def snapshot(
     machine: str,
     store: str,

@@ -215,7 +215,7 @@ def _pack(request: Request, done: _Packing) -> None:
     if scanned["adopted"]:
         get_run_logger().info("%d parts are in the store already", scanned["adopted"])
     numbers = scanned["parts"]
-    with ProgressArtifacts(partial(sessions.counters, run), packing(scanned["pack_bytes"])):
+    with ProgressArtifacts(partial(sessions.counters, run), partial(packing, scanned["pack_bytes"])):
         while numbers:
             with timed(timings_ms, "pack"):
                 done.packed.update((part["number"], part) for part in each(pack_part, run, numbers))

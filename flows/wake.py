@@ -19,12 +19,7 @@ from poorwill.snapshot import limits
 from poorwill.snapshot.order import RestoreOrder
 
 
-@flow(
-    name="wake",
-    task_runner=threads(limits.PARTS),
-    flow_run_name="wake-{snapshot}",
-    persist_result=False,
-)
+@flow(name="wake", task_runner=threads(limits.PARTS), flow_run_name="wake-{snapshot}", persist_result=False)
 def wake(
     snapshot: str,
     store: str,

@@ -273,10 +273,8 @@ def _restore_once(request: Request, target: Target, timings_ms: dict[str, int]) 
     with timed(timings_ms, "open"):
         open_machine(run, target.name, request.store, request.order.workspace)
         opened = open_restore(run, target.snapshot_id, request.order)
-    with (
-        ProgressArtifacts(partial(sessions.counters, run), restoring(opened["fetch_bytes_max"], opened["raw_bytes"])),
-        timed(timings_ms, "restore"),
-    ):
+    measure = partial(restoring, opened["fetch_bytes_max"], opened["raw_bytes"])
+    with ProgressArtifacts(partial(sessions.counters, run), measure), timed(timings_ms, "restore"):
         each(restore_part, run, opened["parts"])
     with timed(timings_ms, "finish"):
         finished = finish_restore(run)

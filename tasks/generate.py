@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def infer(parameters: Resolved) -> dict[str, Any]:
         pipeline = opened.process.pipelines.get(opened.model.record(), lambda model: _load(opened, model))
     began_at = time.time()
     counters = {"steps": 0, "frames": 0}
-    measure = generating(parameters.steps, parameters.num_frames)
+    measure = partial(generating, parameters.steps, parameters.num_frames)
 
     def on_step(done: int, total: int) -> None:
         counters["steps"] = done

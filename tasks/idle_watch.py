@@ -8,6 +8,8 @@ A variable can be seen in the UI. A machine whose variable is deleted, or cannot
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.variables import Variable
 
@@ -30,7 +32,7 @@ def write(machine: str, watch: Watch) -> None:
     """Keep it. Of two runs at once the last one is kept, and both saw the machine at about the same time."""
     for attempt in (1, 2):
         try:
-            Variable.set(variable_name(machine), watch.to_json(), tags=[TAG], overwrite=True)
+            Variable.set(variable_name(machine), asdict(watch), tags=[TAG], overwrite=True)
             return
         except ObjectAlreadyExists:  # made by another run between look and write
             if attempt == 2:

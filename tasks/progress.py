@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 from uuid import UUID
 
@@ -24,44 +23,32 @@ Counters = dict[str, int]
 Measure = Callable[[Counters], list[Progress]]
 
 
-def packing(pack_bytes: int) -> Measure:
+def packing(pack_bytes: int, counters: Counters) -> list[Progress]:
     """What is shown while parts are packed; `pack_bytes` is how much there is to read."""
-
-    def measure(counters: Counters) -> list[Progress]:
-        compressed = Progress("compressed", counters.get("read_bytes", 0), pack_bytes, "bytes")
-        # How much there will be to send is not known before it is coded: scaled by what was coded so far.
-        coded = counters.get("coded_bytes", 0)
-        sent = min(1.0, counters.get("sent_bytes", 0) / coded) if coded else 0.0
-        return [compressed, Progress("uploaded", round(compressed.percent * sent, 1))]
-
-    return measure
+    compressed = Progress("compressed", counters.get("read_bytes", 0), pack_bytes, "bytes")
+    # How much there will be to send is not known before it is coded: scaled by what was coded so far.
+    coded = counters.get("coded_bytes", 0)
+    sent = min(1.0, counters.get("sent_bytes", 0) / coded) if coded else 0.0
+    return [compressed, Progress("uploaded", round(compressed.percent * sent, 1))]
 
 
-def restoring(fetch_bytes_max: int, raw_bytes: int) -> Measure:
+def restoring(fetch_bytes_max: int, raw_bytes: int, counters: Counters) -> list[Progress]:
     """What is shown while parts are restored. What need not be downloaded after all counts as if it were."""
-
-    def measure(counters: Counters) -> list[Progress]:
-        written = counters.get("written_bytes", 0) + counters.get("kept_bytes", 0)
-        fetched = counters.get("fetched_bytes", 0) + counters.get("cached_bytes", 0)
-        restored = Progress("restored", written, raw_bytes, "bytes")
-        downloaded = Progress("downloaded", fetched, fetch_bytes_max, "bytes")
-        if downloaded.percent < restored.percent:
-            downloaded = replace(restored, step="downloaded")
-        return [downloaded, restored]
-
-    return measure
+    written = counters.get("written_bytes", 0) + counters.get("kept_bytes", 0)
+    fetched = counters.get("fetched_bytes", 0) + counters.get("cached_bytes", 0)
+    restored = Progress("restored", written, raw_bytes, "bytes")
+    downloaded = Progress("downloaded", fetched, fetch_bytes_max, "bytes")
+    if downloaded.percent < restored.percent:
+        downloaded = replace(restored, step="downloaded")
+    return [downloaded, restored]
 
 
-def generating(steps: int, frames: int) -> Measure:
+def generating(steps: int, frames: int, counters: Counters) -> list[Progress]:
     """What is shown while a video is generated: denoising steps, then encoded frames."""
-
-    def measure(counters: Counters) -> list[Progress]:
-        return [
-            Progress("denoised", min(counters.get("steps", 0), steps), steps, "steps"),
-            Progress("encoded", counters.get("frames", 0), frames, "frames"),
-        ]
-
-    return measure
+    return [
+        Progress("denoised", min(counters.get("steps", 0), steps), steps, "steps"),
+        Progress("encoded", counters.get("frames", 0), frames, "frames"),
+    ]
 
 
 class ProgressArtifacts:
@@ -94,9 +81,7 @@ class ProgressArtifacts:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stopped.set()
         self._thread.join(JOIN_TIMEOUT_S)
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from blocks.lookup import machine_block, save_machine, store_block
 from blocks.machines import Machine
+from poorwill.control.snapshot.presigned_grants import check_reachable
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
-from poorwill.control.snapshot.store_reach import check_reachable
 from poorwill.errors import EngineLost, NotFound, Refused
 from poorwill.providers.base import Endpoint, LocalEndpoint
 from poorwill.remote.base import Host

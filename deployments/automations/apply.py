@@ -27,7 +27,7 @@ from deployments.automations.files import read
 from poorwill.errors import UsageError
 
 FOLDER = Path(__file__).parent
-_COMPARED = ("name", "description", "tags", "trigger", "actions", "actions_on_trigger", "actions_on_resolve")
+_COMPARED = {"name", "description", "tags", "trigger", "actions", "actions_on_trigger", "actions_on_resolve"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +87,10 @@ def _reconcile(client: SyncPrefectClient, wanted: AutomationCore) -> Change:
         return Change("automation", wanted.name, "created")
     # An operator may have made several of that name; the first is taken each time.
     found = existing[0]
-    if _compared(found) == _compared(wanted):
+    if found.model_dump(include=_COMPARED) == wanted.model_dump(include=_COMPARED):
         return Change("automation", wanted.name, "unchanged")
     client.update_automation(found.id, wanted.model_copy(update={"enabled": found.enabled}))
     return Change("automation", wanted.name, "updated")
-
-
-def _compared(automation: AutomationCore) -> dict[str, Any]:
-    return automation.model_dump(include=set(_COMPARED))
 
 
 def _save(key: str, block: Block) -> Change:

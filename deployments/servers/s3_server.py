@@ -12,7 +12,6 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -89,19 +88,6 @@ class S3Server(LoopbackServer):
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def create_bucket(self, bucket: str) -> None:
-        """One more bucket. Idempotent; through the server while it runs, which caches its root."""
-        if self._process is None:
-            (self.root / bucket).mkdir(parents=True, exist_ok=True)
-            return
-        client = self._client(self.endpoint)
-        try:
-            client.create_bucket(Bucket=bucket)
-        except (client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
-            return
-        finally:
-            client.close()
-
     def _launch(self, port: int) -> tuple[list[str], dict[str, str]]:
         (self.root / self.bucket).mkdir(parents=True, exist_ok=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
@@ -110,7 +96,14 @@ class S3Server(LoopbackServer):
 
     def _answers(self, port: int) -> bool:
         """Asked with its own keys, because on a port that was taken another server would answer."""
-        client = self._client(f"http://127.0.0.1:{port}")
+        client = boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{port}",
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}),
+        )
         try:
             client.list_buckets()
             return True
@@ -118,13 +111,3 @@ class S3Server(LoopbackServer):
             return False
         finally:
             client.close()
-
-    def _client(self, endpoint: str) -> Any:
-        return boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            config=Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}),
-        )

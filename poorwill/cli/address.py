@@ -43,7 +43,7 @@ def find(environment: Mapping[str, str]) -> Address:
     url, auth = environment.get("PREFECT_API_URL", "").strip(), environment.get("PREFECT_API_AUTH_STRING", "")
     if url:
         api_url = _checked(url, "PREFECT_API_URL")
-        ui_url = environment.get("PREFECT_UI_URL", "").rstrip("/") or _ui_of(api_url)
+        ui_url = environment.get("PREFECT_UI_URL", "").rstrip("/") or api_url.removesuffix("/api")
         return Address(api_url, ui_url, "PREFECT_API_URL", _basic(auth))
     path = Path(environment.get("POORWILL_STACK_DIR") or STACK_DIR).expanduser() / "stack.json"
     stack = _read_stack(path)
@@ -54,7 +54,8 @@ def find(environment: Mapping[str, str]) -> Address:
             f"{path} names {api_url}, which is on another host and without TLS: the password is not sent there; "
             "set PREFECT_API_URL to it if that is meant"
         )
-    return Address(api_url, _text(stack, "ui_url").rstrip("/") or _ui_of(api_url), str(path), _basic(auth))
+    ui_url = _text(stack, "ui_url").rstrip("/") or api_url.removesuffix("/api")
+    return Address(api_url, ui_url, str(path), _basic(auth))
 
 
 def _read_stack(path: Path) -> dict[str, Any]:
@@ -98,10 +99,6 @@ def _checked(url: str, source: str) -> str:
     if not usable or parsed.query or parsed.fragment:
         raise UsageError(f"{source} is '{url[:200]}': expected an address like http://127.0.0.1:4200/api")
     return url.rstrip("/")
-
-
-def _ui_of(api_url: str) -> str:
-    return api_url.removesuffix("/api")
 
 
 def _private(url: str) -> bool:

@@ -10,9 +10,9 @@ from poorwill.cli import hosts
 from poorwill.cli.output import LEFT_OUT, Output, human
 from poorwill.cli.parts import all_parts
 from poorwill.control.records import catalog
+from poorwill.control.snapshot.presigned_grants import check_reachable
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.store_reach import check_reachable
 from poorwill.remote.base import Host
 from poorwill.snapshot import fields
 from poorwill.snapshot.order import RestoreOrder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group
@@ -19,12 +18,12 @@ from poorwill.snapshot import durations
 CHILDREN_SHOWN_MAX = 16
 
 
-class Bars:
+class Bars(Live):
     """Bars on stderr, which disappear when the run is over."""
 
     def __init__(self) -> None:
+        super().__init__(console=Console(stderr=True), transient=True, refresh_per_second=8)
         self._spinner = Spinner("dots")
-        self._live = Live(console=Console(stderr=True), transient=True, refresh_per_second=8)
 
     def look(self, look: Look) -> None:
         self._spinner.update(text=Text(sentence(look)))
@@ -34,19 +33,10 @@ class Bars:
         for child in look.children[:CHILDREN_SHOWN_MAX]:
             _add(rows, sentence(child), child.measures[-1] if child.measures else None)
         more = len(look.children) - CHILDREN_SHOWN_MAX
-        self._live.update(Group(self._spinner, rows, *([Text(f"and {more} more")] if more > 0 else [])))
+        self.update(Group(self._spinner, rows, *([Text(f"and {more} more")] if more > 0 else [])))
 
     def away(self, error: PoorwillError) -> None:
         self._spinner.update(text=Text(f"{error.message}; asked again"))
-
-    def __enter__(self) -> Bars:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
 
 
 def sentence(look: Look) -> str:

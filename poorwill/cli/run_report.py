@@ -76,7 +76,7 @@ def aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     names = list(rows[0])
-    cells = [[one_line(_shown(row.get(name))) for name in names] for row in rows]
+    cells = [[one_line(str("" if row.get(name) is None else row[name])) for name in names] for row in rows]
     return _columns([names, *cells])
 
 
@@ -105,10 +105,6 @@ def _rows(artifact: Artifact) -> list[dict[str, Any]]:
     except ValueError:
         return []
     return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
-
-
-def _shown(value: Any) -> str:
-    return "" if value is None else str(value)
 
 
 def _plain(line: str) -> str:

@@ -32,9 +32,8 @@ def start(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     runs = connected()
     deployment = runs.deployment(flow)
     if flow == "hibernate":
-        parameters.setdefault(
-            "snapshot_id", ids.new_snapshot_id()
-        )  # printed before the run begins, in case this program is killed
+        # Printed before the run begins, in case this program is killed.
+        parameters.setdefault("snapshot_id", ids.new_snapshot_id())
     deployment.check(parameters)
     output.hint = "it is not known whether a run was created: poorwill runs"
     try:
@@ -48,7 +47,8 @@ def start(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     if arguments.detach:
         output.done(run.id, {}, run_id=run.id, flow=flow, status=run.status, page=page, **known)
         return 0
-    _notice(arguments, f"{flow} is run {run.id}: {page}")
+    if not arguments.json:
+        print(f"poorwill: {flow} is run {run.id}: {page}", file=sys.stderr)
     return _followed(runs, run, flow, arguments, output)
 
 
@@ -84,17 +84,11 @@ def connected() -> Runs:
     return Runs(Server(address.find(os.environ)))
 
 
-def _notice(arguments: argparse.Namespace, line: str) -> None:
-    if not arguments.json:
-        print(f"poorwill: {line}", file=sys.stderr)
-
-
 def _followed(runs: Runs, run: Run, flow: str, arguments: argparse.Namespace, output: Output) -> int:
     """Follow the run to its end. An interrupt leaves it running, with a hint how to follow it again."""
-    going_on = (
+    output.hint = (
         f"run {run.id} goes on. Follow it: poorwill runs follow {run.id}. Cancel it: poorwill runs cancel {run.id}"
     )
-    output.hint = going_on
     following = Following(runs, run.id)
     try:
         ended = _watched(following, arguments.json, output)

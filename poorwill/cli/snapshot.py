@@ -8,9 +8,9 @@ from contextlib import closing
 from poorwill.cli import hosts
 from poorwill.cli.output import LEFT_OUT, Output
 from poorwill.cli.parts import all_parts
+from poorwill.control.snapshot.presigned_grants import check_reachable
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
-from poorwill.control.snapshot.store_reach import check_reachable
 from poorwill.errors import PermanentError, Refused
 from poorwill.remote.base import Host
 from poorwill.snapshot import ids

@@ -10,8 +10,8 @@ from poorwill.cli.parts import all_parts
 from poorwill.control.records import catalog
 from poorwill.control.records.verified import Verified
 from poorwill.control.snapshot.convert_run import ConvertRun, is_portable
+from poorwill.control.snapshot.presigned_grants import check_reachable
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.control.snapshot.store_reach import check_reachable
 from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.errors import Corrupt, NotFound, UsageError
 from poorwill.remote.base import Host

@@ -61,11 +61,7 @@ class LocalProvider:
             instance_id = f"local-{secrets.token_hex(6)}"
             building = self.root / f".creating-{instance_id}"
             (building / "state").mkdir(parents=True, mode=0o700)
-            record = {
-                "id": instance_id,
-                "label": label,
-                "created_at": timestamps.now(),
-            }
+            record = {"id": instance_id, "label": label, "created_at": timestamps.now()}
             (building / _RECORD).write_text(json.dumps(record, indent=1) + "\n")
             (building / "workspace").mkdir()
             building.rename(self.root / instance_id)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from poorwill.cli.output import human
 from poorwill.control.machine.costs import per_month
 from poorwill.control.removal.live_share import SMALL_SHARE, LiveShare
@@ -74,26 +72,23 @@ def markdown(store: str, planned: Planned, grace_s: float, price_per_gb_month: f
     return "\n".join(lines) + "\n"
 
 
-def _held(plan: Plan) -> Iterable[str]:
-    if plan.stale:
-        yield "## Runs that never ended"
-        yield ""
-        yield "Each keeps the parts it may need. Run it again to its end, or give it up: `poorwill delete --force`."
-        yield ""
-        for (machine, snapshot_id), age_s in list(plan.stale.items())[:LISTED_MAX]:
-            yield f"- {snapshot_id} of {machine}, for {durations.rough(age_s)}"
-        yield ""
+def _held(plan: Plan) -> list[str]:
+    if not plan.stale:
+        return []
+    why = "Each keeps the parts it may need. Run it again to its end, or give it up: `poorwill delete --force`."
+    runs = [f"- {name} of {machine}, for {durations.rough(age_s)}" for (machine, name), age_s in plan.stale.items()]
+    return ["## Runs that never ended", "", why, "", *runs[:LISTED_MAX], ""]
 
 
-def _small(shares: list[LiveShare], unmeasured: int) -> Iterable[str]:
+def _small(shares: list[LiveShare], unmeasured: int) -> list[str]:
     small = [share for share in shares if share.share < SMALL_SHARE]
-    if small or unmeasured:
-        yield "## Parts that are hardly needed any more"
-        yield ""
-        yield (
-            f"Less than {SMALL_SHARE:.0%} of these is needed. Parts are not repacked: each goes when the last snapshot "
-            f"that needs it goes. {unmeasured} more parts of removed snapshots were not measured."
-        )
-        yield ""
-        for share in small[:LISTED_MAX]:
-            yield f"- `{share.key}`: {human(share.live_bytes)} of {human(share.part_bytes)}, {share.share:.0%}"
+    if not small and not unmeasured:
+        return []
+    why = (
+        f"Less than {SMALL_SHARE:.0%} of these is needed. Parts are not repacked: each goes when the last snapshot "
+        f"that needs it goes. {unmeasured} more parts of removed snapshots were not measured."
+    )
+    parts = [
+        f"- `{each.key}`: {human(each.live_bytes)} of {human(each.part_bytes)}, {each.share:.0%}" for each in small
+    ]
+    return ["## Parts that are hardly needed any more", "", why, "", *parts[:LISTED_MAX]]

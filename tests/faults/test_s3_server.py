@@ -85,18 +85,6 @@ def test_secrets_are_not_in_its_arguments(tmp_path: Path) -> None:
         assert server.secret_key not in server.log_path.read_text()
 
 
-def test_buckets(tmp_path: Path) -> None:
-    """More buckets, before and while it runs, and twice."""
-    server = S3Server(tmp_path / "s3")
-    server.create_bucket("early")
-    with server:
-        for bucket in ("late", "late", "early"):
-            server.create_bucket(bucket)
-            connect(server, bucket=bucket).put("k", bucket.encode())
-        assert connect(server, bucket="early").get("k") == b"early"
-        assert connect(server, bucket="late").get("k") == b"late"
-
-
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     """Asked for by number it is an error that names the port, and the server that has it goes on."""
     with S3Server(tmp_path / "one") as first:

@@ -174,7 +174,9 @@ def test_progress_survives_a_prefect_that_does_not_answer() -> None:
     def refuse(**_: Any) -> UUID:
         raise ConnectionError("no")
 
-    with ProgressArtifacts(partial(sessions.counters, "no-such-run"), packing(100), create=refuse, update=refuse):
+    with ProgressArtifacts(
+        partial(sessions.counters, "no-such-run"), partial(packing, 100), create=refuse, update=refuse
+    ):
         pass
     assert not any(thread.name == "progress" for thread in threading.enumerate())
 
@@ -187,7 +189,7 @@ def test_progress_is_updated_when_it_ends() -> None:
         shown.append(progress)
 
     nothing = partial(sessions.counters, "no-such-run")
-    with ProgressArtifacts(nothing, restoring(0, 10), create=lambda **_: uuid4(), update=update):
+    with ProgressArtifacts(nothing, partial(restoring, 0, 10), create=lambda **_: uuid4(), update=update):
         pass
     assert sorted(shown) == [0.0, 100.0]
 
@@ -201,7 +203,7 @@ def test_progress_tells_the_time_to_go() -> None:
         told.append((progress, description))
 
     progress = ProgressArtifacts(
-        lambda: {"steps": next(done)}, generating(100, 1),
+        lambda: {"steps": next(done)}, partial(generating, 100, 1),
         create=lambda **_: uuid4(), update=update, clock=lambda: next(now_s),
     )  # fmt: skip
     progress._artifacts["denoised"] = uuid4()
@@ -217,7 +219,7 @@ def test_uploaded_never_runs_ahead_of_compressed() -> None:
     """What was sent is measured against what was coded so far; no counters give nothing, not an error."""
 
     def percents(pack_bytes: int, **counters: int) -> dict[str, float]:
-        return {progress.step: progress.percent for progress in packing(pack_bytes)(counters)}
+        return {progress.step: progress.percent for progress in packing(pack_bytes, counters)}
 
     assert percents(1000)["uploaded"] == 0.0
     assert percents(1000, read_bytes=500)["compressed"] == 50.0

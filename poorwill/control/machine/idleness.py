@@ -116,12 +116,9 @@ class Watch:
     run: str = ""
     told: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
     @classmethod
     def read(cls, kept: Any) -> Watch | None:
-        """What `to_json` gave; None for anything else, and the machine is watched from the beginning."""
+        """What `asdict` gave; None for anything else, and the machine is watched from the beginning."""
         if not isinstance(kept, dict) or not isinstance(kept.get("instance"), str):
             return None
         seen_s, since_s = _number(kept.get("seen_s")), _number(kept.get("idle_since_s"))

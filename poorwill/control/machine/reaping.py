@@ -90,7 +90,8 @@ def survey(provider: Provider, evidence: Evidence, rule: Rule) -> list[Finding]:
         if intent.provider != provider.describe() or intent.instance in known:
             continue
         if intent.instance and provider.exists(intent.instance):
-            found.append(classify(_unlisted(intent), evidence, rule))
+            instance = Instance(intent.instance, intent.label, False, intent.created_at, intent.price or 0.0)
+            found.append(classify(instance, evidence, rule))
         elif not any(instance.label == intent.label for instance in listed) and _is_over(intent, evidence, rule):
             found.append(_gone(intent, rule))
     return sorted(found, key=lambda each: (each.state, each.machine, each.instance))
@@ -175,10 +176,6 @@ def _nothing_left(provider: Provider, intent: Intent) -> bool:
     if intent.provider != provider.describe() or provider.list_by_label(intent.label):
         return False
     return not (intent.instance and provider.exists(intent.instance))
-
-
-def _unlisted(intent: Intent) -> Instance:
-    return Instance(intent.instance, intent.label, False, intent.created_at, intent.price or 0.0)
 
 
 def _is_over(intent: Intent, evidence: Evidence, rule: Rule) -> bool:

@@ -11,6 +11,15 @@ from poorwill.snapshot.metadata import Metadata
 from poorwill.store.base import Store
 
 
+def exists(store: Store, key: str) -> bool:
+    """Whether an object of that key is there."""
+    try:
+        store.head(key)
+    except NotFound:
+        return False
+    return True
+
+
 def read(store: Store, machine: str, snapshot_id: str) -> Metadata:
     """A snapshot's metadata: its commit record. NotFound, Corrupt, Unsupported."""
     key = keys.metadata(machine, snapshot_id)

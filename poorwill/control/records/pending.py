@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from poorwill.control.records import catalog
 from poorwill.engine.protocol.requests import FoundPart
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import keys
@@ -88,12 +89,10 @@ class PendingRecord:
 
     def remove(self) -> bool:
         """The last step of all: whoever continues the run must find it until then. False if there was none."""
-        try:
-            self.store.head(self.key)
-        except NotFound:
-            return False
-        self.store.delete(self.key)
-        return True
+        there = catalog.exists(self.store, self.key)
+        if there:
+            self.store.delete(self.key)
+        return there
 
     def finished_parts(self) -> tuple[FoundPart, ...]:
         """What the engine may adopt: the parts that an earlier run of this snapshot had completed. Those it had not

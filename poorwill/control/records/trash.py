@@ -61,7 +61,7 @@ def move(store: Store, owner: Owner) -> Metadata:
     """
     metadata = catalog.read(store, *owner)
     store.put(keys.trash(*owner), Trashed.at(int(time.time()), metadata).seal())
-    if marked(store, owner) and _exists(store, keys.metadata(*owner)):
+    if marked(store, owner) and catalog.exists(store, keys.metadata(*owner)):
         # Of an earlier time in the trash, and would cut this one short; else somebody else removes it right now.
         store.delete(keys.removing(*owner))
     store.delete(keys.metadata(*owner))
@@ -123,21 +123,13 @@ def owner_of(store: Store, snapshot_id: str) -> Owner:
 
 def check_not_removed(store: Store, owner: Owner) -> None:
     """Refused if a snapshot that is not committed was removed: its parts may vanish at any time, or have."""
-    if marked(store, owner) or _exists(store, keys.trash(*owner)):
+    if marked(store, owner) or catalog.exists(store, keys.trash(*owner)):
         raise Refused(f"snapshot {owner[1]} was removed: bring it back (undelete), or take one with another id")
 
 
 def marked(store: Store, owner: Owner) -> bool:
     """Whether the second phase of its removal has begun."""
-    return _exists(store, keys.removing(*owner))
-
-
-def _exists(store: Store, key: str) -> bool:
-    try:
-        store.head(key)
-    except NotFound:
-        return False
-    return True
+    return catalog.exists(store, keys.removing(*owner))
 
 
 def _record(store: Store, owner: Owner) -> Trashed:

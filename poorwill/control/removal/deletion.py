@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from poorwill.control.records import trash
+from poorwill.control.records import catalog, trash
 from poorwill.control.records.holdings import THREADS, Holdings
 from poorwill.control.removal import purging
 from poorwill.errors import NotFound, Refused
@@ -21,7 +21,7 @@ def delete(store: Store, snapshot_id: str, *, force: bool = False, threads: int 
     be read: then the snapshot stays in the trash.
     """
     owner = _owner_of(store, ids.checked_snapshot_id(snapshot_id), force)
-    if not force and _is_pending(store, owner):
+    if not force and catalog.exists(store, keys.pending(*owner)):
         raise Refused(
             f"the run that takes snapshot {snapshot_id} has not ended: wait for it, run it again to its end, or delete "
             "with force to give it up"
@@ -52,11 +52,3 @@ def _owner_of(store: Store, snapshot_id: str, force: bool) -> tuple[str, str]:
         if owner is None:
             raise
         return owner
-
-
-def _is_pending(store: Store, owner: tuple[str, str]) -> bool:
-    try:
-        store.head(keys.pending(*owner))
-    except NotFound:
-        return False
-    return True

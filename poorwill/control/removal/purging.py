@@ -10,7 +10,6 @@ writes nothing: only the grace period, which must be longer than a wake takes, p
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,7 +120,8 @@ def remove(
     """
     store, threads = holdings.store, holdings.threads
     marked = trashed | leftover
-    _each(lambda owner: _mark(store, owner), marked - holdings.removing, threads)
+    for _ in at_once(lambda owner: _mark(store, owner), sorted(marked - holdings.removing), threads):
+        pass
     holdings.refresh()  # after the marks: whatever is not listed now will see them
     holdings.check_readable()
     alive = {*holdings.committed, *holdings.pending}
@@ -190,8 +190,3 @@ def _abort_unowned(holdings: Holdings, uploads: list[tuple[str, str]]) -> int:
             holdings.store.abort_upload(key, upload_id)
             aborted += 1
     return aborted
-
-
-def _each(work: Callable[[Owner], None], owners: Iterable[Owner], threads: int) -> None:
-    for _ in at_once(work, sorted(owners), threads):
-        pass

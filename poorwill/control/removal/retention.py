@@ -191,18 +191,8 @@ def _count(found: Plan, holdings: Holdings, verdicts: dict[Owner, tuple[str, ...
     found.freed_later_bytes = sum(freed.values()) - from_trash
     found.kept_bytes = sum(lying[owner].part_bytes - freed[owner] for owner in in_trash & lying.keys())
     for owner, reasons in verdicts.items():
-        part_bytes = lying.get(owner, Usage()).part_bytes
-        found.verdicts.append(
-            Verdict(
-                owner,
-                held[owner].name,
-                held[owner].tags,
-                reasons,
-                held[owner].raw_bytes,
-                part_bytes,
-                freed.get(owner, 0),
-            )
-        )
+        it, part_bytes = held[owner], lying.get(owner, Usage()).part_bytes
+        found.verdicts.append(Verdict(owner, it.name, it.tags, reasons, it.raw_bytes, part_bytes, freed.get(owner, 0)))
 
 
 def _freed(holdings: Holdings, held: Held, needs: Needs, lying: dict[Owner, Usage]) -> int:

@@ -52,6 +52,11 @@ class Due:
     part_bytes: int = 0
     read_at_s: float = math.inf
 
+    def add(self, number: int, size: int, read_at_s: float) -> None:
+        self.parts.append(number)
+        self.part_bytes += size
+        self.read_at_s = min(self.read_at_s, read_at_s)
+
 
 @dataclass(slots=True)
 class Rotation:
@@ -111,15 +116,11 @@ def _deal(
         held = holdings.committed[owner]
         due.read_at_s = own_read_at_s.get(owner, 0.0)
         for number, size in _numbered(held, holdings.own(held)):
-            due.parts.append(number)
-            due.part_bytes += size
-            due.read_at_s = min(due.read_at_s, read_at_s.get(number, 0.0))
+            due.add(number, size, read_at_s.get(number, 0.0))
         for number, size in _numbered(held, ~np.isin(holdings.numbers.rows(held.parts), at_home)):
             if number not in taken:
                 taken.add(number)
-                due.parts.append(number)
-                due.part_bytes += size
-                due.read_at_s = min(due.read_at_s, read_at_s.get(number, 0.0))
+                due.add(number, size, read_at_s.get(number, 0.0))
 
 
 def _numbered(held: Held, chosen: Array) -> Iterator[tuple[int, int]]:

@@ -8,13 +8,23 @@ from typing import Any
 
 from poorwill.engine.protocol.asking import Question
 from poorwill.engine.protocol.questions import Pieces, PieceUrls, Read, Upload, UploadGrant
-from poorwill.errors import Refused
+from poorwill.errors import Refused, UsageError
+from poorwill.remote.base import Host
 from poorwill.snapshot import keys
 from poorwill.store.base import Grant, Store
 
 EXPIRES_S = 1800
 PIECE_BYTES = 8 << 20
 ASKED_CHARS_MAX = 200
+
+
+def check_reachable(store: Store, host: Host) -> None:
+    """UsageError for a store in a directory of this computer and an engine on another one."""
+    if store.url.startswith("file:") and not host.here:
+        raise UsageError(
+            f"{host.describe()} cannot reach {store.url}, a directory of this computer: use an S3 store for machines "
+            "behind SSH"
+        )
 
 
 class ReadGrants:

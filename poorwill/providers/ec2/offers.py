@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from operator import itemgetter
 from typing import Any
 
 from poorwill.errors import Refused
@@ -190,14 +191,9 @@ class Ec2Catalog:
         for entry in (entry for page in pages for entry in page["SpotPriceHistory"]):
             place = (entry["InstanceType"], entry["AvailabilityZone"])
             if place[0] in by_name and zone in (None, place[1]):
-                newest[place] = max(newest.get(place, entry), entry, key=_when)
+                newest[place] = max(newest.get(place, entry), entry, key=itemgetter("Timestamp"))
         for (name, where), entry in newest.items():
             yield by_name[name], where, float(entry["SpotPrice"])
-
-
-def _when(entry: dict[str, Any]) -> datetime:
-    when: datetime = entry["Timestamp"]
-    return when
 
 
 def _market(wish: Wish) -> str:

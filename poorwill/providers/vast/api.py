@@ -59,10 +59,6 @@ class Reply:
         return self.status in (401, 403) or "user key" in self.text.lower()
 
 
-class _Unreadable(Exception):
-    """An answer that has too many bytes, or takes too long."""
-
-
 class VastApi:
     """The API of one account. Thread-safe. The key is sent in a header to `base_url` alone: redirects are not followed.
 
@@ -160,8 +156,6 @@ class VastApi:
                 preload_content=False, decode_content=False,
             )  # fmt: skip
             data = self._read(response)
-        except _Unreadable as error:
-            raise ProviderUnavailable(str(error), carried_out=True) from None
         except _NEVER_SENT as error:
             raise ProviderUnavailable(f"it cannot be reached ({type(error).__name__})", carried_out=False) from None
         except (http.HTTPError, OSError) as error:
@@ -174,9 +168,9 @@ class VastApi:
             while piece := response.read1(1 << 16):
                 data += piece
                 if len(data) > ANSWER_BYTES_MAX:
-                    raise _Unreadable(f"its answer has more than {ANSWER_BYTES_MAX} bytes")
+                    raise ProviderUnavailable(f"its answer has more than {ANSWER_BYTES_MAX} bytes", carried_out=True)
                 if self._clock() > ends:
-                    raise _Unreadable(f"its answer took more than {_ANSWER_S:.0f} s")
+                    raise ProviderUnavailable(f"its answer took more than {_ANSWER_S:.0f} s", carried_out=True)
             whole = True
         finally:
             response.release_conn() if whole else response.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 from poorwill.errors import UsageError
 from poorwill.providers.base import Offer, Wish
-from poorwill.providers.vast.answers import CAPABILITY_UNIT, Row, number, offer_of
+from poorwill.providers.vast.answers import CAPABILITY_UNIT, number, offer_of
 
 DISK_GB = 32
 """The disk for a wish without one: vast.ai's own default of 8 GB is too small for the workspace of a CUDA image."""
@@ -101,16 +101,10 @@ def chosen(rows: Iterable[Any], wish: Wish) -> list[tuple[Offer, float | None]]:
         offer = offer_of(row, wish.spot) if isinstance(row, Mapping) else None
         if offer is None or not _fulfils(offer, wish):
             continue
-        bid = _bid(row) if wish.spot else None
-        if wish.spot and bid is None:
-            continue
-        found.append((offer, bid))
+        bid = (number(row, "min_bid") or None) if wish.spot else None
+        if bid is not None or not wish.spot:
+            found.append((offer, bid))
     return sorted(found, key=lambda pair: pair[0].price_per_hour)
-
-
-def _bid(row: Row) -> float | None:
-    bid = number(row, "min_bid")
-    return bid if bid else None
 
 
 def _fulfils(offer: Offer, wish: Wish) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -82,7 +82,7 @@ def looks(*minutes: float, idle_after_s: float = 30 * MINUTE_S, seen: Observatio
     """One after the other, each with what the one before left, through JSON."""
     found: list[Verdict] = []
     for minute in minutes:
-        kept = Watch.read(json.loads(json.dumps(found[-1].watch.to_json()))) if found else None
+        kept = Watch.read(json.loads(json.dumps(asdict(found[-1].watch)))) if found else None
         found.append(judge(kept, "i-1", seen, NOW_S + minute * MINUTE_S, idle_after_s, LIMITS))
     return found
 
@@ -147,7 +147,7 @@ def test_any_report_of_a_machine_is_bounded(told: dict[str, Any], kept: Any) -> 
     assert len(verdict.why) < 3000 and verdict.why.isprintable()
     if not set(told) >= {*FIELDS} - {"boot", "unreadable"}:
         assert verdict.active
-    assert Watch.read(json.loads(json.dumps(verdict.watch.to_json()))) == verdict.watch
+    assert Watch.read(json.loads(json.dumps(asdict(verdict.watch)))) == verdict.watch
 
 
 def test_too_many_rows_count_as_activity() -> None:
