@@ -51,7 +51,7 @@ class Demo:
         kinds = f"{len(before)} entries, {human(tree_bytes(before))}"
         self._done(f"machine {sandbox.instance} has a workspace of {kinds}, listed with all hashes")
         server = starting.result()
-        self._done(f"S3 server at {sandbox.s3.endpoint}, Prefect server at {server.ui_url} ({_since(began)})")
+        self._done(f"S3 server at {sandbox.s3.endpoint}, Prefect server at {server.base_url} ({_since(began)})")
         with server.settings():
             sandbox.save_blocks()
         return before
@@ -99,8 +99,8 @@ class Demo:
 
     def _wait(self) -> None:
         print_line, sandbox = self._console.print, self._sandbox
-        print_line(f"\nPrefect UI    {sandbox.prefect.ui_url}/v2/runs")
-        print_line(f"artifacts     {sandbox.prefect.ui_url}/v2/artifacts")
+        print_line(f"\nPrefect UI    {sandbox.prefect.base_url}/v2/runs")
+        print_line(f"artifacts     {sandbox.prefect.base_url}/v2/artifacts")
         print_line(f"objects       {sandbox.s3.root / sandbox.s3.bucket}")
         print_line(f"Press Ctrl-C (or: kill {os.getpid()}) to end both servers and remove {sandbox.folder}.")
         try:

@@ -67,7 +67,7 @@ def _generate(sandbox: Sandbox, console: Console, parameters: dict[str, Any]) ->
     """Create the run, and show it until it is over. Returns its id."""
     began_s = time.monotonic()
     console.print("[bold]generate[/bold]")
-    runs = Runs(Server(Address(sandbox.prefect.api_url, sandbox.prefect.ui_url, "the demo")))
+    runs = Runs(Server(Address(sandbox.prefect.api_url, sandbox.prefect.base_url, "the demo")))
     run = runs.create(runs.deployment("generate"), parameters)
     with console.status("queued") as status:
         run = Following(runs, run.id).end(_StatusLine(status))

@@ -12,7 +12,6 @@ import argparse
 import importlib
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from deployments.registration import default_blocks
 from deployments.registration.gpu_pool import create_pool
 from poorwill import __version__
 from poorwill.errors import DeadlineExceeded, PoorwillError, UsageError
+from poorwill.retry import polls
 
 SWITCHED = "poorwill_schedules"
 """The Prefect variable that remembers which schedules POORWILL_SCHEDULES has switched on: each is switched once."""
@@ -181,15 +181,14 @@ def _automate(environment: Mapping[str, str], say: Say) -> None:
 
 def wait_for_server(timeout_s: float) -> None:
     """Until the server answers. DeadlineExceeded if it does not in time."""
-    ends_s = time.monotonic() + timeout_s
     with get_client(sync_client=True) as client:
-        while (error := client.api_healthcheck()) is not None:
-            if time.monotonic() > ends_s:
-                raise DeadlineExceeded(
-                    f"the Prefect server at {client.api_url} does not answer ({type(error).__name__}): start it, or "
-                    "correct PREFECT_API_URL"
-                )
-            time.sleep(_POLL_S)
+        for _ in polls(_POLL_S, timeout_s):
+            if (error := client.api_healthcheck()) is None:
+                return
+        raise DeadlineExceeded(
+            f"the Prefect server at {client.api_url} does not answer ({type(error).__name__}): start it, or correct "
+            "PREFECT_API_URL"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,13 +14,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.servers.child_process import last_line
 from poorwill.errors import PoorwillError
+from poorwill.retry import polls
 
 LOG_BYTES_MAX = 20_000_000
 """A longer log is put aside when the process is started again; the one before it is removed."""
@@ -98,11 +98,12 @@ class Daemon:
                 cwd=self._file.parent,
                 start_new_session=True,
             )
-        ends_s = time.monotonic() + START_TIMEOUT_S
-        while self.running() is None:
-            if process.poll() is not None or time.monotonic() > ends_s:
-                raise self.failed("ended at once")
-            time.sleep(_POLL_S)
+        for _ in polls(_POLL_S, START_TIMEOUT_S):
+            if self.running() is not None:
+                return
+            if process.poll() is not None:
+                break
+        raise self.failed("ended at once")
 
     def has_logged(self, text: bytes) -> bool:
         """Whether its log has that text, since it was started here."""
@@ -125,12 +126,7 @@ class Daemon:
 
     def wait(self, timeout_s: float) -> bool:
         """Whether it has ended within that time."""
-        ends_s = time.monotonic() + timeout_s
-        while self.running() is not None:
-            if time.monotonic() > ends_s:
-                return False
-            time.sleep(_POLL_S)
-        return True
+        return any(self.running() is None for _ in polls(_POLL_S, timeout_s))
 
     def kill(self) -> None:
         """SIGKILL, and wait. PoorwillError if it stays. Idempotent."""

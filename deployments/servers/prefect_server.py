@@ -89,11 +89,6 @@ class PrefectServer(LoopbackServer):
             self._more["PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL"] = "0.5"
 
     @property
-    def ui_url(self) -> str:
-        """http://127.0.0.1:<port>; known once started."""
-        return self.base_url
-
-    @property
     def api_url(self) -> str:
         """What PREFECT_API_URL has to be; known once started."""
         return f"{self.base_url}/api"

@@ -115,11 +115,9 @@ class Provider(Protocol):
 
     def describe(self) -> str:
         """The account, for messages and records: different for every account. No secret."""
-        ...
 
     def offers(self, wish: Wish) -> list[Offer]:
         """What fulfils the wish now, cheapest first, at most OFFERS_MAX. Empty if there is nothing."""
-        ...
 
     def create(self, label: str, wish: Wish) -> Instance:
         """Create a machine: the cheapest offer that is still there. Refused if nothing fulfils the wish.
@@ -127,38 +125,30 @@ class Provider(Protocol):
         Not idempotent: look with `list_by_label` before, or there may be two. A request that may have succeeded is
         never repeated: it is ProviderUnavailable. After any other error nothing was created.
         """
-        ...
 
     def get(self, instance_id: str) -> Instance:
         """NotFound when it does not exist."""
-        ...
 
     def list_by_label(self, label: str) -> list[Instance]:
         """Every machine with exactly this label, including those that do not run yet."""
-        ...
 
     def list_by_prefix(self, prefix: str) -> list[Instance]:
         """Every machine whose label begins with `prefix`."""
-        ...
 
     def wait(self, instance_id: str, timeout_s: float) -> Instance:
         """The machine once it runs and has an endpoint. DeadlineExceeded; NotFound if it vanished."""
-        ...
 
     def endpoint(self, instance_id: str) -> Endpoint:
         """How to reach a running machine. NotFound."""
-        ...
 
     def exists(self, instance_id: str) -> bool:
         """Whether it may still bill: True until the provider confirms that nothing of it is left."""
-        ...
 
     def destroy(self, instance_id: str, timeout_s: float) -> None:
         """Destroy, and ask until it is gone. Idempotent: destroying a missing machine succeeds.
 
         DeadlineExceeded or PermanentError if it is not gone then; the message names what still bills.
         """
-        ...
 
 
 def checked_path(path: str) -> str:

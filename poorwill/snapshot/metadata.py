@@ -92,6 +92,7 @@ class Metadata(SnapshotRecord):
     """The kind `snapshot`: with it, a snapshot exists."""
 
     KIND: ClassVar[str] = "snapshot"
+    PLACE = keys.metadata
 
     created_at: str
     workspace: str
@@ -113,10 +114,6 @@ class Metadata(SnapshotRecord):
     left_out_count: int
     facts: Mapping[str, Any]
     timings_ms: Mapping[str, Any]
-
-    @property
-    def key(self) -> str:
-        return keys.metadata(*self.owner)
 
     def fault(self, key: str) -> str | None:
         return SnapshotRecord.fault(self, key) or misplaced(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -64,8 +63,10 @@ class SealedRecord(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotRecord(SealedRecord, ABC):
-    """A sealed document about one snapshot."""
+class SnapshotRecord(SealedRecord):
+    """A sealed document about one snapshot, under the key that `PLACE` gives for its machine and id."""
+
+    PLACE: ClassVar[Callable[[str, str], str]]
 
     machine: str
     snapshot_id: str
@@ -75,9 +76,8 @@ class SnapshotRecord(SealedRecord, ABC):
         return self.machine, self.snapshot_id
 
     @property
-    @abstractmethod
     def key(self) -> str:
-        """Where it lies."""
+        return type(self).PLACE(*self.owner)
 
     def fault(self, key: str) -> str | None:
         if key == self.key and ids.is_machine_name(self.machine) and ids.is_snapshot_id(self.snapshot_id):

@@ -67,7 +67,7 @@ def test_to_sleep_and_awake(world: World, env: dict[str, str]) -> None:
     begun, done = ran.events[0], ran.done
     assert begun["event"] == "begun" and begun["machine"] == world.name
     assert begun["snapshot_id"] == done["snapshot_id"] == world.block().snapshot
-    assert begun["page"] == f"{world.server.ui_url}/runs/flow-run/{begun['run_id']}"
+    assert begun["page"] == f"{world.server.base_url}/runs/flow-run/{begun['run_id']}"
     assert [told["status"] for told in named(ran, "state")][-2:] == ["running", "done"]
     last = named(ran, "progress")[-1]
     assert last["measures"] == {"compressed": 100.0, "uploaded": 100.0}

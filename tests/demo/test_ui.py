@@ -41,7 +41,7 @@ def test_hibernating_by_the_run_form(prefect_server: PrefectServer, tmp_path: Pa
     environment = {**prefect_server.env(), "POORWILL_GPUS": "none", "POORWILL_CONTROL_SLOTS": "1"}
     with GpuWorkerProcess(tmp_path, environment, pool=POOL), browser.page(tmp_path / "profile") as page:
         before = _runs_of(deployment)  # other tests deploy the same flow on this server
-        page.goto(f"{prefect_server.ui_url}/deployments/deployment/{deployment}/run")
+        page.goto(f"{prefect_server.base_url}/deployments/deployment/{deployment}/run")
         expect(page.get_by_text("What to keep: a directory on the machine.")).to_be_visible()
         _fill(page, "machine", world.name)
         _fill(page, "store", world.store_name)

@@ -24,6 +24,7 @@ class Pending(SnapshotRecord):
     """
 
     KIND: ClassVar[str] = "pending"
+    PLACE = keys.pending
 
     workspace: str
     instance: str
@@ -33,10 +34,6 @@ class Pending(SnapshotRecord):
     started_at: str
     tool: Tool
     converted_from: str | None = None
-
-    @property
-    def key(self) -> str:
-        return keys.pending(*self.owner)
 
 
 @dataclass(frozen=True, slots=True)

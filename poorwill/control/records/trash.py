@@ -26,12 +26,9 @@ class Trashed(Metadata):
     """The kind `trash`: all that the metadata of a snapshot said, while it is in the trash."""
 
     KIND: ClassVar[str] = "trash"
+    PLACE = keys.trash
 
     trashed_at_s: int  # POSIX
-
-    @property
-    def key(self) -> str:
-        return keys.trash(*self.owner)
 
     @classmethod
     def at(cls, trashed_at_s: int, metadata: Metadata) -> Trashed:
@@ -47,10 +44,7 @@ class Removing(SnapshotRecord):
     """The kind `removing`: the mark that the second phase has begun. That it is there says all of it."""
 
     KIND: ClassVar[str] = "removing"
-
-    @property
-    def key(self) -> str:
-        return keys.removing(*self.owner)
+    PLACE = keys.removing
 
 
 def move(store: Store, owner: Owner) -> Metadata:

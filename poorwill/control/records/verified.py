@@ -35,6 +35,7 @@ class Verified(SnapshotRecord):
     """The kind `verified`. It is void for a snapshot with another manifest."""
 
     KIND: ClassVar[str] = "verified"
+    PLACE = keys.verified
 
     instance: str
     manifest: ManifestReference
@@ -44,10 +45,6 @@ class Verified(SnapshotRecord):
     bytes_read: int
     chunks_sampled: int
     parts: tuple[CheckedPart, ...]
-
-    @property
-    def key(self) -> str:
-        return keys.verified(*self.owner)
 
     def fault(self, key: str) -> str | None:
         return SnapshotRecord.fault(self, key) or misplaced(
