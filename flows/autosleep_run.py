@@ -231,7 +231,7 @@ def _hibernate(row: Row, watch: Watch, request: Request) -> Row:
         )
     if request.dry_run:
         return replace(row, done="nothing, as this is a dry run: it would be hibernated")
-    chosen = {"store": request.store, "workspace": request.workspace}
+    chosen = {"store": request.store, "workspace": request.workspace, "writers": "stop"}
     run = started_runs.start(
         HIBERNATE,
         {"machine": row.machine, "instance": row.instance, **chosen},

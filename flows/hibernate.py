@@ -15,7 +15,7 @@ from poorwill import defaults
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import checked_path
 from poorwill.snapshot import limits
-from poorwill.snapshot.choices import Codec, OnUnreadable, VerifyMode
+from poorwill.snapshot.choices import Codec, OnUnreadable, VerifyMode, Writers
 from poorwill.snapshot.order import SnapshotOrder
 
 
@@ -37,6 +37,8 @@ def hibernate(
     instance: str | None = None,
     name: str | None = None,
     tags: Sequence[str] = (),
+    writers: Writers = defaults.WRITERS,
+    allow_shrink: bool = False,
 ) -> dict[str, Any]:
     """Compress a machine's workspace into a store, prove that it can be read back, and destroy the machine.
 
@@ -47,7 +49,7 @@ def hibernate(
         store: Name of a store block, for example `weights`.
         workspace: What to keep: a directory on the machine.
         snapshot_id: To continue a run that was cut off: the id from its log. Empty: a new snapshot.
-        parent: Snapshot to borrow unchanged data from. Empty: the machine's latest.
+        parent: Snapshot to borrow unchanged data from. Empty: the machine's latest. `none`: borrow nothing.
         codec: How to compress: `auto` takes what is fastest on the machine, `ans` is ANS everywhere.
         portable: Use no codec that needs a GPU to decode.
         parts: How many objects to send in parallel, at most 32.
@@ -61,6 +63,10 @@ def hibernate(
         instance: Only if the machine is this instance. Empty: whatever it is.
         name: What to call the snapshot, for example `before the upgrade`.
         tags: Tags, which retention can go by, for example `keep`.
+        writers: What becomes of processes that have a file of the workspace open for writing: `refuse` keeps the
+            machine and names them, `stop` ends them first, `ignore` destroys the machine all the same.
+        allow_shrink: Whether the machine may be destroyed although the workspace is empty, is another one than before,
+            or has lost more than half of what the last snapshot has.
     """
     try:
         block = machine_block(machine)
@@ -68,6 +74,7 @@ def hibernate(
             machine=block.name, snapshot_id=snapshot_id or own_snapshot_id(), workspace=checked_path(workspace),
             parent=parent, codec=codec, portable=portable, parts=parts, exclude=tuple(exclude), verify=verify,
             skip_unreadable=on_unreadable == "skip", name=name, tags=tuple(tags),
+            writers=writers, allow_shrink=allow_shrink,
         )  # fmt: skip
         return take(Request(machine, store, order, destroy, stop_command, instance), block)
     except PoorwillError as error:

@@ -35,6 +35,7 @@ def snapshot(
     on_unreadable: OnUnreadable = defaults.ON_UNREADABLE,
     name: str | None = None,
     tags: Sequence[str] = (),
+    allow_shrink: bool = False,
 ) -> dict[str, Any]:
     """Compress a machine's workspace into a store and prove that it can be read back; the machine goes on.
 
@@ -45,7 +46,7 @@ def snapshot(
         store: Name of a store block, for example `weights`.
         workspace: What to keep: a directory on the machine.
         snapshot_id: To continue a run that was cut off: the id from its log. Empty: a new snapshot.
-        parent: Snapshot to borrow unchanged data from. Empty: the machine's latest.
+        parent: Snapshot to borrow unchanged data from. Empty: the machine's latest. `none`: borrow nothing.
         codec: How to compress: `auto` takes what is fastest on the machine, `ans` is ANS everywhere.
         portable: Use no codec that needs a GPU to decode.
         parts: How many objects to send in parallel, at most 32.
@@ -57,6 +58,8 @@ def snapshot(
         on_unreadable: Whether files that cannot be read fail the snapshot or are left out and listed.
         name: What to call the snapshot, for example `before the upgrade`.
         tags: Tags, which retention can go by, for example `keep`.
+        allow_shrink: Whether it is meant that the workspace is empty, another one than before, or has lost more than
+            half of what the last snapshot has; else retention keeps that one as well.
     """
     try:
         block = machine_block(machine)
@@ -64,6 +67,7 @@ def snapshot(
             machine=block.name, snapshot_id=snapshot_id or own_snapshot_id(), workspace=checked_path(workspace),
             parent=parent, codec=codec, portable=portable, parts=parts, exclude=tuple(exclude), verify=verify,
             skip_unreadable=on_unreadable == "skip", name=name, tags=tuple(tags),
+            writers="ignore", allow_shrink=allow_shrink,
         )  # fmt: skip
         return take(Request(machine, store, order, False, stop_command), block)
     except PoorwillError as error:

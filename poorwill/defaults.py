@@ -12,6 +12,9 @@ WORKSPACE = "/workspace"
 CODEC: Final = "auto"
 VERIFY: Final = "stored"
 ON_UNREADABLE: Final = "fail"
+WRITERS: Final = "refuse"
+PARENT_NONE = "none"
+"""Where a parent is named: borrow nothing."""
 CACHE_BYTES_MAX = 100_000_000_000
 """What a directory of cached chunks may come to hold."""
 

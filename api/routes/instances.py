@@ -15,6 +15,7 @@ from api.machines.prices import Prices, price_per_hour
 from api.routes.ordered import STARTED, HostKey, NewOrder, Ordered, Parameters
 from poorwill import defaults
 from poorwill.errors import NotFound
+from poorwill.snapshot.choices import Writers
 from poorwill.snapshot.ids import new_snapshot_id
 
 router = APIRouter(prefix="/api/instances", tags=["instances"], dependencies=[Depends(caller)])
@@ -74,6 +75,16 @@ class HibernateRequest(MachineAddress):
 
     destroy_after: bool = Field(
         False, description="Destroy the machine once every stored byte was read back. Otherwise it goes on billing."
+    )
+    writers: Writers = Field(
+        defaults.WRITERS,
+        description="What becomes of processes that have a file of the workspace open for writing: refuse keeps the "
+        "machine and names them, stop ends them first, ignore destroys the machine all the same.",
+    )
+    allow_shrink: bool = Field(
+        False,
+        description="Destroy the machine although the workspace is empty, is another one than before, or has lost more "
+        "than half of what the last snapshot has.",
     )
 
 
@@ -152,6 +163,8 @@ async def hibernate(id: Id, asked: HibernateRequest, order: NewOrder) -> Ordered
             "workspace": asked.workspace_path,
             "snapshot_id": earlier.get("snapshot_id") or new_snapshot_id(),
             "destroy": asked.destroy_after,
+            "writers": asked.writers,
+            "allow_shrink": asked.allow_shrink,
         }
 
     return await order.place("hibernate", f"instance:{id}", parameters, id)

@@ -52,12 +52,16 @@ def _add_snapshot(sub: Any, shared: argparse.ArgumentParser) -> None:
         help=f"objects a full snapshot is cut into (1 to {limits.PARTS})",
     )
     take.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave out; may be repeated")
-    take.add_argument("--parent", metavar="ID", help="compare with this one; default: the machine's latest")
+    take.add_argument("--parent", metavar="ID", help="compare with this one, or none; default: the machine's latest")
     take.add_argument("--id", metavar="ID", help="continue the snapshot of this id that was interrupted")
     take.add_argument("--name", metavar="TEXT", help="what to call the snapshot")
     take.add_argument("--tag", action="append", default=[], metavar="TAG", help="for retention; may be repeated")
     hosts.add_arguments(take)
     take.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read (exit code 3)")
+    take.add_argument(
+        "--allow-shrink", action="store_true",
+        help="it is meant that most is gone since the last snapshot: retention need not keep that one",
+    )  # fmt: skip
     take.set_defaults(module="snapshot", run="snapshot", engine=True)
 
 

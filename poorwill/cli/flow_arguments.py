@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from poorwill import defaults
 from poorwill.cli import plugins
 from poorwill.errors import UsageError
-from poorwill.snapshot.choices import CODECS, ON_UNREADABLE, VERIFY_MODES
+from poorwill.snapshot.choices import CODECS, ON_UNREADABLE, VERIFY_MODES, WRITERS
 
 COMMANDS = {
     "hibernate": "put a machine to sleep: snapshot, prove, destroy",
@@ -95,11 +95,13 @@ FLOWS: dict[str, tuple[Parameter, ...]] = {
         Parameter("verify", "text", f"how much is read back; default: {defaults.VERIFY}", choices=VERIFY_MODES),
         Parameter("parts", "int", "objects to send in parallel (1 to 32)"),
         Parameter("exclude", "list", "leave out what matches; may be repeated"),
-        Parameter("parent", "text", "snapshot to borrow unchanged data from; default: the machine's latest"),
+        Parameter("parent", "text", "snapshot to borrow unchanged data from, or none; default: the machine's latest"),
         Parameter("snapshot_id", "text", "continue the snapshot of this id that was cut off"),
         Parameter("stop_command", "text", "shell command to run in the workspace before"),
         Parameter("instance", "text", "only if the machine is this instance"),
         Parameter("on_unreadable", "text", "what files that cannot be read do", choices=ON_UNREADABLE),
+        Parameter("writers", "text", f"processes that write there still; default: {defaults.WRITERS}", choices=WRITERS),
+        Parameter("allow_shrink", "on", "destroy it although most of the workspace is gone since the last snapshot"),
     ),
     "wake": (
         Parameter("snapshot", "text", "an id, `latest` with --machine, or latest:MACHINE", "SNAPSHOT"),

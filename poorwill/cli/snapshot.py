@@ -34,6 +34,8 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         skip_unreadable=arguments.skip_unreadable,
         name=arguments.name,
         tags=tuple(arguments.tag),
+        writers="ignore",
+        allow_shrink=arguments.allow_shrink,
     )
     with closing(EngineSession(host)) as session:
         store = open_store(arguments.store)

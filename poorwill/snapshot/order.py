@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from poorwill import defaults
 from poorwill.errors import UsageError
 from poorwill.snapshot import ids, labels, limits
-from poorwill.snapshot.choices import CODECS, VERIFY_MODES, Codec, VerifyMode
+from poorwill.snapshot.choices import CODECS, VERIFY_MODES, WRITERS, Codec, VerifyMode, Writers
 
 
 @dataclass(frozen=True, slots=True)
 class PackSettings:
-    """What an engine has to know of a snapshot. UsageError if it cannot be taken so."""
+    """What an engine has to know of a snapshot. UsageError if it cannot be taken so.
+
+    writers: what becomes of processes that have a file of the workspace open for writing, or mapped so, when the
+    machine is to be destroyed. allow_shrink: whether it may be, although most of the workspace is gone.
+    """
 
     machine: str
     snapshot_id: str
@@ -22,6 +26,8 @@ class PackSettings:
     portable: bool = False
     parts: int = limits.PARTS
     skip_unreadable: bool = False
+    writers: Writers = defaults.WRITERS
+    allow_shrink: bool = False
 
     def __post_init__(self) -> None:
         ids.checked_machine_name(self.machine)
@@ -30,6 +36,8 @@ class PackSettings:
             raise UsageError(f"codec '{self.codec}': expected one of {', '.join(CODECS)}")
         if not 1 <= self.parts <= limits.PARTS:
             raise UsageError(f"parts {self.parts}: expected 1 to {limits.PARTS}")
+        if self.writers not in WRITERS:
+            raise UsageError(f"writers '{self.writers}': expected one of {', '.join(WRITERS)}")
 
 
 @dataclass(frozen=True, slots=True)
