@@ -102,6 +102,7 @@ def test_an_idle_machine_is_put_to_sleep_once(world: World) -> None:
     assert run.state is not None and run.state.name == "Scheduled" and run.parent_task_run_id is None
     assert run.parameters == {
         "machine": world.name, "instance": first["instance"], "store": world.store_name, "workspace": "/workspace",
+        "writers": "stop",
     }  # fmt: skip
 
     idle_watch.write(world.name, watch)  # as a second scheduler has it that read before the first one wrote
