@@ -16,8 +16,8 @@ from bench.gpu.device import NewTimer, Sizes, affordable, timed
 from bench.gpu.report import GpuReport, Row, gb_s
 from bench.measure import Spread
 from poorwill.codecs.base import Codec
-from poorwill.codecs.gpu import gpu, nvcomp_form
-from poorwill.codecs.gpu.gpu import Gpu
+from poorwill.codecs.gpu import memory, nvcomp_form
+from poorwill.codecs.gpu.gpu import LANES, Gpu
 from poorwill.codecs.gpu.gpu_pool import Gpus
 from poorwill.codecs.gpu.lanes import Lane, address
 from poorwill.codecs.gpu.libraries import Libraries, pin
@@ -106,7 +106,7 @@ def copies(lane: Lane, new_timer: NewTimer, report: GpuReport, buffers: Buffers,
 
 def in_batches(libraries: Libraries, device: int, report: GpuReport, buffers: Buffers, sizes: Sizes) -> None:
     """One lane and three, which get everything at once and take it in batches of 1 GiB, or as large as is possible."""
-    for lanes in (1, gpu.LANES):
+    for lanes in (1, LANES):
         what = f"{lanes} lane{'s' * (lanes > 1)}, batches of 1 GiB"
         row = report.attempt(what, partial(_lanes, libraries, device, report, buffers, sizes, lanes))
         if row:
@@ -115,7 +115,7 @@ def in_batches(libraries: Libraries, device: int, report: GpuReport, buffers: Bu
 
 def _lanes(libraries: Libraries, device: int, report: GpuReport, buffers: Buffers, sizes: Sizes, lanes: int) -> Row:
     probe = Lane(libraries, device)
-    batch_bytes = min(affordable(probe, sizes, gpu.BUFFERS * lanes + 1), buffers.size)
+    batch_bytes = min(affordable(probe, sizes, memory.BUFFERS * lanes + 1), buffers.size)
     coder = Gpu(libraries, device, lanes, batch_bytes)
     try:
         times = max(1, sizes.total_bytes // buffers.size)

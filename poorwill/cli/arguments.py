@@ -87,11 +87,11 @@ def _add_restore(sub: Any, shared: argparse.ArgumentParser) -> None:
 def _add_reading(sub: Any, shared: argparse.ArgumentParser) -> None:
     listing = sub.add_parser("ls", parents=[shared], help="list snapshots")
     listing.add_argument("--machine", metavar="NAME")
-    listing.set_defaults(module="catalog", run="ls", engine=False)
+    listing.set_defaults(module="ls", run="ls", engine=False)
 
     show = sub.add_parser("show", parents=[shared], help="everything about one snapshot")
     show.add_argument("id", metavar="ID")
-    show.set_defaults(module="catalog", run="show", engine=False)
+    show.set_defaults(module="ls", run="show", engine=False)
 
     verify = sub.add_parser("verify", parents=[shared], help="read a snapshot back and check every hash")
     verify.add_argument("id", metavar="ID")

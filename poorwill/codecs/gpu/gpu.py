@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
-from poorwill.codecs.gpu import ans, planes
+from poorwill.codecs.gpu import ans, memory, planes
 from poorwill.codecs.gpu.lanes import Lane
 from poorwill.codecs.gpu.libraries import Libraries
 from poorwill.codecs.gpu.queue import BatchQueue, Request
@@ -20,11 +20,6 @@ from poorwill.errors import Corrupt, DeviceFailed, OutOfMemory, PoorwillError, U
 log = logging.getLogger(__name__)
 
 LANES = 3
-BATCH_BYTES_MAX, BATCH_BYTES_MIN = 128 << 20, 16 << 20
-BUFFERS = 5
-"""A lane's memory, in sizes of a batch: raw, planes, coded, check, and what nvCOMP and CuPy need meanwhile."""
-MEMORY_SHARE = 0.25
-"""Of the memory that is free: the workspace's own programs may be using the GPU."""
 OUT_OF_MEMORY_MAX = 8
 
 _WORK: dict[str, Callable[[Lane, list[Request]], None]] = {
@@ -76,7 +71,7 @@ class Gpu:
     def _serve(self) -> None:
         try:
             lane = self._new_lane(self._libraries, self.device)
-            batch_bytes = self._batch_bytes or self._affordable(lane)
+            batch_bytes = self._batch_bytes or memory.batch_bytes(lane.cupy, self._lanes)
             lane.buffer_bytes_min = batch_bytes * 5 // 4
         except Exception as error:
             self._lose(DeviceFailed(f"{self.name} cannot be opened: {type(error).__name__}: {error}"))
@@ -85,13 +80,6 @@ class Gpu:
             self._work(lane, batch)
         with suppress(Exception):  # a lost device raises
             lane.free()
-
-    def _affordable(self, lane: Lane) -> int:
-        free, _ = lane.cupy.cuda.runtime.memGetInfo()
-        size = int(free * MEMORY_SHARE) // (self._lanes * BUFFERS)
-        if size < BATCH_BYTES_MIN:
-            raise OutOfMemory(f"{free >> 20} MiB of its memory are free, and that is too little")
-        return min(size, BATCH_BYTES_MAX)
 
     def _work(self, lane: Lane, batch: list[Request]) -> None:
         try:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from bench.chunks import chunk
 from poorwill.codecs.chooser import Chooser
-from poorwill.codecs.gpu import gpu
-from poorwill.codecs.gpu.gpu import Gpu
+from poorwill.codecs.gpu import memory
+from poorwill.codecs.gpu.gpu import OUT_OF_MEMORY_MAX, Gpu
 from poorwill.codecs.gpu.gpu_pool import Gpus, open_gpus
 from poorwill.codecs.gpu.layout import stacked
 from poorwill.codecs.gpu.nvcomp import NvcompAns, PlanesOnGpu
@@ -204,7 +204,7 @@ def test_out_of_memory_moves_one_chunk_to_the_cpu() -> None:
     short.clear()
     assert encode_many(gpus, 2, 1) == [4, 4] and gpus.fell_back == 2
     short.set()
-    encode_many(gpus, gpu.OUT_OF_MEMORY_MAX, 1)
+    encode_many(gpus, OUT_OF_MEMORY_MAX, 1)
     assert not gpus.usable, "not tried for ever"
     gpus.close()
 
@@ -223,7 +223,7 @@ def test_device_memory_is_reused_and_freed() -> None:
 
 def test_a_device_without_free_memory() -> None:
     """Too little memory from the start: the GPU is not used, and the CPU codes."""
-    gpus = open_gpus(FakeCuda(memory_bytes=gpu.BATCH_BYTES_MIN).libraries())
+    gpus = open_gpus(FakeCuda(memory_bytes=memory.BATCH_BYTES_MIN).libraries())
     assert set(encode_many(gpus, 3)) == {2} and "too little" in gpus.warning
     gpus.close()
 
