@@ -46,10 +46,7 @@ class Job:
         self, rank: int, work: Work, context: Context, drop: Callable[[Any], None] = lambda item: None
     ) -> None:
         """`drop` is called with each item that will not be worked on, because another one failed."""
-        self.rank = rank
-        self.work = work
-        self.context = context
-        self.drop = drop
+        self.rank, self.work, self.context, self.drop = rank, work, context, drop
         self.items: deque[Any] = deque()
         self.running = 0
         self.error: BaseException | None = None
@@ -61,10 +58,8 @@ class Job:
 
 
 class WorkPool:
-    """`threads` daemon threads, twice as many once a GPU codes, started with the first job. Thread-safe.
-
-    Each of them codes with what `toolset` makes.
-    """
+    """`threads` daemon threads, twice as many once a GPU codes, started with the first job, which code with what
+    `toolset` makes. Thread-safe."""
 
     def __init__(self, threads: int, toolset: Toolset | None = None) -> None:
         self.threads, self.toolset = threads, toolset or Toolset()

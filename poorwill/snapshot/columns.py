@@ -7,7 +7,7 @@ objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
@@ -30,9 +30,8 @@ class Blobs:
         self.ends = np.zeros(0, np.int64) if ends is None else ends
 
     @classmethod
-    def of(cls, items: Iterable[bytes]) -> Blobs:
-        items = items if isinstance(items, list) else list(items)
-        return cls(b"".join(items), np.cumsum(np.fromiter(map(len, items), np.int64, len(items)), dtype=np.int64))
+    def of(cls, items: Sequence[bytes]) -> Blobs:
+        return cls.from_lengths(np.fromiter(map(len, items), np.int64, len(items)), b"".join(items))
 
     @classmethod
     def from_lengths(cls, lengths: Array, data: bytes) -> Blobs:

@@ -19,11 +19,8 @@ _T = TypeVar("_T")
 
 
 class RetryingStore:
-    """Another store whose calls are repeated after a TransientError; see poorwill/retry.py.
-
-    A call fails with the last error after `attempts_max` attempts, or when the next pause would end later than
-    `total_s` after it began.
-    """
+    """Another store whose calls are repeated after a TransientError; see poorwill/retry.py. A call fails with the last
+    error after `attempts_max` attempts, or when the next pause would end later than `total_s` after it began."""
 
     def __init__(
         self,

@@ -10,9 +10,9 @@ import pytest
 import urllib3
 
 from deployments.servers.s3_server import S3Server
+from poorwill.engine.transfer.http import grant_error
 from poorwill.errors import GrantExpired, NotFound, PoorwillError, StoreRefused, StoreUnavailable
 from poorwill.store.base import Piece, Store
-from poorwill.store.grant_errors import grant_error
 from poorwill.store.s3.store import S3Store
 from tests.support.s3_connection import connect
 

@@ -46,10 +46,7 @@ class Request:
 
 
 class BatchQueue:
-    """Requests of one GPU in the order of their arrival. Thread-safe.
-
-    At most one request of each codec thread is in it, which bounds it.
-    """
+    """Requests of one GPU in the order of their arrival, at most one of each codec thread. Thread-safe."""
 
     def __init__(self) -> None:
         self._waiting: deque[Request] = deque()

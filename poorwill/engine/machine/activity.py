@@ -138,10 +138,8 @@ def _boot(root: Path) -> str:
 
 
 def _clients(root: Path, ssh_ports: set[int]) -> Counter[int]:
-    """Connections from elsewhere to servers here, by the server's port: notebooks, web interfaces, desktops.
-
-    Without SSH's, whose sessions are `logins`.
-    """
+    """Connections from elsewhere to servers here, by the server's port: notebooks, web interfaces, desktops; not SSH's,
+    whose sessions are `logins`."""
     tables = [root / "proc/net/tcp", root / "proc/net/tcp6"]
     rows = [row for table in tables if table.exists() for row in _tcp_rows(read_text(table, TCP_BYTES_MAX))]
     served = {port for port, _, state in rows if state == _LISTENING} - ssh_ports

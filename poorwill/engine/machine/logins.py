@@ -40,10 +40,8 @@ class Terminal:
 
 
 def logins(root: Path, found: Mapping[int, Process], own_keeper: str = "") -> list[Login]:
-    """The connections to SSH servers here, without those through which `own_keeper` is reached.
-
-    Only authenticated ones count: strangers try passwords at every address, all day.
-    """
+    """The authenticated connections to SSH servers here, without those through which `own_keeper` is reached: strangers
+    try passwords at every address, all day."""
     sessions = {pid: about for pid in found if (about := _session(root, found[pid])) is not None}
     members: dict[int, list[int]] = {}
     for pid in sessions:
@@ -63,10 +61,7 @@ def own_keeper(root: Path, engine_pid: int, found: Mapping[int, Process]) -> str
 
 
 def terminals(root: Path, found: Iterable[Process], now_s: float) -> list[Terminal]:
-    """The terminals of `found`, last used first.
-
-    One that has no device here is another container's, or the console of this one.
-    """
+    """The terminals of `found`, last used first. One without a device here is another container's, or the console."""
     used = []
     for number in sorted({process.terminal for process in found if process.terminal is not None}):
         try:
@@ -81,7 +76,7 @@ def _session(root: Path, process: Process) -> str | None:
     """What the title of an SSH server's process for one connection says; None for any other process."""
     if process.name not in _SSHD:
         return None
-    title = _TITLE.match(processes.title(root, process.pid))
+    title = _TITLE.match(" ".join(processes.arguments(root, process.pid)).strip())
     return title["about"] if title is not None and _LISTENER not in title["about"] else None
 
 

@@ -43,13 +43,8 @@ def read_processes(root: Path) -> dict[int, Process]:
     return {process.pid: process for process in found if process is not None}
 
 
-def title(root: Path, pid: int) -> str:
-    """Its command line, or what it has written over that; "" when it is gone."""
-    return " ".join(arguments(root, pid)).strip()
-
-
 def arguments(root: Path, pid: int) -> list[str]:
-    """Its command line; empty when it is gone."""
+    """Its command line, or what it has written over that; empty when it is gone."""
     try:
         return read_text(root / "proc" / str(pid) / "cmdline").split("\0")
     except OSError:

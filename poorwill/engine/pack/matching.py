@@ -26,10 +26,8 @@ def racy_for_s(scan: Scan) -> float:
 
 
 def unchanged_since(now: Scan, before: Entries, before_scanned_at_ns: int) -> Array:
-    """For each entry its row in `before` if it is the same file, unchanged since that scan; else -1. int64.
-
-    The same: same path, kind, size, mtime, ctime and inode, and not racy when it was scanned.
-    """
+    """For each entry its row in `before` if path, kind, size, mtime, ctime and inode are the same and it was not racy
+    when it was scanned; else -1. int64."""
     matched = _same_paths(now.entries, before)
     rows = np.flatnonzero(matched >= 0)
     old = matched[rows]

@@ -37,8 +37,7 @@ class SnapshotRun:
         self._meter = meter
         self._round: Round | None = None
         self._before: Manifest | None = None
-        self._rounds = 0
-        self._trusted_s = 0.0
+        self._rounds, self._trusted_s = 0, 0.0
         self._used: set[int] = set()
         self._unreadable: set[bytes] = set()
         self.left_out: dict[bytes, LeftOut] = {}

@@ -17,10 +17,7 @@ def _nobody(question: Question[Any]) -> Any:
 
 
 class Context:
-    """One request being worked on. Thread-safe.
-
-    `ask` asks the control side; `send_page` sends it a piece of a manifest.
-    """
+    """A request being worked on: `ask` asks the control side, `send_page` sends a piece of a manifest. Thread-safe."""
 
     def __init__(
         self,
@@ -29,9 +26,7 @@ class Context:
         ask: Ask = _nobody,
         send_page: Callable[[bytes], None] = lambda page: None,
     ) -> None:
-        self.what = what
-        self.deadline_s = deadline_s
-        self.ask, self.send_page = ask, send_page
+        self.what, self.deadline_s, self.ask, self.send_page = what, deadline_s, ask, send_page
         self._ends = time.monotonic() + deadline_s
         self._cancelled = threading.Event()
 

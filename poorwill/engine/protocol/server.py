@@ -45,10 +45,8 @@ class Server:
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Serve until end of input: the control side is gone then, and whatever still runs is cancelled.
-
-        Corrupt for a line that is not one of the protocol's.
-        """
+        """Serve until end of input: the control side is gone then, and whatever still runs is cancelled. Corrupt for a
+        line that is not one of the protocol's."""
         threading.Thread(target=self._tick, name="heartbeat", daemon=True).start()
         try:
             while (message := lines.read(self._requests)) is not None:

@@ -90,10 +90,7 @@ class RestoreRun:
             raise
 
     def close(self) -> None:
-        """Close files and directories once no part is being restored any more. Idempotent.
-
-        What was restored stays, and the journal with it.
-        """
+        """Close files and directories once no part is being restored any more; the journal stays. Idempotent."""
         with self._lock:
             self._closing = True
             if self._running == 0:
@@ -191,10 +188,8 @@ class RestoreRun:
         )
 
     def part(self, part_row: int, open_source: Callable[[], Source], context: Context) -> PartRestored:
-        """Find or download, check, decode and write everything the snapshot needs of one part.
-
-        The source is opened, and closed, only if something must be fetched.
-        """
+        """Find or download, check, decode and write everything the snapshot needs of one part. The source is opened,
+        and closed, only if something must be fetched."""
         with self._one_more():
             rows = np.flatnonzero((self.manifest.chunks.part == part_row) & self.left)
             fetched = self._not_here(part_row, rows, context)

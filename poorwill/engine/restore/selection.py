@@ -14,10 +14,8 @@ from poorwill.snapshot.tables import Kind, Manifest, Segments
 
 
 def selected(manifest: Manifest, include: Globs) -> Array:
-    """Which entries to restore (bool): those that match, all below them, and the directories above.
-
-    Refused if nothing matches. Corrupt if the snapshot holds what a restore calls its own.
-    """
+    """Which entries to restore (bool): those that match, all below them, and the directories above. Refused if nothing
+    matches. Corrupt if the snapshot holds what a restore calls its own."""
     entries = manifest.entries
     first, stop = entries.children()
     if NAME in entries.name.slice(int(first[0]), int(stop[0])):

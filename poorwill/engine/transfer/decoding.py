@@ -21,20 +21,18 @@ def chunk_buffer(bench: Bench, name: str, size: int) -> memoryview:
 
 def check_stored(chunks: Chunks, row: int, stored: memoryview, key: str) -> None:
     """Corrupt unless the stored bytes hash to what the manifest says."""
-    found = blake3.blake3(stored).digest()
-    if found != chunks.stored_hash[row].tobytes():
+    found, expected = blake3.blake3(stored).hexdigest(), chunks.stored_hash[row].tobytes().hex()
+    if found != expected:
+        at = int(chunks.offset[row])
         raise Corrupt(
-            f"{key}: bytes {int(chunks.offset[row])} to {int(chunks.offset[row]) + len(stored)} hash to "
-            f"{found.hex()}, expected {chunks.stored_hash[row].tobytes().hex()}",
-            object=key, found=found.hex(), expected=chunks.stored_hash[row].tobytes().hex(),
+            f"{key}: bytes {at} to {at + len(stored)} hash to {found}, expected {expected}",
+            object=key, found=found, expected=expected,
         )  # fmt: skip
 
 
 def decode(bench: Bench, chunks: Chunks, row: int, stored: memoryview, key: str) -> memoryview:
-    """The chunk's raw bytes: a view of `stored` or of the thread's scratch, valid until its next call.
-
-    Corrupt, before anything is decoded, when the stored hash differs; Corrupt when the raw one does.
-    """
+    """The chunk's raw bytes: a view of `stored` or of the thread's scratch, valid until its next call. Corrupt, before
+    anything is decoded, when the stored hash differs; Corrupt when the raw one does."""
     check_stored(chunks, row, stored, key)
     return decode_checked(bench, chunks, row, stored, key)
 

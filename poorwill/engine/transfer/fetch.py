@@ -89,10 +89,8 @@ class Reader:
         work: Callable[[Bench, memoryview, list[int]], None],
         context: Context,
     ) -> None:
-        """Call work(bench, bytes, chunks) for every run, on the codec threads, in any order.
-
-        Returns when all are done; raises what the first failure raised.
-        """
+        """Call work(bench, bytes, chunks) for every run, on the codec threads, in any order, and wait for all. Raises
+        what the first failure raised."""
 
         def near(bench: Bench, run: Run) -> None:
             start, length, chunks = run

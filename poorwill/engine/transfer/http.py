@@ -1,21 +1,31 @@
-"""Presigned requests of the engine: one connection pool, errors in our own types, no URL in any message."""
+"""Presigned requests of the engine: one connection pool, errors in our own types, no URL in any message.
+
+An expired URL has no code of its own: Amazon answers AccessDenied with "Request has expired", others
+ExpiredRequest, or that the clocks differ. Codes: the S3 API reference, "Error responses".
+"""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 
 from poorwill.engine.protocol.context import Context
-from poorwill.errors import Corrupt, NotFound, StoreUnavailable, UploadLost
-from poorwill.retry import Backoff, retry
-from poorwill.store.grant_errors import ANSWER_BYTES_MAX, grant_error
+from poorwill.errors import Corrupt, GrantExpired, NotFound, PoorwillError, StoreRefused, StoreUnavailable, UploadLost
+from poorwill.retry import Backoff, is_transient_status, retry
 
 ATTEMPTS = 6
 BACKOFF = Backoff(first_s=0.25, max_s=10.0, attempts_max=ATTEMPTS)
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
+ANSWER_BYTES_MAX = 16 << 10  # of an error's body
+_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,60})\s*</Code>")
+_TRANSIENT = ("SlowDown", "RequestTimeout", "Throttling", "OperationAborted")
+_EXPIRED = ("ExpiredRequest", "ExpiredToken", "RequestExpired", "AccessExpired")
+_EXPIRED_HINTS = (b"expired", b"Expired", b"difference between the request time")  # the last: rclone
 
 
 class Http:
@@ -89,3 +99,27 @@ class Http:
             # Stores forget uploads (a restart, a lifecycle rule): the part needs a new one, not another try.
             raise UploadLost(f"{what}: {refusal.message}")
         raise refusal
+
+
+def grant_error(url: str, status: int, body: bytes = b"") -> PoorwillError:
+    """The error for an answer to a presigned URL that is not a success. `body` is the beginning of the answer."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    place = f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"  # without the query, which is the secret
+    body = body[:ANSWER_BYTES_MAX]
+    found = _CODE.search(body)
+    code = found[1].decode("ascii") if found else "no code"
+    answered = f"{place}: answered {status} ({code})"
+    if code in _EXPIRED or (status in (400, 403) and any(hint in body for hint in _EXPIRED_HINTS)):
+        return GrantExpired(f"{place}: the permission to use it has expired ({code}): ask for a new one")
+    if code == "NoSuchUpload":
+        return NotFound(f"{place}: there is no such unfinished upload")
+    if code == "NoSuchBucket":
+        return StoreRefused(f"{place}: there is no such bucket")
+    if status == 404:
+        return NotFound(f"{place}: there is no such object")
+    if status == 416:
+        return Corrupt(f"{place}: the object ends before the bytes asked for")
+    if code in _TRANSIENT or is_transient_status(status):
+        return StoreUnavailable(answered)
+    return StoreRefused(f"{answered}: check the credentials with which the control side signs, and its clock")

@@ -37,8 +37,7 @@ class PathSink:
     """A part as a file. Concurrent appends write at their own offsets at once."""
 
     def __init__(self, path: str, meter: Meter) -> None:
-        self._path = path
-        self._meter = meter
+        self._path, self._meter = path, meter
         self._lock = threading.Lock()
         self._end = 0
         try:

@@ -25,8 +25,7 @@ class S3Bucket:
     def __init__(self, client: Any, name: str, prefix: str) -> None:
         """`client` is a boto3 S3 client. UsageError for a prefix that is not accepted."""
         prefix = checked_store_prefix(prefix)
-        self.client = client
-        self.name = name
+        self.client, self.name = client, name
         self.prefix = prefix + "/" if prefix else ""
         self.url = f"s3://{name}/{prefix}".rstrip("/")
         self.place = f"{self.url} at {shown_endpoint(client.meta.endpoint_url)}"
