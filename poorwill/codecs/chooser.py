@@ -71,8 +71,7 @@ def _sample(raw: memoryview) -> Array:
 
 
 def _rotated(words: Array) -> Array:
-    rotated: Array = (words << 1) | (words >> (8 * words.itemsize - 1))
-    return rotated
+    return (words << 1) | (words >> (8 * words.itemsize - 1))
 
 
 def _histograms(words: Array) -> Array:

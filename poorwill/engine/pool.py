@@ -11,11 +11,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from poorwill.codecs.toolset import Toolset
 from poorwill.engine.protocol.context import Context
 
+T = TypeVar("T")
 Work = Callable[["Bench", Any], None]
 
 
@@ -26,10 +27,11 @@ class Bench:
         self.toolset = toolset or Toolset()
         self.tools: dict[str, Any] = {}
 
-    def tool(self, name: str, make: Callable[[], Any]) -> Any:
+    def tool(self, name: str, make: Callable[[], T]) -> T:
         if name not in self.tools:
             self.tools[name] = make()
-        return self.tools[name]
+        tool: T = self.tools[name]
+        return tool
 
     def close(self) -> None:
         """Close the tools that can be closed, and forget all."""

@@ -43,8 +43,7 @@ class Plan:
     def chunk_offsets(self) -> Array:
         """Where each segment begins in its chunk. int64."""
         ends = self._ends()
-        offsets: Array = ends[:-1] - np.repeat(ends[self.first[:-1]], np.diff(self.first))
-        return offsets
+        return ends[:-1] - np.repeat(ends[self.first[:-1]], np.diff(self.first))
 
     def _ends(self) -> Array:
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.length, dtype=np.int64)])

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 from poorwill.errors import StoreRefused, StoreUnavailable
+from poorwill.positioned_io import closing_fd
 
 ABANDONED_S = 24 * 3600
 ATTEMPTS_MAX = 100
@@ -146,11 +147,8 @@ def sync_file(path: str | os.PathLike[str]) -> None:
 
 
 def _sync(path: str | os.PathLike[str], flags: int) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
-    try:
+    with closing_fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _link(temporary: str, path: str) -> None:

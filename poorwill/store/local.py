@@ -22,12 +22,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from poorwill.errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
+from poorwill.positioned_io import READ_FLAGS, closing_fd, read_at
 from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
 from poorwill.store.directory_tree import DirectoryTree, sync_folder
 from poorwill.store.object_key import RESERVED_COMPONENT, checked_key, checked_prefix, key_fault
 from poorwill.store.source_file import SourceFile
 
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _PASSING = (errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ENFILE, errno.EMFILE)
 _BLOCK_BYTES = 1 << 20
 _MISSING = (FileNotFoundError, NotADirectoryError)
@@ -118,15 +118,13 @@ class LocalStore:
         path, temporary = self._path(key), self._upload_path(key, upload_id)
         try:
             with self._refusals("complete", key):
-                fd = os.open(temporary, _READ)
-            try:
+                fd = os.open(temporary, READ_FLAGS)
+            with closing_fd(fd):
                 self._check_size(key, os.fstat(fd).st_size, size)
                 with self._refusals("complete", key, names=True):
                     # This also covers what the writers of pieces wrote through their own descriptors.
                     os.fsync(fd)
                     self._tree.place(temporary, path, replace=True)
-            finally:
-                os.close(fd)
         except _MISSING:
             self._check_completed(key, upload_id, size)
             return
@@ -195,25 +193,20 @@ class LocalStore:
         path = self._path(key)
         try:
             with self._refusals("read", key):
-                fd = os.open(path, _READ)
+                fd = os.open(path, READ_FLAGS)
         except _MISSING:
             raise missing from None
-        try:
+        with closing_fd(fd):
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise missing
             yield fd, found
-        finally:
-            os.close(fd)
 
     def _read(self, fd: int, key: str, start: int, length: int) -> bytes:
-        data = bytearray()
+        data = bytearray(length)
         with self._refusals("read", key):
-            while len(data) < length:
-                got = os.pread(fd, length - len(data), start + len(data))
-                if not got:
-                    raise Corrupt(f"{self.url}: {key} became shorter while it was read", key=key)
-                data += got
+            if read_at(fd, start, memoryview(data)) < length:
+                raise Corrupt(f"{self.url}: {key} became shorter while it was read", key=key)
         return bytes(data)
 
     def _check_size(self, key: str, found: int, expected: int) -> None:

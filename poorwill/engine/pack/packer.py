@@ -60,8 +60,8 @@ class Packer:
     def _code(self, round_: Round, number: int, sink: _LazySink, bench: Bench, chunk: int) -> None:
         policy, portable = round_.settings.codec, round_.settings.portable
         chooser_of(bench, policy, portable=portable)  # opens the GPU, for which buffers are pinned
-        raw_buffer: memoryview = bench.tool("raw", lambda: bench.toolset.pinned(new_buffer(limits.CHUNK_BYTES)))
-        reader: SourceReader = bench.tool("reader", SourceReader)
+        raw_buffer = bench.tool("raw", lambda: bench.toolset.pinned(new_buffer(limits.CHUNK_BYTES)))
+        reader = bench.tool("reader", SourceReader)
         size, torn = reader.read(round_.scan, round_.plan, chunk, raw_buffer)
         if torn:
             with round_.lock:
@@ -79,10 +79,7 @@ class Packer:
 
 def chooser_of(bench: Bench, policy: str, *, portable: bool) -> Chooser:
     """The thread's own."""
-    chooser: Chooser = bench.tool(
-        f"chooser-{policy}-{portable}", lambda: bench.toolset.chooser(policy, portable=portable)
-    )
-    return chooser
+    return bench.tool(f"chooser-{policy}-{portable}", lambda: bench.toolset.chooser(policy, portable=portable))
 
 
 def encode(

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from poorwill.engine.positioned_io import READ_FLAGS, closing_fd
 from poorwill.engine.protocol.answers import LeftOut
 from poorwill.errors import WorkspaceError
+from poorwill.positioned_io import READ_FLAGS, closing_fd
 from poorwill.snapshot import limits, tensors
 from poorwill.snapshot.columns import Array, Blobs
 from poorwill.snapshot.globs import Globs

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 
 from poorwill.engine.pack.scan import Scan, path_below
-from poorwill.engine.positioned_io import READ_FLAGS, read_at
 from poorwill.engine.protocol.answers import LeftOut
+from poorwill.positioned_io import READ_FLAGS, read_at
 from poorwill.snapshot.plan import Plan
 
 _NO_FILE_ANY_MORE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EAGAIN)

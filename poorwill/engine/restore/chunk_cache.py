@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import blake3
 
 from poorwill import defaults
-from poorwill.engine.positioned_io import READ_FLAGS, closing_fd, read_at, write_at
 from poorwill.errors import Refused, UsageError
+from poorwill.positioned_io import READ_FLAGS, closing_fd, read_at, write_at
 from poorwill.snapshot.order import RestoreOrder
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
-from poorwill.engine.positioned_io import write_at
 from poorwill.engine.protocol.context import Context
+from poorwill.positioned_io import write_at
 
 PIECE_BYTES = 1 << 20
 COPY_BYTES = 64 << 20

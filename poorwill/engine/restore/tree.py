@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from poorwill.engine.pool import Bench
-from poorwill.engine.positioned_io import closing_fd, write_at
 from poorwill.engine.protocol.answers import LeftOut
 from poorwill.errors import WorkspaceError
+from poorwill.positioned_io import closing_fd, write_at
 from poorwill.snapshot import xattrs
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Kind, Manifest
@@ -80,7 +80,7 @@ class Tree:
             self._slots.append([-1, -1])  # so that close() reaches all of them
             return self._slots[-1]
 
-        kept: list[int] = bench.tool(f"{name}-{self._serial}", make)
+        kept = bench.tool(f"{name}-{self._serial}", make)
         if kept[0] != row:
             if kept[1] >= 0:
                 os.close(kept[1])

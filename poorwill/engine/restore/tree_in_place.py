@@ -24,11 +24,11 @@ from contextlib import suppress
 import numpy as np
 
 from poorwill.engine.pool import Bench
-from poorwill.engine.positioned_io import closing_fd, read_at, write_at
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore import extents
 from poorwill.engine.restore.survey import survey
 from poorwill.engine.restore.tree import Tree
+from poorwill.positioned_io import closing_fd, read_at, write_at
 from poorwill.snapshot import xattrs
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Kind, Manifest

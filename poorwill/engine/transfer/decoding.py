@@ -15,8 +15,7 @@ def chunk_buffer(bench: Bench, name: str, size: int) -> memoryview:
     """The thread's scratch of that name for a chunk of `size` bytes, valid until it is asked for again."""
     # Two sizes only: a buffer for every size a manifest can name would add up to any amount of memory.
     whole = limits.CHUNK_BYTES if size <= limits.CHUNK_BYTES else limits.CHUNK_RAW_BYTES_MAX
-    kept: memoryview = bench.tool(f"{name}-{whole}", lambda: bench.toolset.pinned(new_buffer(whole)))
-    return kept[:size]
+    return bench.tool(f"{name}-{whole}", lambda: bench.toolset.pinned(new_buffer(whole)))[:size]
 
 
 def check_stored(chunks: Chunks, row: int, stored: memoryview, key: str) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench, Job, WorkPool
-from poorwill.engine.positioned_io import READ_FLAGS, read_at
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.transfer.buffers import BufferPool, new_buffer
 from poorwill.errors import Corrupt, NotFound, StoreUnavailable
+from poorwill.positioned_io import READ_FLAGS, read_at
 
 if TYPE_CHECKING:
     from poorwill.engine.transfer.http import Http
@@ -95,7 +95,7 @@ class Reader:
         def near(bench: Bench, run: Run) -> None:
             start, length, chunks = run
             size = max(self._buffers.buffer_bytes, length)
-            buffer: memoryview = bench.tool(f"run-{size}", lambda: bench.toolset.pinned(memoryview(bytearray(size))))
+            buffer = bench.tool(f"run-{size}", lambda: bench.toolset.pinned(memoryview(bytearray(size))))
             source.read(start, buffer[:length])
             work(bench, buffer[:length], chunks)
 

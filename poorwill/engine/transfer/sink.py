@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from poorwill.engine.meter import Meter
-from poorwill.engine.positioned_io import write_at
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.transfer.buffers import BufferPool
 from poorwill.errors import Corrupt, StoreRefused, StoreUnavailable
+from poorwill.positioned_io import write_at
 from poorwill.store.base import Piece
 
 if TYPE_CHECKING:
