@@ -59,10 +59,8 @@ class Pauses:
         self.attempts = 1
 
     def next_s(self, least_s: float = 0.0) -> float | None:
-        """The pause before the next attempt, at least `least_s`.
-
-        None if the attempt that failed was the last one, or if the pause would end after the call's time.
-        """
+        """The pause before the next attempt, at least `least_s`; None if the attempt that failed was the last one, or
+        if the pause would end after the call's time."""
         share = 0.5 + self._uniform() / 2 if self._backoff.jitter else 1.0
         pause_s = max(self._ceiling_s * share, least_s)
         if self.attempts >= self._backoff.attempts_max or self._clock() + pause_s > self._ends_s:
@@ -105,10 +103,8 @@ def polls(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[float]:
-    """The times to look at something that takes a while: now, every `interval_s`, and once when `timeout_s` is over.
-
-    Gives the seconds that are left, 0 at the last look.
-    """
+    """The seconds that are left, each time to look at something that takes a while: now, every `interval_s`, and once
+    when `timeout_s` is over."""
     ends_s = clock() + timeout_s
     while (left_s := ends_s - clock()) > 0:
         yield left_s

@@ -71,7 +71,8 @@ def _sample(raw: memoryview) -> Array:
 
 
 def _rotated(words: Array) -> Array:
-    return (words << 1) | (words >> (8 * words.itemsize - 1))
+    rotated: Array = (words << 1) | (words >> (8 * words.itemsize - 1))
+    return rotated
 
 
 def _histograms(words: Array) -> Array:

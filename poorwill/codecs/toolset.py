@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def no_gpus() -> Gpus:
-    raise Unsupported("this process uses no GPU")
-
-
 def gpus_of_this_machine() -> Gpus:
     """Opened when first needed: the libraries take seconds and the device's memory. Unsupported without one."""
     from poorwill.codecs.gpu.gpu_pool import open_gpus
@@ -39,7 +35,7 @@ class Toolset:
 
     def __init__(
         self,
-        open_gpus: Callable[[], Gpus] = no_gpus,
+        open_gpus: Callable[[], Gpus] | None = None,
         threads: int = 0,
         decide: Callable[[dict[str, int], int], tuple[str, str]] = decide,
     ) -> None:
@@ -47,7 +43,7 @@ class Toolset:
         self._open, self._threads, self._by_rates = open_gpus, threads or len(os.sched_getaffinity(0)), decide
         self._lock = threading.RLock()
         self._gpus: Gpus | None = None
-        self._no_gpu_because = ""
+        self._no_gpu_because = "" if open_gpus else "this process uses no GPU"
         self._decisions: dict[tuple[str, bool], Decision] = {}
         self.on_gpu = False
         """Whether a GPU has been asked to code."""
@@ -76,7 +72,7 @@ class Toolset:
     def gpus(self) -> Gpus | None:
         """The GPUs; None without any."""
         with self._lock:
-            if self._gpus is None and not self._no_gpu_because:
+            if self._open is not None and self._gpus is None and not self._no_gpu_because:
                 try:
                     self._gpus = self._open()
                 except Unsupported as error:

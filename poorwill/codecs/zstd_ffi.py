@@ -101,11 +101,8 @@ _MODULE = private_module()
 
 
 def open_coder(*, huffman_only: bool, level: int = 1, module: Any = _MODULE) -> Coder:
-    """A coder for the calling thread alone.
-
-    huffman_only: without the private module such frames are a little larger and slower to write; every decoder reads
-    them just the same.
-    """
+    """A coder for the calling thread alone. huffman_only: without the private module such frames are a little larger
+    and slower to write; every decoder reads them just the same."""
     if module is not None:
         try:
             return _CffiCoder(module, huffman_only, level)

@@ -31,10 +31,8 @@ def _boot_id() -> str:
 
 
 class Journal:
-    """Entries of four bytes: chunks that are done, or done no more; the last word on a chunk counts.
-
-    Appends are atomic and thread-safe: one write each, on an O_APPEND descriptor.
-    """
+    """Entries of four bytes: chunks that are done, or done no more; the last word on a chunk counts. Appends are atomic
+    and thread-safe: one write each, on an O_APPEND descriptor."""
 
     def __init__(self, root: bytes, manifest_hash: str, selection: list[str]) -> None:
         self.path = os.path.join(root, NAME)

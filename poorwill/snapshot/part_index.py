@@ -66,10 +66,8 @@ class Trailer:
 
 
 def read_trailer(tail: bytes, what: str) -> Trailer:
-    """The trailer in the last `TRAILER_BYTES` of `tail`.
-
-    Corrupt if there is no trailer, or it declares impossible sizes; Unsupported for a version that is not read.
-    """
+    """The trailer at the end of `tail`. Corrupt if there is none, or it declares impossible sizes; Unsupported for a
+    version that is not read."""
     if len(tail) < TRAILER_BYTES or tail[-8:-1] != MAGIC or not tail[-1:].isdigit():
         raise Corrupt(f"{what}: does not end in a part's trailer: it is truncated or not a part")
     versions.check(int(tail[-1:]), "part index", what)
@@ -88,10 +86,8 @@ def read_trailer(tail: bytes, what: str) -> Trailer:
 
 
 def decode(tail: bytes, part_bytes: int, what: str) -> tuple[Trailer, IndexRows]:
-    """The index in the last bytes of a part of `part_bytes`.
-
-    Corrupt unless its hash and layout fit; Unsupported for a version that is not read.
-    """
+    """The index in the last bytes of a part of `part_bytes`. Corrupt unless its hash and layout fit; Unsupported for a
+    version that is not read."""
     trailer = read_trailer(tail, what)
     if trailer.tail_bytes > min(len(tail), part_bytes):
         raise Corrupt(f"{what}: its index has {trailer.tail_bytes} bytes, found {min(len(tail), part_bytes)}")

@@ -43,7 +43,8 @@ class Plan:
     def chunk_offsets(self) -> Array:
         """Where each segment begins in its chunk. int64."""
         ends = self._ends()
-        return ends[:-1] - np.repeat(ends[self.first[:-1]], np.diff(self.first))
+        offsets: Array = ends[:-1] - np.repeat(ends[self.first[:-1]], np.diff(self.first))
+        return offsets
 
     def _ends(self) -> Array:
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.length, dtype=np.int64)])
@@ -110,10 +111,8 @@ def _interleaved(grid: Array, bundled: Array) -> Plan:
 
 
 def split_parts(raw_bytes: Array, numbers: Sequence[int]) -> list[tuple[int, Array]]:
-    """Deal chunks, in order, to the parts `numbers`: balanced by raw bytes, no part without a chunk.
-
-    Returns (number, chunk indexes) for each part used; fewer than `numbers` if there are fewer chunks.
-    """
+    """Deal chunks, in order, to the parts `numbers`: balanced by raw bytes, no part without a chunk. Returns (number,
+    chunk indexes) for each part used; fewer than `numbers` if there are fewer chunks."""
     count = min(len(numbers), len(raw_bytes))
     if count == 0:
         return []

@@ -42,10 +42,8 @@ def written_format(kind: str) -> str:
 
 
 def check_format(found: object, kind: str, what: str) -> None:
-    """Check the field `format` of a document that should be of `kind`; `what` is its key.
-
-    Corrupt for another kind, or for anything but a format; Unsupported for a version that is not read.
-    """
+    """Check the field `format` of a document that should be of `kind`; `what` is its key. Corrupt for another kind, or
+    for anything but a format; Unsupported for a version that is not read."""
     parsed = _FORMAT.fullmatch(found) if isinstance(found, str) else None
     if parsed is None or parsed[1] != kind:
         raise Corrupt(f"{what}: its format is {repr(found)[:80]}, expected poorwill-{kind}")

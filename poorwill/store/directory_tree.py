@@ -50,10 +50,8 @@ class DirectoryTree:
         raise StoreUnavailable(f"{os.path.dirname(path)} keeps disappearing while it is written to")
 
     def place(self, temporary: str, path: str, *, replace: bool) -> bool:
-        """Give a file that is already on disk its name, durably.
-
-        False if the name is taken and not to be replaced. FileNotFoundError if `temporary` is gone.
-        """
+        """Give a file that is already on disk its name, durably. False if the name is taken and not to be replaced.
+        FileNotFoundError if `temporary` is gone."""
         for _ in range(ATTEMPTS_MAX):
             self._make_folders(os.path.dirname(path))
             try:
@@ -86,10 +84,8 @@ class DirectoryTree:
                         os.unlink(entry.path)
 
     def walk(self, base: str, prefix: str, *, without: str = "") -> Iterator[tuple[str, str]]:
-        """(name relative to `base`, path) of the regular files whose name starts with `prefix`.
-
-        In the order of the names' UTF-8 bytes. The folder `without` in `base` is left out.
-        """
+        """(name relative to `base`, path) of the regular files whose name starts with `prefix`, in the order of the
+        names' UTF-8 bytes. The folder `without` in `base` is left out."""
         folder, _, start = prefix.rpartition("/")
         path = os.path.join(base, *folder.split("/")) if folder else base
         self.path(path, "any")

@@ -39,10 +39,8 @@ class Gpus:
         return ", ".join(each.name for each in self._each)
 
     def encode(self, kind: str, raw: memoryview, out: memoryview, form: Any) -> int | None:
-        """Code a chunk as `kind` ("ans", "planes"); the bytes written to `out`, or None: it was not coded.
-
-        EngineLost if a GPU hangs: it might still write into `out`.
-        """
+        """Code a chunk as `kind` ("ans", "planes"); the bytes written to `out`, or None: it was not coded. EngineLost
+        if a GPU hangs: it might still write into `out`."""
         if kind in self._refused:
             return None
         failed: PoorwillError | None = None
@@ -60,10 +58,8 @@ class Gpus:
         return None
 
     def decode(self, stored: memoryview, out: memoryview, form: Any) -> None:
-        """Fill `out`.
-
-        Corrupt; OutOfMemory; EngineLost when no GPU works any more or one hangs: in a new process it may work again.
-        """
+        """Fill `out`. Corrupt; OutOfMemory; EngineLost when no GPU works any more or one hangs: in a new process it may
+        work again."""
         failed: PoorwillError = EngineLost(f"no GPU of this engine works any more: {self._each[0].lost}")
         for each in self._by_load():
             for alone in (False, True):

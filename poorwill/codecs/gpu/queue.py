@@ -65,9 +65,7 @@ class BatchQueue:
 
     def take(self, bytes_max: int) -> list[Request]:
         """The first request, and with it those of its kind that wait too, while source and `out` fit into `bytes_max`.
-
-        Waits until there is one; [] when the queue is closed.
-        """
+        Waits until there is one; [] when the queue is closed."""
         with self._changed:
             while not self._waiting and self._closed is None:
                 self._changed.wait()

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import blake3
 
@@ -35,8 +35,7 @@ _DIGITS = frozenset("0123456789abcdef")
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Kept:
+class _Kept(NamedTuple):
     used_s: float
     size: int
     path: str
