@@ -47,14 +47,10 @@ class Readiness:
     def __init__(self, settings: Settings, prefect: Prefect) -> None:
         self._settings, self._prefect = settings, prefect
         self._threads = Threads(at_once=2, timeout_s=settings.ready_timeout_s)
-        self._ready: Remembered[Ready] = Remembered(self._check_all, KEPT_S)
+        self.check = Remembered[Ready](self._check_all, KEPT_S).get
 
     def close(self) -> None:
         self._threads.close()
-
-    async def check(self) -> Ready:
-        """An answer that is at most `KEPT_S` old."""
-        return await self._ready.get()
 
     async def _check_all(self) -> Ready:
         store, media = self._settings.store, self._settings.media

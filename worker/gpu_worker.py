@@ -133,7 +133,7 @@ class GpuWorker(BaseWorker[GpuJobConfiguration, GpuVariables, GpuWorkerResult]):
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """See BaseWorker. The queue is not polled while no run could be begun."""
-        if self._draining or not (self._lanes.has_free("gpu") or self._lanes.has_free("control")):
+        if self._draining or not any(lane.free for lane in self._lanes.all):
             self._full_s = time.monotonic()
             return []
         return await super().get_and_submit_flow_runs()

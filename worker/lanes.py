@@ -25,9 +25,6 @@ class Lanes:
         lanes += [Lane(f"control {n}", "control", no_gpu) for n in range(settings.control_slots)]
         return cls(lanes)
 
-    def has_free(self, kind: Kind) -> bool:
-        return any(lane.free for lane in self.all if lane.kind == kind)
-
     def reserve(self, run: UUID, kind: Kind, affinity: str) -> Lane | None:
         """A free lane for this run, None if none is free.
 

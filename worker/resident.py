@@ -94,7 +94,7 @@ class Resident:
         """Have it run one flow run, and wait for the end of that, or of the process: its exit status, negative for a
         signal."""
         with contextlib.suppress(OSError):  # it has just died: there is no answer then
-            self._send(run=flow_run_id)
+            self._stdin.write(messages.encode(run=flow_run_id))
             await self._stdin.drain()
         answer = await self._answer()
         if answer is None:
@@ -107,12 +107,12 @@ class Resident:
     def cancel(self, flow_run_id: str, why: str) -> None:
         """Ask it to stop that run at its next step; it may be over by then."""
         with contextlib.suppress(OSError):
-            self._send(cancel=flow_run_id, why=why)
+            self._stdin.write(messages.encode(cancel=flow_run_id, why=why))
 
     def terminate(self, flow_run_id: str) -> None:
         """Ask it to stop that run where it is, by an exception in the flow, so that its `finally` clauses run."""
         with contextlib.suppress(OSError):
-            self._send(terminate=flow_run_id)
+            self._stdin.write(messages.encode(terminate=flow_run_id))
 
     async def kill(self) -> int:
         """SIGKILL, also to what it has started in its session. Returns its exit status. Idempotent."""
@@ -132,9 +132,6 @@ class Resident:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._process.wait(), grace_s)
         return await self.kill()
-
-    def _send(self, **message: str) -> None:
-        self._stdin.write(messages.encode(**message))
 
     async def _answer(self) -> dict[str, Any] | None:
         """The process's next message; None if it ended, or wrote what is not a message: the caller then ends it."""

@@ -43,9 +43,10 @@ def main(parent_pid: int) -> int:
     threading.Thread(target=_listen, args=(sys.stdin.buffer, waiting, state.stop), name="orders", daemon=True).start()
     _warm_up()
     with _own_settings(), process_state.using(state):
-        _say(answers, event="ready")
+        answers.write(messages.encode(event="ready"))
         while (run := waiting.get()) is not None:
-            _say(answers, event="ended", run=run, **_performed(UUID(run)), rss_bytes=_rss_bytes())
+            ended = _performed(UUID(run))
+            answers.write(messages.encode(event="ended", run=run, **ended, rss_bytes=_rss_bytes()))
     return 0
 
 
@@ -61,10 +62,6 @@ def _claim_stdout() -> BinaryIO:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     return answers
-
-
-def _say(answers: BinaryIO, **message: Any) -> None:
-    answers.write(messages.encode(**message))
 
 
 def _listen(orders: BinaryIO, waiting: queue.SimpleQueue[str | None], stop: Stop) -> None:

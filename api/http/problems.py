@@ -147,10 +147,9 @@ _DOCUMENTED = {
 }
 
 
-EVERYWHERE = (401, 413, 422, 429, 503)
-
-
-def documented(*statuses: int, everywhere: tuple[int, ...] = EVERYWHERE) -> dict[int | str, dict[str, Any]]:
+def documented(
+    *statuses: int, everywhere: tuple[int, ...] = (401, 413, 422, 429, 503)
+) -> dict[int | str, dict[str, Any]]:
     """For `responses=` of a route: its problems, beside those of every route that needs a token."""
     return {
         status: {

@@ -101,11 +101,8 @@ class MachineBlocks:
 
     def __init__(self, prefect: Prefect) -> None:
         self._prefect = prefect
-        self._machines: Remembered[tuple[MachineBlock, ...]] = Remembered(self._read, REMEMBERED_S)
-
-    async def every(self, *, fresh: bool = False) -> tuple[MachineBlock, ...]:
-        """By name. `fresh`: read now, not remembered. Problem `refused` if there are more than MACHINES_MAX."""
-        return await self._machines.get(fresh=fresh)
+        self.every = Remembered[tuple[MachineBlock, ...]](self._read, REMEMBERED_S).get
+        """All of them, by name. Problem `refused` if there are more than MACHINES_MAX."""
 
     async def find(self, instance_id: str, *, fresh: bool = False) -> MachineBlock | None:
         """The machine with that name or id, or None. Problem `conflict` if there are several."""

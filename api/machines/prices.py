@@ -29,7 +29,7 @@ class PriceList:
 
     def __init__(self, catalog: Catalog, threads: Threads) -> None:
         self._catalog = catalog
-        self._known: Remembered[Prices] = Remembered(lambda: threads.run(self._read, "the store"), REMEMBERED_S)
+        self.known = Remembered[Prices](lambda: threads.run(self._read, "the store"), REMEMBERED_S).get
 
     async def known_or_none(self) -> Prices:
         """Empty if the store does not answer: machines are shown without their prices then."""
@@ -38,9 +38,6 @@ class PriceList:
         except (Problem, PoorwillError) as error:
             log.warning("the prices of machines are not known: %s", error)
             return {}
-
-    async def known(self) -> Prices:
-        return await self._known.get()
 
     def _read(self) -> Prices:
         found = islice(intents.every(self._catalog.store), INTENTS_MAX)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.deps import SharedGateway, caller
@@ -21,7 +21,6 @@ from poorwill.snapshot.ids import new_snapshot_id
 router = APIRouter(prefix="/api/instances", tags=["instances"], dependencies=[Depends(caller)])
 SNAPSHOT = "20261125T031500Z-0badcafe"
 _ADDRESS: dict[str, Any] = {"ssh_host": "ssh4.vast.ai", "ssh_port": 31337}
-Id = Annotated[InstanceId, Path(examples=["vast:31337"])]
 
 
 class InstanceView(BaseModel):
@@ -143,7 +142,7 @@ async def instances(
 
 
 @router.get("/{id}", responses=documented(404, 409, 502))
-async def instance(gateway: SharedGateway, id: Id) -> InstanceView:
+async def instance(gateway: SharedGateway, id: InstanceId) -> InstanceView:
     """One machine, by its block's name or its instance's id."""
     machine = await gateway.machines.find(id)
     if machine is None:
@@ -152,7 +151,7 @@ async def instance(gateway: SharedGateway, id: Id) -> InstanceView:
 
 
 @router.post("/{id}/hibernate", **STARTED)
-async def hibernate(id: Id, asked: HibernateRequest, order: NewOrder) -> Ordered:
+async def hibernate(id: InstanceId, asked: HibernateRequest, order: NewOrder) -> Ordered:
     """Take a snapshot, read all of it back, and then, if asked, destroy the machine: a run of the flow `hibernate`."""
     gateway = order.gateway
 
@@ -171,7 +170,7 @@ async def hibernate(id: Id, asked: HibernateRequest, order: NewOrder) -> Ordered
 
 
 @router.post("/{id}/wake", **STARTED)
-async def wake(id: Id, asked: WakeRequest, order: NewOrder) -> Ordered:
+async def wake(id: InstanceId, asked: WakeRequest, order: NewOrder) -> Ordered:
     """Wake a machine: rent one and restore onto it, or onto one that exists. A run of the flow `wake`."""
     gateway, wanted = order.gateway, asked.snapshot_id
 

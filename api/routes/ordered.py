@@ -27,10 +27,6 @@ class Follow(BaseModel):
     events: str = Field(description="Server-sent events.")
     websocket: str
 
-    @classmethod
-    def of(cls, run: UUID) -> Follow:
-        return cls(run=f"/runs/{run}", events=f"/runs/{run}/events", websocket=f"/ws/runs/{run}")
-
 
 class HostKey(BaseModel):
     """The key by which a machine is known from its first contact on."""
@@ -73,7 +69,7 @@ class Ordered(BaseModel):
             step=view.step,
             progress=view.progress,
             error=view.error,
-            follow=Follow.of(view.id),
+            follow=Follow(run=f"/runs/{view.id}", events=f"/runs/{view.id}/events", websocket=f"/ws/runs/{view.id}"),
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.deps import SharedGateway, caller
@@ -21,7 +21,6 @@ from poorwill.snapshot.ids import new_snapshot_id
 router = APIRouter(prefix="/api/gpu-snapshots", tags=["snapshots"], dependencies=[Depends(caller)])
 PAGE_MAX = 500
 SNAPSHOT = "20261125T031500Z-0badcafe"
-Id = Annotated[SnapshotId, Path(examples=[SNAPSHOT])]
 _ADDRESS: dict[str, Any] = {"ssh_host": "ssh4.vast.ai", "ssh_port": 31337, "workspace_path": defaults.WORKSPACE}
 
 
@@ -105,7 +104,7 @@ async def snapshots(
 
 
 @router.get("/{id}", responses=documented(404, 502, 504))
-async def snapshot(gateway: SharedGateway, id: Id) -> SnapshotView:
+async def snapshot(gateway: SharedGateway, id: SnapshotId) -> SnapshotView:
     """One snapshot."""
     row, verified_s = await gateway.ask_store(lambda catalog: catalog.one(id))
     return SnapshotView.of(row, verified_s)
@@ -130,7 +129,7 @@ async def create(asked: SnapshotRequest, order: NewOrder) -> Ordered:
 
 
 @router.post("/{id}/restore", **STARTED)
-async def restore(id: Id, asked: RestoreRequest, order: NewOrder) -> Ordered:
+async def restore(id: SnapshotId, asked: RestoreRequest, order: NewOrder) -> Ordered:
     """Restore a snapshot onto a machine that exists, every hash checked: a run of the flow `wake`."""
     gateway = order.gateway
 
@@ -151,7 +150,7 @@ async def restore(id: Id, asked: RestoreRequest, order: NewOrder) -> Ordered:
 
 @router.delete("/{id}", **STARTED)
 async def delete(
-    id: Id,
+    id: SnapshotId,
     order: NewOrder,
     force: Annotated[
         bool, Query(description="Also if a machine is asleep in it, or the run that takes it has not ended.")

@@ -27,7 +27,6 @@ from poorwill.media.profiles import Profile, profile_of
 
 log = logging.getLogger(__name__)
 FolderOf = Callable[[str], Path]
-_BUSY = (408, 425, 429)
 _HubErrors: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], ConnectionError, TimeoutError)
 """Of whichever HTTP client the hub's library has, which it has changed before; and of being offline on purpose."""
 _LoadErrors: tuple[type[Exception], ...] = (
@@ -194,19 +193,17 @@ def _load_error(error: Exception, model: Model) -> PoorwillError:
     what = f"the weights of {model.source}" + (f" with {model.transformer}" if model.transformer else "")
     for cause in _chain(error):
         if isinstance(cause, HfHubHTTPError):
-            return _hub_error(cause.response.status_code, what)
+            status = cause.response.status_code
+            if status >= 500 or status in (408, 425, 429):
+                return SourceUnavailable(f"{what}: the hub answered {status}")
+            remedy = "check name and revision, and the token if they are private"
+            return UsageError(f"{what}: the hub answered {status}: {remedy}")
         if isinstance(cause, _HubErrors):
             return SourceUnavailable(f"{what}: the hub did not answer: {type(cause).__name__}")
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     if any(isinstance(cause, SafetensorError) for cause in _chain(error)):
         return Corrupt(f"{what}: a file is damaged: {first_line}; download it again")
     return UsageError(f"{what} cannot be loaded as {model.pipeline_class}: {first_line}")
-
-
-def _hub_error(status: int, what: str) -> PoorwillError:
-    if status >= 500 or status in _BUSY:
-        return SourceUnavailable(f"{what}: the hub answered {status}")
-    return UsageError(f"{what}: the hub answered {status}: check name and revision, and the token if they are private")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from poorwill.errors import DeadlineExceeded, HostUnfit, NotFound, Refused, UsageError, WorkspaceError
-from poorwill.file_lock import FileLock, lock_file
+from poorwill.file_lock import lock_file
 from poorwill.media import weights_manifest
 from poorwill.media.stop import Stop
 from poorwill.media.weights_download import OnBytes, download, file_digest
@@ -85,7 +85,10 @@ def local_folder(
     with _writing(root):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sweep(root, digest)
-        with _lock(root / f"{digest}.lock", stop):
+        lock = lock_file(f"{folder}.lock", timeout_s=WAIT_S_MAX, check=stop.check)
+        if lock is None:
+            raise DeadlineExceeded(f"{folder}.lock: another process has been downloading for {WAIT_S_MAX:.0f} s")
+        with lock:
             if _is_whole(folder, manifest):
                 return folder
             partial = _adopt(root, digest)
@@ -180,13 +183,6 @@ def _sweep(root: Path, digest: str) -> None:
             if (lock := lock_file(root / f"{other}.lock")) is not None:  # else somebody works on it
                 with lock:
                     shutil.rmtree(left)
-
-
-def _lock(path: Path, stop: Stop) -> FileLock:
-    lock = lock_file(path, timeout_s=WAIT_S_MAX, check=stop.check)
-    if lock is None:
-        raise DeadlineExceeded(f"{path}: another process has been downloading for {WAIT_S_MAX:.0f} s")
-    return lock
 
 
 @contextlib.contextmanager

@@ -17,7 +17,3 @@ def farewell(status: int, stderr: str) -> str:
 
 def why(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def last_line(words: str) -> str:
-    return words.splitlines()[-1] if words else ""

@@ -54,9 +54,6 @@ class LocalHost:
 class LocalChannel:
     """An engine as a child process. It ends when its stdin closes, so also when this process is killed."""
 
-    requests: IO[bytes]
-    events: IO[bytes]
-
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

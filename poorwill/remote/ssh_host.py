@@ -12,7 +12,8 @@ from poorwill.providers.base import SshEndpoint
 from poorwill.remote.base import Stream
 from poorwill.remote.host_key import PinnedKey
 from poorwill.remote.identity import Identity
-from poorwill.remote.install.ship import WITHOUT_GPU, Installed, Shipment, command
+from poorwill.remote.install.probe import Installed
+from poorwill.remote.install.ship import WITHOUT_GPU, Shipment, command
 from poorwill.remote.link.link import DEAD_AFTER_S, PATIENCE_S, Link
 from poorwill.remote.ssh_connection import SshConnection, described
 

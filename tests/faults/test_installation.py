@@ -19,8 +19,8 @@ from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import EngineLost, HostUnfit
 from poorwill.remote.base import Finished
 from poorwill.remote.install import wheels
-from poorwill.remote.install.probe import look
-from poorwill.remote.install.ship import PROOF, Installed, Shipment, command
+from poorwill.remote.install.probe import Installed, look
+from poorwill.remote.install.ship import PROOF, Shipment, command
 from poorwill.remote.local_host import LocalChannel
 from tests.support.local_shell import LocalShell, place
 from tests.support.small_wheel import bare_python, make_wheel, pinned

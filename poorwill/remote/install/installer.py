@@ -20,7 +20,6 @@ import sys
 import sysconfig
 import time
 import venv
-import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -113,7 +112,7 @@ class Installation:
         except (OSError, subprocess.SubprocessError, ImportError) as error:
             raise Failure("python", f"{sys.executable} cannot make a virtual environment: {error}") from None
         base = {"base": str(self.engine / "venv"), "platbase": str(self.engine / "venv")}
-        extract(self.files / "engine.zip", sysconfig.get_path("purelib", "posix_prefix", base))
+        shutil.unpack_archive(self.files / "engine.zip", sysconfig.get_path("purelib", "posix_prefix", base))
         self.pip(self.order["packages"], self.left_s())
         self.gpu_packages()
         marker = {
@@ -127,7 +126,7 @@ class Installation:
             return
         pip = self.building.path / "pip"
         if not pip.exists():
-            extract(self.files / "pip.zip", str(pip))
+            shutil.unpack_archive(self.files / "pip.zip", pip)
         environment = {key: value for key, value in os.environ.items() if key not in NOT_OURS}
         places: tuple[str, ...] = ONLINE
         if not self.order["online"]:
@@ -309,11 +308,6 @@ def receive(stream: IO[bytes], files: list[tuple[str, int]], folder: Path) -> No
                     raise Failure("transfer", f"the transfer ended inside {name}, {left} bytes are missing")
                 file.write(data)
                 left -= len(data)
-
-
-def extract(archive: Path, folder: str) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(folder)
 
 
 def install(stream: IO[bytes]) -> dict[str, Any]:

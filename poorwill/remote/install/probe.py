@@ -37,12 +37,15 @@ _INSTALLERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """An engine that is installed. `python` and `home` are absolute paths there."""
+class Installed:
+    """An engine on a machine. `python` and `home` (its ~/.poorwill) are absolute paths there."""
 
     python: str
     home: str
     digest: str
+    reused: bool = True
+    log: tuple[str, ...] = ()
+    """Removed versions, GPU packages that could not be installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class Survey:
             )
 
 
-def look(shell: Shell, with_gpu: str, without: str, pythons: Sequence[str] = PYTHONS) -> Ready | Survey:
+def look(shell: Shell, with_gpu: str, without: str, pythons: Sequence[str] = PYTHONS) -> Installed | Survey:
     """Look at a machine, in one round trip. `with_gpu` and `without` are the engine's directories below
     ~/.poorwill/engine, with the packages for a GPU and without them. HostUnfit if the answer is malformed.
     """
@@ -127,12 +130,17 @@ def look(shell: Shell, with_gpu: str, without: str, pythons: Sequence[str] = PYT
     try:
         for key, value in lines:
             if key == "ready":
-                return _ready(json.loads(value))
+                engine = json.loads(value)
+                return Installed(path(engine["python"]), path(engine["home"]), text(engine["digest"]))
         if ("end", "yes") in lines:
             unique = {one.path: one for one in (_found(json.loads(value)) for key, value in lines if key == "python")}
             facts = dict(lines)
             return Survey(
-                shell.describe(), tuple(unique.values()), "gpu" in facts, "home" in facts, facts.get("installer", "")
+                shell.describe(),
+                tuple(unique.values()),
+                "gpu" in facts,
+                "home" in facts,
+                facts.get("installer", ""),
             )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         pass  # JSON has infinite numbers too
@@ -150,10 +158,6 @@ def said(done: Finished) -> str:
     """About a command that failed: its status, and a little of its output."""
     words = (done.stderr.strip() or done.stdout.strip())[:200].decode("utf-8", "replace").strip()
     return f"status {done.status}, {len(done.stdout)} bytes of output" + (f": {words}" if words else "")
-
-
-def _ready(facts: dict[str, Any]) -> Ready:
-    return Ready(path(facts["python"]), path(facts["home"]), text(facts["digest"]))
 
 
 def _found(facts: dict[str, Any]) -> Found:

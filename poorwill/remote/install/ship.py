@@ -18,7 +18,7 @@ from poorwill import __version__
 from poorwill.errors import EngineLost, HostUnfit, PermanentError, one_line
 from poorwill.remote.base import Finished, Shell
 from poorwill.remote.install import bundle, wheels
-from poorwill.remote.install.probe import PYTHONS, Found, Survey, look, marked, path, said
+from poorwill.remote.install.probe import PYTHONS, Found, Installed, Survey, look, marked, path, said
 
 PYTHON_MIN = (3, 10)
 ONLINE_S = 300.0
@@ -38,18 +38,6 @@ PROOF = (
 _BOOT = "import sys; n = int(sys.stdin.buffer.readline(16)); exec(compile(sys.stdin.buffer.read(n), 'install', 'exec'))"
 
 Files = Sequence[tuple[str, bytes | Path]]
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """An engine on a machine. `python` and `home` (its ~/.poorwill) are absolute paths there."""
-
-    python: str
-    home: str
-    digest: str
-    reused: bool
-    log: tuple[str, ...] = ()
-    """Removed versions, GPU packages that could not be installed."""
 
 
 def command(installed: Installed, module: str, args: Sequence[str] = ()) -> str:
@@ -91,11 +79,9 @@ class Shipment:
     def ready(self, shell: Shell) -> Installed | Survey:
         """The engine if it is installed, else what the machine has. One command, which changes nothing."""
         seen = look(shell, self.name(gpu=True), self.name(gpu=False), self.pythons)
-        if isinstance(seen, Survey):
-            return seen
-        if seen.digest not in (self.digest(gpu=True), self.digest(gpu=False)):
+        if isinstance(seen, Installed) and seen.digest not in (self.digest(gpu=True), self.digest(gpu=False)):
             raise HostUnfit(f"{shell.describe()} gave a malformed answer (an engine that was not asked for)")
-        return Installed(seen.python, seen.home, seen.digest, True)
+        return seen
 
     def ship(self, shell: Shell, on_step: Callable[[str], None] = lambda step: None) -> Installed:
         """The engine on that machine, installed if it is missing or damaged. Idempotent; many may do so at once.

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import chain
-from typing import IO
 
 from poorwill.errors import (
     Corrupt,
@@ -62,9 +61,6 @@ class Link:
     `last_words` says why. After a PermanentError (another host key, a malformed frame) reading and writing raise it.
     The constructor raises EngineLost if the engine does not start, and any PermanentError of `dial`.
     """
-
-    requests: IO[bytes]
-    events: IO[bytes]
 
     def __init__(
         self,
@@ -143,9 +139,8 @@ class Link:
                     self._end(f"the engine took nothing for {self._patience_s:g} s")
                 self._changed.wait(min(_WAIT_S, max(0.0, ends_s - self._clock())))
             if self._ended:
-                raise self._error or EngineLost(
-                    f"the channel to {self._describe} has ended: {endings.last_line(self._words)}"
-                )
+                last = self._words.rpartition("\n")[2]
+                raise self._error or EngineLost(f"the channel to {self._describe} has ended: {last}")
             count = min(outbox.room, len(data))
             outbox.append(data[:count])
             self._changed.notify_all()

@@ -22,8 +22,8 @@ from packaging.utils import canonicalize_name
 from poorwill.errors import EngineLost, HostUnfit, PoorwillError
 from poorwill.remote.base import Finished
 from poorwill.remote.install import bundle, wheels
-from poorwill.remote.install.probe import MARK
-from poorwill.remote.install.ship import Installed, Shipment, command
+from poorwill.remote.install.probe import MARK, Installed
+from poorwill.remote.install.ship import Shipment, command
 from poorwill.remote.install.wheels import Target
 from tests.support.small_wheel import make_wheel, pinned
 

@@ -78,8 +78,9 @@ def test_a_lane_takes_one_run_at_a_time() -> None:
     first, second = uuid4(), uuid4()
     assert of.reserve(first, "gpu", "") and of.reserve(first, "gpu", "") is None
     assert of.reserve(second, "gpu", "") and of.reserve(uuid4(), "gpu", "") is None
-    assert of.has_free("control") and not of.has_free("gpu")
-    assert of.release(first) and not of.release(first) and of.has_free("gpu")
+    assert {lane.kind for lane in of.all if lane.free} == {"control"}
+    assert of.release(first) and not of.release(first)
+    assert {lane.kind for lane in of.all if lane.free} == {"control", "gpu"}
     assert of.runs == (second,)
 
 
