@@ -57,7 +57,6 @@ class Gateway:
 
 @asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
-    """Opened and closed with the application."""
     async with open_client(settings.prefect_timeout_s) as client:
         gateway = Gateway(settings, Prefect(client, settings.prefect_timeout_s))
         try:

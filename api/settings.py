@@ -19,7 +19,6 @@ TOKEN_CHARACTERS_MIN, TOKEN_CHARACTERS_MAX, TOKENS_MAX = 16, 512, 1000
 TOKENS_BYTES_MAX = 1 << 20
 _CALLER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
-_SHOWN_CHARACTERS_MAX = 40
 TokenPairs = tuple[tuple[str, str], ...]
 
 
@@ -118,5 +117,5 @@ def _problem(found: ErrorDetails) -> str:
     """What the validators above say is complete; what pydantic says lacks the variable and its value."""
     if found["type"] == "value_error":
         return found["msg"].removeprefix("Value error, ")
-    variable, value = f"{PREFIX}{str(found['loc'][0]).upper()}", str(found["input"])[:_SHOWN_CHARACTERS_MAX]
+    variable, value = f"{PREFIX}{str(found['loc'][0]).upper()}", str(found["input"])[:40]
     return f"{variable} is {value!r}: {found['msg'].replace('Input should be', 'must be')}"

@@ -81,7 +81,6 @@ class Lane:
         return time.monotonic() - self._failed_s >= wait_s
 
     def describe(self) -> dict[str, object]:
-        """For health: plain values."""
         resident = self._resident
         return {
             "name": self.name,
@@ -97,7 +96,6 @@ class Lane:
         self.run_id, self._cancelled = run_id, False
 
     def give_back(self) -> None:
-        """Free the lane for another run."""
         self.run_id, self.idle_since_s = None, time.monotonic()
 
     async def warm_up(self, environment: Mapping[str, str], folder: Path) -> None:

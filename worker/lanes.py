@@ -51,7 +51,6 @@ class Lanes:
 
     @property
     def runs(self) -> tuple[UUID, ...]:
-        """The runs that hold a lane."""
         return tuple(self._held)
 
     async def close(self) -> None:

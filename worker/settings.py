@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from poorwill.engine.machine import nvidia_smi
@@ -15,6 +15,20 @@ from poorwill.errors import UsageError
 
 PREFIX = "POORWILL_"
 Slots = Annotated[int, Field(ge=0, le=64)]
+
+
+def _gpus(text: str) -> tuple[str, ...]:
+    gpus = () if text.strip() == "none" else tuple(part.strip() for part in text.split(","))
+    if "" in gpus or len(set(gpus)) != len(gpus):
+        raise ValueError("expected auto, none, or ids like 0,1, each once")
+    return gpus
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.strip().rpartition(":")
+    if not port.isdecimal() or int(port) > 65_535:
+        raise ValueError("expected address:port, for example 0.0.0.0:8082")
+    return host.strip("[]") or "0.0.0.0", int(port)
 
 
 class Settings(BaseSettings):
@@ -30,10 +44,10 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, validate_default=False, frozen=True, extra="ignore"
     )
 
-    gpus: Annotated[tuple[str, ...], NoDecode] = ("auto",)
+    gpus: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_gpus)] = ("auto",)
     cpu_slots: Slots = 0
     control_slots: Slots = 4
-    health: Annotated[tuple[str, int] | None, NoDecode] = None
+    health: Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(_address)] = None
     drain_timeout_s: Annotated[int, Field(ge=0, le=86_400)] = 300
     state_dir: Path = Field(default_factory=lambda: Path.home() / ".poorwill")
 
@@ -49,22 +63,6 @@ class Settings(BaseSettings):
         if found.gpus == ("auto",):
             return found.model_copy(update={"gpus": (find_gpus or _find_gpus)()})
         return found
-
-    @field_validator("gpus", mode="before")
-    @classmethod
-    def _split(cls, text: str) -> tuple[str, ...]:
-        gpus = () if text.strip() == "none" else tuple(part.strip() for part in text.split(","))
-        if "" in gpus or len(set(gpus)) != len(gpus):
-            raise ValueError("expected auto, none, or ids like 0,1, each once")
-        return gpus
-
-    @field_validator("health", mode="before")
-    @classmethod
-    def _address(cls, text: str) -> tuple[str, int]:
-        host, _, port = text.strip().rpartition(":")
-        if not port.isdecimal() or int(port) > 65_535:
-            raise ValueError("expected address:port, for example 0.0.0.0:8082")
-        return host.strip("[]") or "0.0.0.0", int(port)
 
 
 def _find_gpus() -> tuple[str, ...]:

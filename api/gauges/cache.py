@@ -20,8 +20,6 @@ from api.http.limits import within
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter and histogram
 log = logging.getLogger(__name__)
-SOURCE_TIMEOUT_S = 20.0
-FIRST_WAIT_S = 5.0
 SAMPLES_MAX = 5000
 
 
@@ -66,7 +64,7 @@ class GaugeCache(Collector):
         if idle and (self._read_s is None or self._clock() - self._read_s >= self._every_s):
             self._reading = asyncio.create_task(self._read(), name="metrics")
         if self._read_s is None and self._reading is not None:
-            await asyncio.wait({self._reading}, timeout=FIRST_WAIT_S)
+            await asyncio.wait({self._reading}, timeout=5.0)
 
     async def close(self) -> None:
         reading, self._reading = self._reading, None
@@ -81,7 +79,7 @@ class GaugeCache(Collector):
     async def _ask(self, name: str, source: Source) -> None:
         began_s = self._clock()
         try:
-            samples = await within(SOURCE_TIMEOUT_S, source())
+            samples = await within(20.0, source())
             seen = _Seen(samples[:SAMPLES_MAX], True)
         except Exception as error:
             # Its last samples are dropped, not shown as if they were new.

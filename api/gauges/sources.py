@@ -42,7 +42,6 @@ HELP = {
 }
 """What each gauge means."""
 RUNS_WINDOW = timedelta(days=30)
-RUNS_AT_ONCE = 3
 TASK_RUNS = 200
 MACHINES_MAX = 200
 """The machines with a label of their own; the others are summed as OTHER."""
@@ -72,7 +71,7 @@ async def runs_by_flow(prefect: Prefect) -> list[Sample]:
         "history_end": end.isoformat(),
         "history_interval_seconds": RUNS_WINDOW.total_seconds(),
     }
-    few, counted = asyncio.Semaphore(RUNS_AT_ONCE), Counter[tuple[str, str]]()
+    few, counted = asyncio.Semaphore(3), Counter[tuple[str, str]]()
 
     async def count(flow: str) -> None:
         async with few:

@@ -24,8 +24,6 @@ from poorwill.errors import PoorwillError, masked, one_line
 
 TYPE_PREFIX = "https://poorwill.dev/problems/"
 MEDIA_TYPE = "application/problem+json"
-DETAIL_CHARACTERS_MAX = 2000
-ERRORS_MAX = 20
 RETRY_AFTER_S = 5
 
 KINDS: dict[str, tuple[int, str]] = {
@@ -74,7 +72,7 @@ class Problem(Exception):
     ) -> None:
         super().__init__(detail)
         self.kind, self.status, self.title = kind, status or KINDS[kind][0], title or KINDS[kind][1]
-        self.detail, self.extra = one_line(masked(detail))[:DETAIL_CHARACTERS_MAX], extra
+        self.detail, self.extra = one_line(masked(detail))[:2000], extra
         self.headers = dict(headers or {})
         if retry_after_s is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
@@ -178,7 +176,7 @@ def _invalid(error: RequestValidationError) -> Problem:
             "field": ".".join(str(part) for part in one["loc"][1:])[:200] or str(one["loc"][0]),
             "message": one["msg"][:500],
         }
-        for one in error.errors()[:ERRORS_MAX]
+        for one in error.errors()[:20]
     ]
     return Problem("invalid-request", "; ".join(f"{one['field']}: {one['message']}" for one in found), errors=found)
 

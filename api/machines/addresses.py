@@ -16,8 +16,6 @@ from poorwill.remote.host_key import checked_line
 
 T = TypeVar("T")
 R = TypeVar("R")
-INSTANCE_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
-SNAPSHOT_ID = r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$"
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 
@@ -58,12 +56,12 @@ def _printable(path: str) -> str:
 InstanceId = Annotated[
     str,
     Field(
-        pattern=INSTANCE_ID,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$",
         description="The machine's block, its instance's id at its provider, or `<provider block>:<instance id>`.",
         examples=["vast:31337"],
     ),
 ]
-SnapshotId = Annotated[str, Field(pattern=SNAPSHOT_ID, examples=["20261125T031500Z-0badcafe"])]
+SnapshotId = Annotated[str, Field(pattern=r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$", examples=["20261125T031500Z-0badcafe"])]
 SshHost = Annotated[
     str,
     Field(min_length=1, max_length=255, description="Host name or IP address.", examples=["ssh4.vast.ai"]),

@@ -109,7 +109,6 @@ class MachineBlocks:
         return _only(instance_id, called(await self.every(fresh=fresh), instance_id))
 
     async def named(self, block: str, *, fresh: bool = False) -> MachineBlock | None:
-        """The machine of that block, or None."""
         return next((machine for machine in await self.every(fresh=fresh) if machine.block == block), None)
 
     async def kept_as(self, instance_id: str) -> frozenset[str]:

@@ -15,7 +15,6 @@ from poorwill.runs import Status
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(caller)])
 RUN_ID = "0b8f1a52-6c11-4f0e-9a3f-0a4f7f6b6a10"
-PAGE_MAX, OFFSET_MAX = 100, 100_000
 
 
 def _without_nul(text: str) -> str:
@@ -104,8 +103,8 @@ class Processes(BaseModel):
 async def processes(
     gateway: SharedGateway,
     flow: Annotated[str, Query(pattern=r"^[a-z][a-z-]{0,39}$", description="Runs of this flow.")] = "generate",
-    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
-    offset: Annotated[int, Query(ge=0, le=OFFSET_MAX)] = 0,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    offset: Annotated[int, Query(ge=0, le=100_000)] = 0,
 ) -> Processes:
     """What is queued and running."""
     found = await gateway.runs.active(flow, limit, offset)

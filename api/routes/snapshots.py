@@ -19,7 +19,6 @@ from poorwill.snapshot import labels
 from poorwill.snapshot.ids import new_snapshot_id
 
 router = APIRouter(prefix="/api/gpu-snapshots", tags=["snapshots"], dependencies=[Depends(caller)])
-PAGE_MAX = 500
 SNAPSHOT = "20261125T031500Z-0badcafe"
 _ADDRESS: dict[str, Any] = {"ssh_host": "ssh4.vast.ai", "ssh_port": 31337, "workspace_path": defaults.WORKSPACE}
 
@@ -91,7 +90,7 @@ class RestoreRequest(MachineAddress):
 async def snapshots(
     gateway: SharedGateway,
     instance_id: Annotated[InstanceId | None, Query(description="Only those of this machine.")] = None,
-    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
     before: Annotated[
         str | None, Query(max_length=200, description="Where to go on: `next_before` of the page before.")
     ] = None,

@@ -85,7 +85,6 @@ class BatchReader(Generic[K, V]):
             del self._asked[key]
 
     async def close(self) -> None:
-        """Cancel the reads under way."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

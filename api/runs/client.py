@@ -17,8 +17,6 @@ from poorwill.errors import UsageError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-GRACE_S = 1.0
-"""Added to the transport's own timeout, for calls that hang elsewhere."""
 
 
 def open_client(timeout_s: float) -> PrefectClient:
@@ -44,7 +42,7 @@ class Prefect:
         ObjectNotFound and httpx.HTTPStatusError of other answers pass.
         """
         try:
-            return await within(self._timeout_s + GRACE_S, call)
+            return await within(self._timeout_s + 1.0, call)  # a call may hang elsewhere than in the transport
         except (TimeoutError, httpx.TransportError) as error:
             log.warning("no answer of the Prefect server: %s", error or type(error).__name__)
             raise unavailable("the Prefect server does not answer") from None

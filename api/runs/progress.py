@@ -11,8 +11,6 @@ from api.runs.caches import BatchReader
 from api.runs.client import Prefect
 from poorwill.runs import Progress
 
-KEEP_S = 1.0
-BATCH_MAX = 40
 LIMIT = 200
 """Prefect's most for one answer."""
 # How far a generation is when each step begins; most of the time is denoising.
@@ -32,7 +30,7 @@ class ProgressReader:
 
     def __init__(self, prefect: Prefect) -> None:
         self._prefect = prefect
-        self._reader: BatchReader[UUID, Seen] = BatchReader(self._read, lambda seen: KEEP_S, batch_max=BATCH_MAX)
+        self._reader: BatchReader[UUID, Seen] = BatchReader(self._read, lambda seen: 1.0, batch_max=40)
 
     async def of(self, run: UUID, flow: str) -> dict[str, Any]:
         """`step`, `progress` and `eta_s` of a run's view."""

@@ -12,9 +12,7 @@ from api.runs.client import Prefect
 from api.runs.run_view import Run
 from poorwill.runs import QUEUED_TYPES
 
-DEPTH_KEPT_S = 1.0
 POSITION_KEPT_S, POSITION_KEPT_S_MAX, PLACES_A_SECOND = 1.0, 30.0, 10.0
-AT_ONCE_MAX = 5
 Place = tuple[UUID, datetime]
 """A deployment, and when a run of it was to begin."""
 
@@ -26,10 +24,8 @@ class Queue:
 
     def __init__(self, prefect: Prefect) -> None:
         self._prefect = prefect
-        self._depths: BatchReader[UUID, int] = BatchReader(self._read_depths, lambda depth: DEPTH_KEPT_S)
-        self._positions: BatchReader[Place, int] = BatchReader(
-            self._read_positions, _position_kept_s, batch_max=AT_ONCE_MAX
-        )
+        self._depths: BatchReader[UUID, int] = BatchReader(self._read_depths, lambda depth: 1.0)
+        self._positions: BatchReader[Place, int] = BatchReader(self._read_positions, _position_kept_s, batch_max=5)
         self._created_since: dict[UUID, int] = {}
 
     async def depth(self, deployment: UUID) -> int:
@@ -44,7 +40,6 @@ class Queue:
         return await self._positions.get((run.deployment_id, run.expected_at or run.created_at))
 
     def created(self, deployment: UUID) -> None:
-        """A run was just added."""
         self._created_since[deployment] = self._created_since.get(deployment, 0) + 1
 
     async def close(self) -> None:

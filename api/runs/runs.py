@@ -36,7 +36,6 @@ GENERATE = "generate"
 KEEP_S, KEEP_ENDED_S, KEEP_FAILED_S = 1.0, 30.0, 5.0
 """How long a run that was read is shown: one that is over changes only when an operator starts it again."""
 NAMES_MAX, NAMES_KEPT_S = 500, 60.0
-WAIT_POLL_S = 0.5
 
 
 class Runs:
@@ -112,7 +111,7 @@ class Runs:
             left_s = ends_s - time.monotonic()
             if run.status.is_over or left_s <= 0:
                 return await self._view_of(run)
-            await asyncio.sleep(min(WAIT_POLL_S, left_s))
+            await asyncio.sleep(min(0.5, left_s))
 
     async def cancel(self, run_id: UUID) -> RunView:
         """Ask a run to stop: one that is queued never begins, one that works ends at its next step. Idempotent; a run

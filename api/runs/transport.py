@@ -21,7 +21,6 @@ from api.http.limits import within
 from poorwill.retry import Backoff, Pauses
 
 BACKOFF = Backoff(first_s=0.03, max_s=0.5)
-_BUSY = (429, 502, 503)
 _READS = ("/filter", "/count", "/history", "/paginate")
 """The ends of the paths where a POST to Prefect's API only reads."""
 _LOST = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
@@ -107,7 +106,7 @@ class PatientTransport(httpx.AsyncBaseTransport):
                 raise Unanswered(type(error).__name__, request=request) from None
             else:
                 self._is_away = False
-                if answer.status_code not in _BUSY:
+                if answer.status_code not in (429, 502, 503):
                     return answer
                 await answer.aclose()
                 self._gate.narrow()

@@ -14,8 +14,6 @@ from api.runs.run_view import RunView
 from api.runs.runs import Runs
 
 log = logging.getLogger(__name__)
-AWAY_S = 2.0
-"""The pause after a look that the server did not answer."""
 
 
 class Follower:
@@ -75,7 +73,6 @@ class Watchers:
             self._leave(run_id, follower)
 
     async def close(self) -> None:
-        """End all watchers."""
         watchers = list(self._watchers.values())
         for watcher in watchers:
             watcher.cancel()
@@ -101,7 +98,7 @@ class Watchers:
             except Problem as problem:
                 if problem.status == 404:
                     return self._fail(run_id, problem)
-                pause_s = AWAY_S
+                pause_s = 2.0  # the server did not answer
             except Exception as error:
                 log.exception("run %s is no longer followed", run_id)
                 return self._fail(run_id, error)

@@ -22,7 +22,6 @@ BYTES_MAX = 20 << 20
 PIXELS_MAX = 50_000_000
 _HEADER_CHARS_MAX = 256  # of a data: URL, up to its comma
 _IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]{1,60}")
-_BLANKS = b" \t\r\n\f"
 _UNQUOTED_BYTES = 64 << 10
 
 
@@ -152,7 +151,7 @@ def _unquoted(text: bytes) -> bytes:
 
 
 def _from_base64(text: bytes, media_type: str, bytes_max: int) -> bytes:
-    dense = text.translate(None, _BLANKS).rstrip(b"=")
+    dense = text.translate(None, b" \t\r\n\f").rstrip(b"=")
     if len(dense) * 3 // 4 > bytes_max:
         raise _too_large(bytes_max)
     try:

@@ -17,7 +17,6 @@ from poorwill.errors import PoorwillError, Refused, UsageError
 
 SIDE_MIN = 16
 _EXPECTED = "expected a PNG, JPEG or WebP picture"
-_SNIFFED_BYTES = 1024
 _OTHER_FORMATS = (
     (b"GIF8", "a GIF"),
     (b"BM", "a BMP picture"),
@@ -108,7 +107,7 @@ def _found(data: bytes) -> str:
             return name
     if data[4:8] == b"ftyp":
         return f"a file of the type {data[8:12].decode('latin-1').strip()!a}"  # heic, avif, mp42, ...
-    start = data[:_SNIFFED_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    start = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if b"<svg" in start:
         return "an SVG drawing"
     if start.startswith((b"<!doctype html", b"<html")):

@@ -21,13 +21,9 @@ from poorwill.remote.host_key import PinnedKey
 from poorwill.remote.identity import Identity
 
 DEFAULT_USER = "root"
-CONNECT_TIMEOUT_S = 10.0
 HANDSHAKE_TIMEOUT_S = 15.0
 OPEN_TIMEOUT_S = 15.0
-KEEPALIVE_S = 15
 READ_BYTES = 64 << 10
-TAIL_TIMEOUT_S = 2.0
-"""How long to wait for the rest of a command's output, which a process in its background may hold open."""
 # paramiko logs tracebacks where our errors say the same in a line.
 _log = logging.getLogger("poorwill.remote.paramiko")
 _log.propagate = False
@@ -60,7 +56,7 @@ class SshConnection:
         pin.check(line, self.describe())
         self._log_in(identity.keys())
         pin.accept(line)
-        self._transport.set_keepalive(KEEPALIVE_S)
+        self._transport.set_keepalive(15)
 
     def _log_in(self, keys: list[paramiko.PKey]) -> None:
         self._transport.auth_timeout = HANDSHAKE_TIMEOUT_S
@@ -98,7 +94,7 @@ class SshConnection:
             self.close()  # the command goes on, and so would its channel
             raise DeadlineExceeded(f"a command on {self.describe()} did not end within {timeout_s:g} s")
         for reader in readers:
-            reader.join(TAIL_TIMEOUT_S)
+            reader.join(2.0)  # for the rest of its output, which a process in its background may hold open
         status = channel.recv_exit_status()
         channel.close()
         if status < 0:
@@ -198,7 +194,7 @@ def _send(channel: paramiko.Channel, pieces: Iterable[bytes]) -> None:
 
 def _transport(endpoint: SshEndpoint) -> paramiko.Transport:
     try:
-        connected = socket.create_connection((endpoint.host, endpoint.port), timeout=CONNECT_TIMEOUT_S)
+        connected = socket.create_connection((endpoint.host, endpoint.port), timeout=10.0)
     except OSError as error:
         raise EngineLost(f"{described(endpoint)} cannot be reached: {_reason(error)}") from None
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

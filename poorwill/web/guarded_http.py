@@ -68,7 +68,7 @@ def fetch(
     deadline = Deadline(timeout_s, f"the download from {host_of(target)}", check)
     allowed = tuple(allow)
     for _ in range(redirects_max + 1):
-        found = _get(target, GuardedNetwork(deadline, allowed, resolve), deadline, bytes_max, ssl_context)
+        found = _get(target, GuardedNetwork(deadline, allowed, resolve), bytes_max, ssl_context)
         if isinstance(found, Fetched):
             return found
         target = _redirected(target, found)
@@ -103,7 +103,7 @@ def post(
     sent = [*_HEADERS, (b"Content-Length", str(len(body)).encode())]
     sent += [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
     network = GuardedNetwork(deadline, allow, resolve)
-    with _exchange("POST", target, sent, body, network, deadline, ssl_context) as answer:
+    with _exchange("POST", target, sent, body, network, ssl_context) as answer:
         if not 200 <= answer.status < 300:
             raise _status_error(answer, host, "takes no messages there", "does not take the message")
         read = 0
@@ -128,11 +128,11 @@ def _redirected(target: httpx.URL, location: str) -> httpx.URL:
 
 
 def _get(
-    target: httpx.URL, network: GuardedNetwork, deadline: Deadline, bytes_max: int, ssl_context: ssl.SSLContext | None
+    target: httpx.URL, network: GuardedNetwork, bytes_max: int, ssl_context: ssl.SSLContext | None
 ) -> Fetched | str:
     """One hop: the file, or the Location to which it redirects."""
     host = host_of(target)
-    with _exchange("GET", target, _HEADERS, None, network, deadline, ssl_context) as answer:
+    with _exchange("GET", target, _HEADERS, None, network, ssl_context) as answer:
         headers = httpx.Headers(answer.headers)
         if answer.status in _REDIRECTS and "location" in headers:
             return headers["location"]
@@ -148,17 +148,22 @@ def _exchange(
     headers: Iterable[tuple[bytes, bytes]],
     content: bytes | None,
     network: GuardedNetwork,
-    deadline: Deadline,
     ssl_context: ssl.SSLContext | None,
 ) -> Iterator[httpcore.Response]:
     """One request on its own connection; the body of the answer is not read yet. Raises only Poorwill's errors."""
     asked = httpcore.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path)
-    with (
-        _our_errors(host_of(target), deadline),
-        httpcore.ConnectionPool(ssl_context, max_connections=1, network_backend=network) as pool,
-        pool.stream(method, asked, headers=[(b"Host", target.netloc), *headers], content=content) as answer,
-    ):
-        yield answer
+    host = host_of(target)
+    try:
+        with (
+            httpcore.ConnectionPool(ssl_context, max_connections=1, network_backend=network) as pool,
+            pool.stream(method, asked, headers=[(b"Host", target.netloc), *headers], content=content) as answer,
+        ):
+            yield answer
+    except httpcore.TimeoutException as error:
+        network.deadline.left_s()  # raises if it was the deadline that ended the wait
+        raise SourceUnavailable(f"{host} does not answer ({type(error).__name__}): try again", host=host) from error
+    except (httpcore.NetworkError, httpcore.RemoteProtocolError) as error:
+        raise SourceUnavailable(f"the connection to {host} failed ({error}): try again", host=host) from error
 
 
 def _body(answer: httpcore.Response, headers: httpx.Headers, host: str, bytes_max: int) -> bytes:
@@ -187,14 +192,3 @@ def _status_error(answer: httpcore.Response, host: str, missing: str, refused: s
     if status in _REDIRECTS:
         return Refused(f"{host} redirects (HTTP {status}) and is not followed: give the URL it leads to", **facts)
     return Refused(f"{host} {refused} (HTTP {status}): check the URL, and what it expects", **facts)
-
-
-@contextmanager
-def _our_errors(host: str, deadline: Deadline) -> Iterator[None]:
-    try:
-        yield
-    except httpcore.TimeoutException as error:
-        deadline.left_s()  # raises if it was the deadline that ended the wait
-        raise SourceUnavailable(f"{host} does not answer ({type(error).__name__}): try again", host=host) from error
-    except (httpcore.NetworkError, httpcore.RemoteProtocolError) as error:
-        raise SourceUnavailable(f"the connection to {host} failed ({error}): try again", host=host) from error

@@ -62,7 +62,7 @@ class GuardedNetwork(httpcore.NetworkBackend):
     """
 
     def __init__(self, deadline: Deadline, allow: Iterable[AllowRule] = (), resolve: Resolve = system_addresses):
-        self._deadline = deadline
+        self.deadline = deadline
         self._allow = tuple(allow)
         self._resolve = resolve
 
@@ -80,7 +80,7 @@ class GuardedNetwork(httpcore.NetworkBackend):
             if why is not None:
                 # Without the address: it would tell a stranger where internal names lead.
                 raise Refused(f"{host}, port {port}, may not be reached: it is {why}; use a public server", host=host)
-        return DeadlineStream(self._dial(addresses, port), self._deadline)
+        return DeadlineStream(self._dial(addresses, port), self.deadline)
 
     def _addresses(self, host: str, port: int) -> list[Address]:
         try:
@@ -99,7 +99,7 @@ class GuardedNetwork(httpcore.NetworkBackend):
                 answer.set_exception(error)
 
         threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
-        while not wait([answer], timeout=self._deadline.wait_s()).done:
+        while not wait([answer], timeout=self.deadline.wait_s()).done:
             pass
         try:
             addresses = answer.result()
@@ -114,7 +114,7 @@ class GuardedNetwork(httpcore.NetworkBackend):
     def _dial(self, addresses: Sequence[Address], port: int) -> httpcore.NetworkStream:
         """A connection to the first address that answers, or the last one's error. Each gets its share of the time."""
         for left in range(len(addresses), 0, -1):
-            timeout_s = min(CONNECT_S_MAX, self._deadline.left_s() / left)
+            timeout_s = min(CONNECT_S_MAX, self.deadline.left_s() / left)
             try:
                 # A numeric address is dialled as it is: nothing is resolved below.
                 return httpcore.SyncBackend().connect_tcp(str(addresses[-left]), port, timeout=timeout_s)

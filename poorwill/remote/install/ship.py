@@ -21,10 +21,6 @@ from poorwill.remote.install import bundle, wheels
 from poorwill.remote.install.probe import PYTHONS, Found, Installed, Survey, look, marked, path, said
 
 PYTHON_MIN = (3, 10)
-ONLINE_S = 300.0
-OFFLINE_S = 600.0
-GRACE_S = 150.0
-"""How much longer than its own deadline the installation may take to end and tidy up."""
 WITHOUT_GPU = "without GPU packages: "
 """The beginning of a line of `Installed.log` that says why the engine cannot use the machine's GPU."""
 PIECE_BYTES = 256 << 10
@@ -113,7 +109,8 @@ class _Installation:
         if self.what.wheels_dir is not None:
             return self._offline(wheels.without_hashes(pins), wheels.without_hashes(gpu), None)
         count = f"{len(pins) + len(gpu)} packages"
-        answer = self._send(pins, gpu, [], ONLINE_S, f"installing {count} from the machine's package index")
+        step = f"installing {count} from the machine's package index"
+        answer = self._send(pins, gpu, [], step, deadline_s=300.0)
         if answer.get("failed") == "packages":
             return self._offline(pins, gpu, wheels.last_words(str(answer.get("words"))))
         return self._installed(answer)
@@ -125,8 +122,8 @@ class _Installation:
         except PermanentError as error:
             gpu, found_gpu = [], []
             log.append(f"{WITHOUT_GPU}{error}")
-        count = len(found) + len(found_gpu)
-        answer = self._send(pins, gpu, [*found, *found_gpu], OFFLINE_S, f"installing {count} packages from here")
+        sent = [*found, *found_gpu]
+        answer = self._send(pins, gpu, sent, f"installing {len(sent)} packages from here", deadline_s=600.0)
         return self._installed(answer, log)
 
     def _wheels(self, pins: list[str], online_words: str | None) -> list[Path]:
@@ -143,7 +140,7 @@ class _Installation:
             ) from None
 
     def _send(
-        self, pins: list[str], gpu: list[str], sent_wheels: list[Path], deadline_s: float, step: str
+        self, pins: list[str], gpu: list[str], sent_wheels: list[Path], step: str, *, deadline_s: float
     ) -> dict[str, Any]:
         files: Files = [
             ("engine.zip", bundle.package()),
@@ -159,11 +156,9 @@ class _Installation:
         }  # fmt: skip
         total = sum(_size(content) for _, content in files)
         self.on_step(f"sending the engine ({total / 1e6:.1f} MB)")
-        done = self.shell.run(
-            shlex.join(["exec", self.python.path, "-I", "-c", _BOOT]),
-            stdin=self._pieces(order, files, step), timeout_s=deadline_s + GRACE_S,
-        )  # fmt: skip
-        return self._answer(done)
+        boot, stdin = shlex.join(["exec", self.python.path, "-I", "-c", _BOOT]), self._pieces(order, files, step)
+        # After its own deadline the installation ends and tidies up.
+        return self._answer(self.shell.run(boot, stdin=stdin, timeout_s=deadline_s + 150.0))
 
     def _pieces(self, order: dict[str, Any], files: Files, step: str) -> Iterator[bytes]:
         script = bundle.script("installer.py")

@@ -92,7 +92,6 @@ class KeptEngine:
         return self._ended_s + DRAIN_S
 
     def listen(self) -> None:
-        """Read its stderr."""
         data = _read(self.stderr, READ_BYTES)
         if data == b"":
             self.stderr = _closed(self.stderr)
