@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def host_of(arguments: argparse.Namespace) -> Host:
     """The machine to work on. UsageError."""
     if not getattr(arguments, "ssh", None):
-        return LocalHost().start_ahead() if arguments.engine else LocalHost()
+        return LocalHost().start_ahead(arguments.run) if arguments.engine else LocalHost()
     try:
         from poorwill.cli.known_hosts import KnownHosts
         from poorwill.remote.identity import DEFAULT_FILES, Identity

@@ -1,7 +1,8 @@
-"""`python -m poorwill.engine`: serves the engine protocol on stdin and stdout until stdin ends."""
+"""`python -m poorwill.engine [WORK]`: serves the engine protocol on stdin and stdout until stdin ends."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -11,6 +12,13 @@ from poorwill.engine.operations import Operations
 from poorwill.engine.pool import threads_of_this_machine
 from poorwill.engine.protocol.server import Server, own_streams
 
+AHEAD = {
+    "restore": "poorwill.engine.restore.restore_run",
+    "verify": "poorwill.engine.transfer.verify_run",
+    "convert": "poorwill.engine.pack.convert_run",
+}
+"""What each kind of work needs beyond what is imported here."""
+
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="engine: %(levelname)s %(message)s")
@@ -18,6 +26,9 @@ def main() -> None:
     # Codec threads live in C code and one that returns should not wait 5 ms for one that lists files.
     sys.setswitchinterval(0.0005)
     requests, events = own_streams()
+    for work in sys.argv[1:]:
+        if work in AHEAD:
+            importlib.import_module(AHEAD[work])
     operations = Operations(Toolset(gpus_of_this_machine, threads_of_this_machine()), command_umask)
     try:
         Server(requests, events, operations.of, operations.meter).run()

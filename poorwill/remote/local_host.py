@@ -35,18 +35,21 @@ class LocalHost:
     def describe(self) -> str:
         return "this machine"
 
-    def start_ahead(self) -> LocalHost:
-        """Start the engine that the next `start` returns: it gets ready meanwhile."""
-        self._started = self.start()
+    def start_ahead(self, work: str) -> LocalHost:
+        """Start the engine that the next `start` returns: it gets ready for that work, such as "restore", meanwhile."""
+        self._started = self._start(work)
         return self
 
     def start(self) -> LocalChannel:
         if self._started is not None:
             started, self._started = self._started, None
             return started
+        return self._start()
+
+    def _start(self, *work: str) -> LocalChannel:
         kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
         try:
-            return LocalChannel([self._python, "-m", "poorwill.engine"], {**kept, **self._environment})
+            return LocalChannel([self._python, "-m", "poorwill.engine", *work], {**kept, **self._environment})
         except OSError as error:
             raise EngineLost(f"the engine does not start: {self._python}: {error.strerror}") from None
 
