@@ -30,6 +30,11 @@ class Globs:
         """Whether a pattern matches `path` itself (not one of its ancestors)."""
         return self._any is not None and self._any.fullmatch(path) is not None
 
+    def covers(self, path: bytes) -> bool:
+        """Whether a pattern matches `path` or one of its ancestors."""
+        ends = [at for at, byte in enumerate(path) if byte == ord("/")] if self else []
+        return any(self.match(path[:end]) for end in (*ends, len(path)))
+
 
 def _source(pattern: str) -> bytes:
     text = os.fsencode(pattern.rstrip("/"))
