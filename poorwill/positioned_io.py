@@ -19,6 +19,11 @@ def closing_fd(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
+def is_sparse(info: os.stat_result) -> bool:
+    """Whether the file can have holes: it takes less room than it is long."""
+    return info.st_blocks * 512 < info.st_size
+
+
 def read_at(fd: int, offset: int, view: memoryview) -> int:
     """Fill `view` from `offset`; returns the bytes read, fewer only at the file's end. OSError."""
     done = 0

@@ -14,28 +14,26 @@ from poorwill.errors import Corrupt, NotFound, TransientError
 from poorwill.retry import Backoff, retry
 from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, ObjectInfo, Pieces, Store
 
+BACKOFF = Backoff(first_s=0.25, max_s=10.0, attempts_max=5)
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
 class RetryingStore:
     """Another store whose calls are repeated after a TransientError; see poorwill/retry.py. A call fails with the last
-    error after `attempts_max` attempts, or when the next pause would end later than `total_s` after it began."""
+    error after the backoff's attempts, or when the next pause would end later than `total_s` after it began."""
 
     def __init__(
         self,
         inner: Store,
+        backoff: Backoff = BACKOFF,
         *,
-        attempts_max: int = 5,
         total_s: float = 60.0,
-        delay_first_s: float = 0.25,
-        delay_max_s: float = 10.0,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
     ) -> None:
-        self._inner = inner
-        self._backoff = Backoff(delay_first_s, delay_max_s, attempts_max)
+        self._inner, self._backoff = inner, backoff
         self._total_s, self._sleep, self._clock, self._uniform = total_s, sleep, clock, uniform
         self.url = inner.url
         self.piece_bytes_min = inner.piece_bytes_min
@@ -59,8 +57,8 @@ class RetryingStore:
         return self._retried("put_new", key, attempt)
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
-        """See Store. Each attempt sends the whole file, which may take longer than `total_s`: only `attempts_max`
-        bounds it."""
+        """See Store. Each attempt sends the whole file, which may take longer than `total_s`: only the
+        attempts bound it."""
 
         put_file = self._inner.put_file
         self._retried("put_file", key, lambda: put_file(key, path, content_type=content_type), math.inf)

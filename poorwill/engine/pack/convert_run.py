@@ -106,8 +106,7 @@ class ConvertRun:
             sink = open_sink()
             try:
                 index = self._write(number, rows, open_source, sink, context)
-                order = np.argsort(index.offset, kind="stable")
-                table = index.take(order)
+                table = index.take(np.argsort(index.offset, kind="stable"))
                 size, pieces = sink.finish(lambda: part_index.encode(self.snapshot_id, number, table))
             except BaseException:
                 sink.abandon()

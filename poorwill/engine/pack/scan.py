@@ -16,16 +16,14 @@ import numpy as np
 
 from poorwill.engine.protocol.answers import LeftOut
 from poorwill.errors import WorkspaceError
-from poorwill.positioned_io import READ_FLAGS, closing_fd
+from poorwill.positioned_io import READ_FLAGS, closing_fd, is_sparse
 from poorwill.snapshot import limits, tensors
 from poorwill.snapshot.columns import Array, Blobs
 from poorwill.snapshot.globs import Globs
 from poorwill.snapshot.tables import Entries, Kind, Targets, XattrSets
 
 _KIND_OF = {stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFREG: Kind.FILE, stat.S_IFLNK: Kind.SYMLINK, stat.S_IFIFO: Kind.FIFO}
-_NAME = attrgetter("name")
 _BLOCK_ROWS = 1 << 14
-_BLOCK_BYTES = 512
 _INODE_MASK = (1 << 63) - 1  # some network file systems use the 64th bit
 _CLOCK = 5 if sys.platform == "linux" else time.CLOCK_REALTIME
 """The clock file times are taken from: comparing them with a finer one would misjudge the last tick.
@@ -129,7 +127,7 @@ class Walk:
     def _enter(self, row: int, path: bytes) -> None:
         try:
             with os.scandir(path) as found:
-                children = sorted(found, key=_NAME)
+                children = sorted(found, key=attrgetter("name"))
         except OSError as error:
             if row == 0:
                 raise WorkspaceError(f"workspace {os.fsdecode(path)}: {error.strerror}: nothing was read") from None
@@ -174,7 +172,7 @@ class Walk:
                 first = self.links.setdefault((info.st_dev, info.st_ino), self.count)
                 if first != self.count:
                     kind, link, size = Kind.HARDLINK, first, 0
-            if size >= limits.FRAGMENT_BYTES_MAX and info.st_blocks * _BLOCK_BYTES < size:
+            if size >= limits.FRAGMENT_BYTES_MAX and is_sparse(info):
                 self.extents[self.count] = _extents(path, size)
         elif kind == Kind.SYMLINK:
             try:

@@ -10,7 +10,6 @@ from poorwill.positioned_io import write_at
 
 PIECE_BYTES = 1 << 20
 COPY_BYTES = 64 << 20
-_BLOCK_BYTES = 512
 _NOWHERE = 1 << 63
 _COPIED_BY_HAND = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
@@ -23,11 +22,6 @@ def same(fd: int, offset: int, data: memoryview) -> bool:
         if os.pread(fd, len(piece), offset + at) != bytes(piece):
             return False
     return True
-
-
-def sparse(info: os.stat_result) -> bool:
-    """Whether the file can have holes: it takes less room than it is long."""
-    return info.st_blocks * _BLOCK_BYTES < info.st_size
 
 
 def data_from(fd: int, offset: int) -> int:

@@ -28,7 +28,7 @@ from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore import extents
 from poorwill.engine.restore.survey import survey
 from poorwill.engine.restore.tree import Tree
-from poorwill.positioned_io import closing_fd, read_at, write_at
+from poorwill.positioned_io import closing_fd, is_sparse, read_at, write_at
 from poorwill.snapshot import xattrs
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Kind, Manifest
@@ -88,7 +88,7 @@ class TreeInPlace(Tree):
         info, size = os.fstat(fd), int(self.entries.size[row])
         if not stat.S_ISREG(info.st_mode) or info.st_size != size or not extents.same(fd, file_offset, data):
             return False
-        if len(data) == size and not extents.sparse(info):
+        if len(data) == size and not is_sparse(info):
             return True
         whole = not extents.hole_in(fd, file_offset, file_offset + len(data))
         return whole and extents.empty(fd, 0, file_offset) and extents.empty(fd, file_offset + len(data), size)
@@ -122,7 +122,7 @@ class TreeInPlace(Tree):
                     if self.found.shared[row] or not self._patchable(bench, row, old):
                         self._renew(bench, row, old)
             above = self.directory(bench, int(self.entries.parent[row]))
-            self._holes[row] = extents.sparse(os.stat(self.entries.name[row], dir_fd=above, follow_symlinks=False))
+            self._holes[row] = is_sparse(os.stat(self.entries.name[row], dir_fd=above, follow_symlinks=False))
 
     def _ours(self, info: os.stat_result) -> bool:
         return self.owner[0] in (0, info.st_uid)

@@ -17,6 +17,7 @@ from botocore.stub import Stubber
 
 from deployments.servers.s3_server import S3Server
 from poorwill.errors import Corrupt, StoreRefused, StoreUnavailable, UploadLost, WorkspaceError
+from poorwill.retry import Backoff
 from poorwill.store.local import LocalStore
 from poorwill.store.retrying import RetryingStore
 from poorwill.store.s3.client import s3_client
@@ -216,7 +217,7 @@ def test_an_upload_that_the_store_forgot(store: S3Store, moments: Moments, path:
         store.put_file("k", path)
     assert_only_the_old_one(store)
     moments.counts.clear()
-    RetryingStore(store, delay_first_s=0).put_file("k", path)
+    RetryingStore(store, Backoff(0.0, attempts_max=5)).put_file("k", path)
     assert moments.counts["CompleteMultipartUpload"] == 2
     assert store.get_range("k", 0, SIZE) == bytes(SIZE)
 
@@ -315,11 +316,11 @@ def test_a_file_is_sent_again_however_long_an_attempt_takes(local_store: LocalSt
 
 
 def test_attempts_are_bounded_and_a_bad_file_gets_one(local_store: LocalStore, path: Path) -> None:
-    """attempts_max holds; an error of the file itself comes out at once."""
+    """The attempts are as many as asked for; an error of the file itself comes out at once."""
     waits: list[float] = []
     down = FaultyStore(local_store, [Fault("put_file", call=0, error=StoreUnavailable("down"))])
     with pytest.raises(StoreUnavailable):
-        RetryingStore(down, attempts_max=3, sleep=waits.append).put_file("k", path)
+        RetryingStore(down, Backoff(0.25, attempts_max=3), sleep=waits.append).put_file("k", path)
     assert (down.calls["put_file"], len(waits)) == (3, 2)
     calm = FaultyStore(local_store)
     with pytest.raises(WorkspaceError):

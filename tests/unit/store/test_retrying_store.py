@@ -13,6 +13,7 @@ from poorwill.errors import (
     StoreUnavailable,
     TransientError,
 )
+from poorwill.retry import Backoff
 from poorwill.store.base import Piece, Store
 from poorwill.store.local import LocalStore
 from poorwill.store.retrying import RetryingStore
@@ -34,13 +35,11 @@ class Time:
 
 
 def retrying(inner: Store, time: Time, **options: float) -> RetryingStore:
-    chosen = {"attempts_max": 5, "total_s": 1000.0, "delay_first_s": 1.0, "delay_max_s": 6.0, **options}
+    chosen = {"attempts_max": 5, "total_s": 1000.0, **options}
     return RetryingStore(
         inner,
-        attempts_max=int(chosen["attempts_max"]),
+        Backoff(1.0, 6.0, chosen["attempts_max"]),
         total_s=chosen["total_s"],
-        delay_first_s=chosen["delay_first_s"],
-        delay_max_s=chosen["delay_max_s"],
         sleep=time.sleep,
         clock=lambda: time.now_s,
         uniform=lambda: 0.999,
@@ -98,16 +97,14 @@ def test_attempts_are_bounded(local_store: LocalStore) -> None:
 
 
 def test_pauses_double_up_to_a_maximum_with_jitter(local_store: LocalStore) -> None:
-    """Doubling from delay_first_s to delay_max_s, each between half of that and all of it."""
+    """Doubling from the first to the longest, each between half of that and all of it."""
     faulty = FaultyStore(local_store, [Fault("get", call=0, error=DOWN)])
     for uniform, share in ((0.0, 0.5), (0.5, 0.75)):
         time = Time()
         store = RetryingStore(
             faulty,
-            attempts_max=6,
+            Backoff(1.0, 6.0, 6),
             total_s=1000,
-            delay_first_s=1,
-            delay_max_s=6,
             sleep=time.sleep,
             clock=lambda now=time: now.now_s,
             uniform=lambda value=uniform: value,
