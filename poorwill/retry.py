@@ -34,10 +34,8 @@ class Backoff:
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
     ) -> Pauses:
-        """The pauses of one call, which begins now: none ends later than `total_s` from now.
-
-        `clock` gives seconds, `uniform` a number from 0 to 1.
-        """
+        """The pauses of one call, which begins now: none ends later than `total_s` from now, by the seconds of `clock`.
+        `uniform` gives a number from 0 to 1."""
         return Pauses(self, clock() + total_s, clock, uniform)
 
     def seconds(self) -> Iterator[float]:
@@ -46,10 +44,8 @@ class Backoff:
 
 
 class Pauses:
-    """The pauses between the attempts of one call, for a loop of one's own; `retry` is the usual loop.
-
-    `attempts` is the number of attempts so far, that which follows the last pause included.
-    """
+    """The pauses between the attempts of one call, for a loop of one's own; `retry` is the usual loop. `attempts` is
+    how many there were so far, with the one after the last pause."""
 
     def __init__(
         self, backoff: Backoff, ends_s: float, clock: Callable[[], float], uniform: Callable[[], float]
@@ -113,10 +109,8 @@ def polls(
 
 
 def retry_after_s(header: str, now_s: float) -> float:
-    """The seconds that a header Retry-After asks for, as a number or a date (RFC 9110, 10.2.3); 0 for anything else.
-
-    `now_s` is POSIX time. Below 0 for a date that has passed.
-    """
+    """The seconds from `now_s` (POSIX) that a header Retry-After asks for, as a number or a date (RFC 9110, 10.2.3),
+    below 0 for a date that has passed; 0 for anything else."""
     if header.isdecimal() and header.isascii():
         return float(header)
     from email.utils import parsedate_to_datetime  # some ms, which every start of the program would pay

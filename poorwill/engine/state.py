@@ -36,10 +36,8 @@ def _file(root: bytes) -> Path:
 
 
 def save_woken(root: bytes, manifest_hash: str, inode: Array, ctime_ns: Array) -> None:
-    """Remember inode and ctime of every entry of the manifest as it now lies below `root`. Best effort.
-
-    Returns only when whoever changes a file from now on gives it another ctime than the remembered one.
-    """
+    """Remember inode and ctime of every entry of the manifest as it now lies below `root`; best effort. Returns only
+    when whoever changes a file from now on gives it another ctime than the remembered one."""
     path = _file(root)
     time.sleep(TICK_S)
     try:

@@ -54,11 +54,8 @@ def parsed(data: bytes, what: str) -> Document:
 
 
 def unseal(data: bytes, kind: str, what: str) -> Document:
-    """The document in `data`, which must be of `kind` (its "format" is "poorwill-<kind>/<version>").
-
-    Corrupt if it is not JSON, of another kind, or its checksum differs; Unsupported for a version that is not read.
-    `SealedRecord.unseal` checks its fields as well.
-    """
+    """The document in `data`, which must be of `kind`; `SealedRecord.unseal` checks its fields as well. Corrupt if it
+    is not JSON, of another kind, or its checksum differs; Unsupported for a version that is not read."""
     document = parsed(data, what)
     expected = document.pop("checksum", None)
     try:

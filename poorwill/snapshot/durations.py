@@ -13,9 +13,7 @@ _WRITTEN = re.compile("".join(rf"(?:(?P<{unit}>[0-9]{{1,9}}){unit})?" for unit i
 
 def seconds_of(text: str) -> int:
     """Seconds in `text`: numbers with units w, d, h, m (minutes) and s, the largest first, each at most once.
-
-    UsageError for anything else, and for more than ten years.
-    """
+    UsageError for anything else, and for more than ten years."""
     found = _WRITTEN.fullmatch(text.strip()) if len(text) <= 64 else None
     if found is None or not found[0]:
         raise UsageError(f"'{text[:64]}' is not a duration: write for example 30m, 48h, 2d or 1d12h")

@@ -47,10 +47,8 @@ class Length:
 
 
 def write(record: Any, kind: type | None = None) -> dict[str, Any]:
-    """The record as a JSON object. A field that is None, and has None as its default, is left out.
-
-    kind: a class that the record inherits from; then the object has only that one's fields.
-    """
+    """The record as a JSON object; a field that is None, and has None as its default, is left out. kind: a class that
+    the record inherits from; then the object has only that one's fields."""
     written: dict[str, Any] = {}
     for field in _fields_of(kind or type(record)):
         value = getattr(record, field.name)

@@ -16,10 +16,8 @@ S = TypeVar("S", bound="SealedRecord")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A document, or an object in one.
-
-    further: the fields that this version does not know. They are written again, behind the others.
-    """
+    """A document, or an object in one. further: the fields that this version does not know, which are written again,
+    behind the others."""
 
     further: Mapping[str, Any] = field(default_factory=dict, repr=False, metadata=INLINE)
 

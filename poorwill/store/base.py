@@ -29,10 +29,8 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Permission to read one object, or to write one piece of one upload: exactly one of `url` and `path`.
-
-    A url is a secret until it expires. A path belongs to a store in a directory.
-    """
+    """Permission to read one object, or to write one piece of one upload: exactly one of `url`, a secret until it
+    expires, and `path`, of a store in a directory."""
 
     url: str | None = None
     path: str | None = None
@@ -67,11 +65,8 @@ class Store(Protocol):
         """Write a small object. Atomic: a reader sees all of it or none. Durable when it returns."""
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Like put, but False, and nothing is written, if the key exists.
-
-        Atomic where the store has conditional writes. Elsewhere it looks before it writes, and a concurrent writer may
-        win: callers hold a slot as well.
-        """
+        """Like put, but False, and nothing is written, if the key exists. Atomic where the store has conditional
+        writes; elsewhere it looks before it writes, and a concurrent writer may win: callers hold a slot as well."""
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
         """Write an object of any size from a local file, in bounded memory.
@@ -94,10 +89,8 @@ class Store(Protocol):
         """Size and time of one object."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key starts with `prefix`, in the order of the keys' UTF-8 bytes.
-
-        Reads page by page. Unfinished uploads are not listed. Objects written or deleted meanwhile may be.
-        """
+        """All objects whose key starts with `prefix`, in the order of the keys' UTF-8 bytes, read page by page.
+        Unfinished uploads are not listed; objects written or deleted meanwhile may be."""
 
     def delete(self, key: str) -> None:
         """Idempotent: deleting a missing object succeeds."""
@@ -106,17 +99,13 @@ class Store(Protocol):
         """Begin a multipart upload; the object appears only when it is completed."""
 
     def grant_piece(self, key: str, upload_id: str, number: int, *, expires_s: int) -> Grant:
-        """Permission to write piece `number`, from 1.
-
-        S3: a presigned UploadPart. Local: the path of the upload's temporary file, the same for every number: the
-        holder writes each piece at its own offset.
-        """
+        """Permission to write piece `number`, from 1: in S3 a presigned UploadPart; in a directory the path of the
+        upload's temporary file, the same for every number, into which the holder writes each piece at its own
+        offset."""
 
     def grant_read(self, key: str, *, expires_s: int) -> Grant:
-        """Permission to read an object, by ranges. The object may be missing: that shows when the grant is used.
-
-        S3: a url lives at most 7 days (604,800 s); UsageError for more. Local: a path does not expire.
-        """
+        """Permission to read an object, by ranges; a missing one shows when the grant is used. In S3 for at most 7 days
+        (604,800 s), UsageError for more; the path in a directory does not expire."""
 
     def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
         """Make the object appear. Atomic, durable when it returns; `size` is the whole object's and is
@@ -127,15 +116,11 @@ class Store(Protocol):
         """Drop an upload and its pieces. Idempotent."""
 
     def list_uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """(key, upload_id) of every unfinished upload whose key starts with `prefix`, in any order.
-
-        Empty if an S3 server has no such listing, or lost them in a restart.
-        """
+        """(key, upload_id) of every unfinished upload whose key starts with `prefix`, in any order; empty if an S3
+        server has no such listing, or lost them in a restart."""
 
     def list_pieces(self, key: str, upload_id: str) -> Pieces:
-        """The pieces of an unfinished upload, by number. NotFound if there is no such upload.
-
-        Empty in a directory, where pieces are bytes of a file, and if an S3 server has no such listing.
-        """
+        """The pieces of an unfinished upload, by number; empty in a directory, where they are bytes of a file, and if
+        an S3 server has no such listing. NotFound if there is no such upload."""
 
     def close(self) -> None: ...

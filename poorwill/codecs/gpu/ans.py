@@ -104,11 +104,8 @@ def _encode_group(lane: Lane, group: list[_Item], kind: str) -> None:
 
 
 def check(lane: Lane, codec: Any, coded: Coded, sources: list[Array]) -> None:
-    """DeviceFailed unless `coded` decodes to `sources`.
-
-    This alone guards a snapshot from a card that miscodes: nvCOMP's Python module does not look at the status of each
-    stream.
-    """
+    """DeviceFailed unless `coded` decodes to `sources`: this alone guards a snapshot from a card that miscodes, because
+    nvCOMP's Python module does not look at the status of each stream."""
     offsets, end = stacked([source.size for source in sources])
     buffer = lane.buffer("check", end)
     backs = [buffer[at : at + source.size] for at, source in zip(offsets, sources, strict=True)]

@@ -84,10 +84,8 @@ class Gpus:
             log.warning("%s; the CPU codes what it does not", error.message)
 
     def pin(self, buffer: memoryview) -> memoryview:
-        """The buffer, its pages pinned where the system allows it: copies to and from it are then twice as fast.
-
-        It is kept as long as the process lives: the device would go on writing to pages that were given back.
-        """
+        """The buffer, its pages pinned where the system allows it: copies to and from it are then twice as fast. It is
+        kept as long as the process lives: the device would go on writing to pages that were given back."""
         try:
             pin(self.libraries, address(buffer), len(buffer))
             with self._lock:

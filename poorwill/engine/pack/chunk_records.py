@@ -60,10 +60,8 @@ class ChunkRecords:
             self.place[chunks] = MISSING
 
     def resolved(self) -> Array:
-        """For each planned chunk the row it ended in (as `place`, OWN spelled as its own row), or MISSING.
-
-        A chunk that pointed to another which was written again with other bytes is missing too.
-        """
+        """For each planned chunk the row it ended in (as `place`, OWN spelled as its own row), or MISSING, also if it
+        pointed to another which was written again with other bytes."""
         rows = np.arange(len(self.place)) + self.base_rows
         out = np.where(self.place == OWN, rows, self.place)
         pointing = np.flatnonzero(self.place >= self.base_rows)

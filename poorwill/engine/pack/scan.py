@@ -32,10 +32,8 @@ _CLOCK = 5 if sys.platform == "linux" else time.CLOCK_REALTIME
 
 @dataclass(slots=True)
 class Scan:
-    """A workspace at one moment. `entries.segments` and `entries.xattrs` are still zero everywhere.
-
-    directories: row -> absolute path. starts, extents: as plan.plan_chunks wants them.
-    """
+    """A workspace at one moment; `entries.segments` and `entries.xattrs` are still zero everywhere. directories: row ->
+    absolute path. starts, extents: as plan.plan_chunks wants them."""
 
     root: bytes
     scanned_at_ns: int

@@ -32,11 +32,8 @@ class SourceReader:
         self._fd = -1
 
     def read(self, scan: Scan, plan: Plan, chunk: int, into: memoryview) -> tuple[int, list[Torn]]:
-        """Read chunk `chunk`; returns its raw bytes and the entries that were torn.
-
-        A file that got shorter, vanished or refused reads as zeros: the chunk keeps its planned size, and
-        the entry is packed again or reported.
-        """
+        """Read chunk `chunk`; returns its raw bytes, always as many as planned, and the entries that were torn: a file
+        that got shorter, vanished or refused reads as zeros, and is packed again or reported."""
         first, stop = int(plan.first[chunk]), int(plan.first[chunk + 1])
         at, torn = 0, list[Torn]()
         rows = plan.row[first:stop].tolist()

@@ -54,10 +54,8 @@ class Http:
         return retry(attempt, pauses, when=lambda error: not isinstance(error, UploadLost), sleep=context.pause)
 
     def get(self, url_of: Callable[[bool], str], start: int, into: memoryview, what: str, context: Context) -> None:
-        """Fill `into` with the object's bytes from `start`.
-
-        What may pass is tried again, `ATTEMPTS` times in all, each time with another URL: url_of(fresh) gives it.
-        """
+        """Fill `into` with the object's bytes from `start`. What may pass is tried again, `ATTEMPTS` times in all, each
+        time with another URL, from url_of(fresh)."""
         pauses = BACKOFF.pauses(uniform=self._uniform)
         retry(lambda: self._get(url_of(pauses.attempts > 1), start, into, what), pauses, sleep=context.pause)
 

@@ -17,10 +17,8 @@ EXPIRES_S_MAX = 7 * 24 * 3600  # of a signature version 4
 
 
 class S3Bucket:
-    """Sends requests about a bucket and raises Poorwill's errors. Thread-safe, as the client is.
-
-    `prefix` is empty or ends in '/'. `place` names url and endpoint in messages, without secrets.
-    """
+    """Sends requests about a bucket and raises Poorwill's errors. Thread-safe, as the client is. `prefix` is empty or
+    ends in '/'. `place` names url and endpoint in messages, without secrets."""
 
     def __init__(self, client: Any, name: str, prefix: str) -> None:
         """`client` is a boto3 S3 client. UsageError for a prefix that is not accepted."""

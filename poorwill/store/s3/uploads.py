@@ -88,10 +88,8 @@ class S3Uploads:
             return []
 
     def _write_file(self, key: str, source: SourceFile, content_type: str) -> None:
-        """A whole file as an object: see Store.put_file. UploadLost if the store forgot the upload meanwhile.
-
-        Takes at most IN_FLIGHT_BYTES_MAX of memory, or one piece if that is larger: from 625 GiB on.
-        """
+        """See Store.put_file. UploadLost if the store forgot the upload meanwhile. Takes at most IN_FLIGHT_BYTES_MAX of
+        memory, or one piece if that is larger: from 625 GiB on."""
         upload_id = self.create_upload(key, ContentType=content_type)
         try:
             pieces = self._write_pieces(key, upload_id, source)
