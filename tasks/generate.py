@@ -91,14 +91,12 @@ def _encode(frames: Frames, fps: float, opened: Studio, on_frame: Callable[[int,
 def _load(opened: Studio, model: Model) -> LoadedPipeline:
     from poorwill.media import loading, weights
 
+    cache = Path(os.environ.get("POORWILL_WEIGHTS_DIR") or Path.home() / ".cache" / "poorwill" / "weights")
+
     def folder_of_weights(prefix: str) -> Path:
-        return weights.local_folder(opened.model.open_store(), prefix, _cache_root(), stop=opened.process.stop)
+        return weights.local_folder(opened.model.open_store(), prefix, cache, stop=opened.process.stop)
 
     return loading.load(model, folder_of_weights)
-
-
-def _cache_root() -> Path:
-    return Path(os.environ.get("POORWILL_WEIGHTS_DIR") or Path.home() / ".cache" / "poorwill" / "weights")
 
 
 @task(name="upload_video", **policy(transient_in_time))

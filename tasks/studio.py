@@ -55,7 +55,8 @@ def studio(run: str, model: str, media: str) -> Iterator[Studio]:
     The folder is emptied first, whatever a killed run has left, and removed afterwards. NotFound and UsageError for
     names of no block, and for blocks that cannot be used.
     """
-    media_opened, folder = media_block(media), _scratch() / run
+    scratch = os.environ.get("POORWILL_SCRATCH_DIR") or f"{tempfile.gettempdir()}/poorwill-{os.getuid()}"
+    media_opened, folder = media_block(media), Path(scratch) / run
     with closing(media_opened.open()) as store:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
@@ -74,7 +75,3 @@ def current() -> Studio:
         return _CURRENT.get()
     except LookupError:
         raise NotFound("this step has no studio: it is called by the flow generate") from None
-
-
-def _scratch() -> Path:
-    return Path(os.environ.get("POORWILL_SCRATCH_DIR") or f"{tempfile.gettempdir()}/poorwill-{os.getuid()}")

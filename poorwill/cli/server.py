@@ -72,16 +72,13 @@ class Server:
         answer.release_conn()
         if answer.status == 204:
             return None
-        return self._understood(answer.status, content)
-
-    def _understood(self, status: int, content: bytes) -> Any:
         try:
-            answer = json.loads(content)
+            found = json.loads(content)
         except ValueError:
-            answer = None
-        if 200 <= status < 300 and answer is not None:
-            return answer
-        raise self._error(status, _reason(answer))
+            found = None
+        if not 200 <= answer.status < 300 or found is None:
+            raise self._error(answer.status, _reason(found))
+        return found
 
     def _error(self, status: int, reason: str) -> PoorwillError:
         name = self._name()

@@ -25,29 +25,25 @@ def check_destroyable(store: Store, machine: str, snapshot_id: str, instance: st
     """
     keep = f"instance {instance} of machine {machine} was not destroyed and goes on billing"
     try:
-        return _checked(store, machine, snapshot_id, instance, keep)
+        metadata = catalog.read(store, machine, snapshot_id)
+        record = verified.read(store, machine, snapshot_id)
+        expected = (machine, snapshot_id, instance)
+        found = (*record.owner, record.instance)
+        if metadata.instance != instance or (*found, record.manifest) != (*expected, metadata.manifest):
+            raise Refused(f"the verification record of {snapshot_id} is of {found}, expected {expected}: {keep}")
+        if not record.proves:
+            raise Refused(f"snapshot {snapshot_id} was verified by '{record.mode}', which is not enough: {keep}")
+        unread = {part.key for part in metadata.parts if not part.borrowed} - record.read_keys
+        if unread:
+            raise Refused(f"{len(unread)} parts of {snapshot_id} were never read back: {keep}")
+        manifest = manifests.read(store, metadata)
+        for row in range(len(manifest.parts)):
+            key, size = manifest.parts.key(row), int(manifest.parts.size[row])
+            if store.head(key).size != size:
+                raise Refused(f"{key}: its size in the store is not {size} any more: {keep}")
+        return metadata
     except (NotFound, Corrupt, Unsupported) as error:
         raise Refused(f"snapshot {snapshot_id} is not committed and verified: {error.message}: {keep}") from None
-
-
-def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: str) -> Metadata:
-    metadata = catalog.read(store, machine, snapshot_id)
-    record = verified.read(store, machine, snapshot_id)
-    expected = (machine, snapshot_id, instance)
-    found = (*record.owner, record.instance)
-    if metadata.instance != instance or (*found, record.manifest) != (*expected, metadata.manifest):
-        raise Refused(f"the verification record of {snapshot_id} is of {found}, expected {expected}: {keep}")
-    if not record.proves:
-        raise Refused(f"snapshot {snapshot_id} was verified by '{record.mode}', which is not enough: {keep}")
-    unread = {part.key for part in metadata.parts if not part.borrowed} - record.read_keys
-    if unread:
-        raise Refused(f"{len(unread)} parts of {snapshot_id} were never read back: {keep}")
-    manifest = manifests.read(store, metadata)
-    for row in range(len(manifest.parts)):
-        key, size = manifest.parts.key(row), int(manifest.parts.size[row])
-        if store.head(key).size != size:
-            raise Refused(f"{key}: its size in the store is not {size} any more: {keep}")
-    return metadata
 
 
 def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> None:

@@ -81,7 +81,11 @@ class ConvertRun:
             pass  # the usual case: it is about to be made
         trash.check_not_removed(self.store, owner)
         self._plan()
-        self._hold()
+        source = self.source.snapshot_id
+        self._pending.write(
+            workspace=self.source.workspace, instance=self.source.instance, parent=source,
+            borrows=sorted({source, *self.source.lenders}), converted_from=source,
+        )  # fmt: skip
         try:
             # Whoever removes snapshots moves metadata away first and looks for pending records second: one of the two
             # sees the other.
@@ -99,16 +103,6 @@ class ConvertRun:
         if found.converted_from != self.source.snapshot_id:
             raise Refused(f"snapshot {self.snapshot_id} exists and is no conversion of {self.source.snapshot_id}")
         return found
-
-    def _hold(self) -> None:
-        source = self.source.snapshot_id
-        self._pending.write(
-            workspace=self.source.workspace,
-            instance=self.source.instance,
-            parent=source,
-            borrows=sorted({source, *self.source.lenders}),
-            converted_from=source,
-        )
 
     def _plan(self) -> None:
         grants = ReadGrants(self.store, self._reads.allowed | {found.key for found in self.adopted})

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from poorwill.errors import ProviderRefused, UsageError
+from poorwill.errors import ProviderRefused
 from poorwill.providers.base import Offer, Wish, checked_public_keys
 
 LABEL_TAG = "poorwill:label"
@@ -20,7 +20,7 @@ PRICE_TAG = "poorwill:price-per-hour"
 TOKEN_TAG = "poorwill:token"  # of one machine and its volumes: labels are not unique
 
 GP3_GIB_MAX = 65_536
-DISK_MIBPS_MAX = 750  # what the 3,000 IOPS that cost nothing carry, at 0.25 MiB/s each
+DISK_MIBPS = 500  # the 3,000 IOPS that cost nothing carry 750, at 0.25 MiB/s each
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,9 @@ class LaunchSettings:
     security_group_ids: tuple[str, ...] = ()
     subnet_id: str | None = None
     public_ip: bool = True
-    disk_mibps: int = 500
 
     def __post_init__(self) -> None:
         checked_public_keys(self.public_keys)
-        if not 125 <= self.disk_mibps <= DISK_MIBPS_MAX:
-            raise UsageError(f"disk_mibps {self.disk_mibps}: expected 125 to {DISK_MIBPS_MAX}")
 
 
 def disk_gib(image: Image, wish: Wish) -> int:
@@ -100,7 +97,7 @@ def launch_request(
         "MaxCount": 1,
         "ClientToken": token,
         "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in tagged],
-        "BlockDeviceMappings": _disks(settings, image, wish),
+        "BlockDeviceMappings": _disks(image, wish),
         "NetworkInterfaces": [_interface(settings)],
         "InstanceInitiatedShutdownBehavior": "terminate",  # a machine that is only stopped bills its disk
         "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled"},
@@ -119,11 +116,11 @@ def user_data(public_keys: Sequence[str]) -> str:
     return "#cloud-config\n" + json.dumps({"ssh_authorized_keys": list(public_keys)}) + "\n"  # JSON is YAML
 
 
-def _disks(settings: LaunchSettings, image: Image, wish: Wish) -> list[dict[str, Any]]:
+def _disks(image: Image, wish: Wish) -> list[dict[str, Any]]:
     root = {
         "VolumeSize": disk_gib(image, wish),
         "VolumeType": "gp3",
-        "Throughput": settings.disk_mibps,
+        "Throughput": DISK_MIBPS,
         "Encrypted": True,
         "DeleteOnTermination": True,
     }

@@ -104,10 +104,7 @@ class Ec2Catalog:
     """What a region offers. `allowed`: the types to choose from; empty: any."""
 
     def __init__(self, client: Any, region: str, prices: PriceList, allowed: Sequence[str]) -> None:
-        self._client = client
-        self._region = region
-        self._prices = prices
-        self._allowed = list(allowed)
+        self._client, self._region, self._prices, self._allowed = client, region, prices, list(allowed)
 
     def offers(self, wish: Wish, image: Image, zone: str | None, beside: float) -> list[Offer]:
         """Cheapest first, at least one, at most OFFERS_MAX; `beside` is the price per hour of disk and address.

@@ -26,7 +26,7 @@ from poorwill.errors import (
 )
 from poorwill.providers.base import Endpoint, Instance, Offer, SshEndpoint, Wish, checked_label
 from poorwill.providers.ec2.errors import CAPACITY, EC2
-from poorwill.providers.ec2.launch import GP3_GIB_MAX, Image, LaunchSettings, disk_gib, launch_request
+from poorwill.providers.ec2.launch import DISK_MIBPS, GP3_GIB_MAX, Image, LaunchSettings, disk_gib, launch_request
 from poorwill.providers.ec2.machines import MACHINE_STATES, Described, Ec2Machines, literal
 from poorwill.providers.ec2.offers import Ec2Catalog
 from poorwill.providers.ec2.prices import PriceList, beside_per_hour
@@ -53,7 +53,7 @@ class Ec2Provider:
     Machines boot `image_id`, else the image that the public SSM parameter `image_parameter` names on that day; `user`
     logs in there, with one of `public_keys`. The security groups, or the default one of the VPC, must let SSH in.
     `instance_types` are those to choose from; empty: any. `public_ip=False` needs a route to private addresses.
-    `disk_mibps` is that of the gp3 disk. `account` names the account in messages and records.
+    `account` names the account in messages and records.
 
     `Instance.price_per_hour` of a spot machine is its price when it was created; NaN if the price is unknown.
     """
@@ -73,7 +73,6 @@ class Ec2Provider:
         subnet_id: str | None = None,
         instance_types: Sequence[str] = (),
         public_ip: bool = True,
-        disk_mibps: int = 500,
         account: str = "",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -85,7 +84,7 @@ class Ec2Provider:
         self._client, self._ssm = client, ssm
         self._region, self._account, self._user = region, account, user
         self._image_id, self._image_parameter = image_id, image_parameter
-        self._settings = LaunchSettings(tuple(public_keys), tuple(security_group_ids), subnet_id, public_ip, disk_mibps)
+        self._settings = LaunchSettings(tuple(public_keys), tuple(security_group_ids), subnet_id, public_ip)
         self._catalog = Ec2Catalog(client, region, prices, instance_types)
         self._machines = Ec2Machines(client, self.describe(), region, prices, public_ip)
         self._clock, self._sleep = clock, sleep
@@ -168,7 +167,7 @@ class Ec2Provider:
         size_gib = disk_gib(image, wish)
         if size_gib > GP3_GIB_MAX:
             raise Refused(f"{self.describe()} has disks of {GP3_GIB_MAX} GiB at most, {size_gib} were asked for")
-        beside = beside_per_hour(size_gib, self._settings.disk_mibps, self._settings.public_ip)
+        beside = beside_per_hour(size_gib, DISK_MIBPS, self._settings.public_ip)
         return self._catalog.offers(wish, image, zone, beside), image, beside
 
     def _zone(self, wish: Wish) -> str | None:
