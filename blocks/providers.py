@@ -10,7 +10,7 @@ from prefect_aws import AwsCredentials
 from pydantic import Field, SecretStr
 
 from blocks.access import SshAccess
-from blocks.aws import keys_of
+from blocks.stores import keys_of
 from poorwill.providers import registry
 from poorwill.providers.base import Provider
 from poorwill.providers.vast import provider as vast

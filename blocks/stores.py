@@ -6,7 +6,6 @@ from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials, MinIOCredentials
 from pydantic import Field
 
-from blocks.aws import keys_of
 from poorwill.errors import UsageError
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore as DirectoryStore
@@ -75,6 +74,15 @@ class S3Store(Block):
             attempts_max=1,  # RetryingStore tries again
         )
         return RetryingStore(connected)
+
+
+def keys_of(credentials: AwsCredentials, what: str) -> tuple[str | None, str | None, str | None]:
+    """(access key, secret key, session token). UsageError, naming `what`, for profiles and assumed roles."""
+    if credentials.profile_name or credentials.assume_role_arn:
+        raise UsageError(f"{what} block: profiles and assumed roles are not supported, give it keys")
+    secret = credentials.aws_secret_access_key
+    shown = secret.get_secret_value() if secret is not None else None
+    return credentials.aws_access_key_id, shown, credentials.aws_session_token
 
 
 STORES: tuple[type[LocalStore | S3Store], ...] = (LocalStore, S3Store)

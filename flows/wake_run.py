@@ -18,7 +18,6 @@ from flows.stages import each, openings
 from poorwill.control.machine.provisioning import IMAGE_GB, MAY_BILL, disk_gb_for
 from poorwill.control.records import catalog
 from poorwill.control.snapshot import needs
-from poorwill.control.snapshot.restore_run import check_needs
 from poorwill.engine.machine.nvidia_smi import gpus_and_driver
 from poorwill.errors import NotFound, PoorwillError, Refused, UsageError
 from poorwill.providers.base import Wish
@@ -98,7 +97,7 @@ def resolve(store: Store, snapshot: str, machine: str | None, provider: str | No
 
 def resolve_as(metadata: Metadata, name: str, machine: str, provider: str | None) -> Target:
     """The same for a new machine, whose block is or will be `name`. UsageError, NotFound, Unsupported."""
-    check_needs(metadata)
+    needs.of(metadata)  # Unsupported, before a machine is rented
     source = source_of(name, machine_if_any(name), provider)
     return Target(metadata.snapshot_id, metadata, name, machine, "", source)
 

@@ -15,8 +15,7 @@ from poorwill.control.machine import provisioning
 from poorwill.control.machine.provisioning import Noted
 from poorwill.control.records import intents
 from poorwill.errors import PoorwillError, Refused, UsageError
-from poorwill.providers.base import Instance, Provider, Wish
-from poorwill.store.base import Store
+from poorwill.providers.base import Instance, Wish
 from tasks.retries import policy, transient_in_time
 
 START_TIMEOUT_S = 900.0
@@ -93,7 +92,8 @@ def discard(name: str, machine: str, store: str, provider: str | None, snapshot_
     try:
         source = source_of(name, machine_if_any(name), provider).open()
         with closing(store_block(store).open()) as records:
-            own = _begun(records, source, machine, snapshot_id)
+            known = intents.of_machine(records, machine)
+            own = [each for each in known if (each.snapshot_id, each.provider) == (snapshot_id, source.describe())]
             said = [provisioning.discard(records, source, intent.label) for intent in own]
         block = machine_if_any(name)
         if block is not None and block.status == "waking" and not source.exists(block.instance):
@@ -111,8 +111,3 @@ def still_billing(name: str, machine: str, store: str, provider: str | None) -> 
     with closing(store_block(store).open()) as records:
         known = [intent for intent in intents.of_machine(records, machine) if intent.provider == source.describe()]
     return [instance for intent in known for instance in source.list_by_label(intent.label)]
-
-
-def _begun(records: Store, source: Provider, machine: str, snapshot_id: str) -> list[intents.Intent]:
-    found = intents.of_machine(records, machine)
-    return [each for each in found if (each.snapshot_id, each.provider) == (snapshot_id, source.describe())]

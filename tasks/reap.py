@@ -73,10 +73,8 @@ def _evidence_of(store: str | None) -> Iterator[tuple[list[Store], Evidence]]:
             blocks = machine_blocks()
             named = tuple(Named(name, block.instance, block.status) for name, block in blocks.items() if block.instance)
         evidence = reaping.read_evidence(stores.values())
-        yield (
-            list(stores.values()),
-            replace(evidence, named=named, unreadable=(*unreadable, *evidence.unreadable)),
-        )
+        seen = replace(evidence, named=named, unreadable=(*unreadable, *evidence.unreadable))
+        yield list(stores.values()), seen
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def host_of(arguments: argparse.Namespace) -> Host:
     if not getattr(arguments, "ssh", None):
         return LocalHost().start_ahead(arguments.run) if arguments.engine else LocalHost()
     try:
-        from poorwill.cli.known_hosts import KnownHosts
+        from poorwill.cli.known_hosts import pinned
         from poorwill.remote.identity import DEFAULT_FILES, Identity
         from poorwill.remote.ssh_host import SshHost
     except ImportError as error:
@@ -44,7 +44,7 @@ def host_of(arguments: argparse.Namespace) -> Host:
     if arguments.ssh_key and not os.access(arguments.ssh_key, os.R_OK):
         raise UsageError(f"--ssh-key {arguments.ssh_key}: no such file, or it cannot be read")
     say = (lambda line: None) if arguments.json else _say
-    pin = KnownHosts(Path(KNOWN_HOSTS).expanduser()).pin(endpoint, say)
+    pin = pinned(Path(KNOWN_HOSTS).expanduser(), endpoint, say)
     return SshHost(endpoint, Identity(files=files, agent=not arguments.ssh_key), pin, on_step=say)
 
 

@@ -10,7 +10,7 @@ import pytest
 from deployments.demo.tree_listing import differences, list_tree
 from deployments.servers.s3_server import S3Server
 from poorwill.cli.hosts import parse
-from poorwill.cli.known_hosts import KnownHosts
+from poorwill.cli.known_hosts import pinned
 from poorwill.errors import UsageError
 from poorwill.providers.base import SshEndpoint
 from tests.support.engine_homes import EngineHome
@@ -43,13 +43,13 @@ def test_known_hosts_is_read_and_added_to(tmp_path: Path) -> None:
     """A host that is there is pinned, one that is not is added once, and what was there stays."""
     path, said = tmp_path / ".ssh" / "known_hosts", list[str]()
     key, endpoint = KeyPair.generate().public, SshEndpoint("box", 2222)
-    pin = KnownHosts(path).pin(endpoint, said.append)
+    pin = pinned(path, endpoint, said.append)
     assert pin.known == "" and not path.exists()
     pin.accept(key)
     assert path.read_text() == f"[box]:2222 {key}\n" and "SHA256:" in said[0]
     path.write_text(f"# mine\n[box]:2222 {key}")
-    assert KnownHosts(path).pin(endpoint, said.append).known == key
-    KnownHosts(path).pin(SshEndpoint("other"), said.append).accept(key)
+    assert pinned(path, endpoint, said.append).known == key
+    pinned(path, SshEndpoint("other"), said.append).accept(key)
     assert path.read_text() == f"# mine\n[box]:2222 {key}\nother {key}\n"
 
 

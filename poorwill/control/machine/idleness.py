@@ -74,7 +74,8 @@ class Observation:
         numbers = {
             name: _number(report.get(name)) for name in ("network_bytes", "network_bytes_per_s", "cpu_s", "cpu_cores")
         }
-        unknown += [f"{name}: more than {ROWS_MAX}" for name in lists if _is_long(report.get(name))]
+        long = (name for name in lists if lists[name] is not None and len(report[name]) > ROWS_MAX)
+        unknown += [f"{name}: more than {ROWS_MAX}" for name in long]
         absent = {"gpus": GPU, "logins": LOGINS, "terminals": TERMINALS, "clients": CLIENTS, "network_bytes": NETWORK,
                   "network_bytes_per_s": NETWORK, "cpu_s": CPU, "cpu_cores": CPU}  # fmt: skip
         for name, kind in absent.items():
@@ -155,7 +156,9 @@ def judge(
     A new instance starts from zero; so does a machine that was not looked at for longer than GAP_S_MIN and
     `idle_after_s`, and one whose last look lies in the future.
     """
-    past = before if before is not None and _continues(before, instance, now_s, idle_after_s) else None
+    past = before if before is not None and before.instance == instance else None
+    if past is not None and not 0 <= now_s - past.seen_s <= max(GAP_S_MIN, idle_after_s):
+        past = None
     signs = signs_of(seen, past, now_s, limits)
     watch = Watch(instance, now_s, boot=seen.boot, network_bytes=seen.network_bytes, cpu_s=seen.cpu_s)
     if past is not None:
@@ -235,10 +238,6 @@ def _since(seen: Observation, before: Watch | None, now_s: float, limits: Limits
     yield from _rates(ago, network, cores, limits)
 
 
-def _continues(before: Watch, instance: str, now_s: float, idle_after_s: float) -> bool:
-    return before.instance == instance and 0 <= now_s - before.seen_s <= max(GAP_S_MIN, idle_after_s)
-
-
 def _sentence(signs: tuple[str, ...]) -> str:
     more = f"; {len(signs) - WHY_MAX} more" if len(signs) > WHY_MAX else ""
     return "; ".join(signs[:WHY_MAX]) + more
@@ -264,10 +263,6 @@ def _gpu(row: Any) -> Gpu:
 
 def _rows(value: Any) -> list[Any] | None:
     return value[:ROWS_MAX] if isinstance(value, list) else None
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > ROWS_MAX
 
 
 def _cell(row: Any, name: str) -> Any:

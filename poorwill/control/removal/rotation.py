@@ -62,7 +62,6 @@ class Due:
 class Rotation:
     """Every committed snapshot, the one that was not read for longest first."""
 
-    holdings: Holdings
     dues: list[Due]
 
     @property
@@ -103,7 +102,7 @@ def rotation(holdings: Holdings, now_s: float) -> Rotation:
             for number in holdings.numbers.of(found.read_keys).tolist():
                 orphans[number] = max(orphans[number], found.verified_at_s)
     _deal(holdings, dues, own_read_at_s, orphans)
-    return Rotation(holdings, sorted(dues.values(), key=lambda due: (due.read_at_s, due.owner[1])))
+    return Rotation(sorted(dues.values(), key=lambda due: (due.read_at_s, due.owner[1])))
 
 
 def _deal(

@@ -93,16 +93,21 @@ KNOWN = {need.text: need for need in (_NVCOMP_6,)}
 def of(metadata: Metadata) -> tuple[Need, ...]:
     """What a snapshot needs: what its metadata says, and what the codecs in it imply. Each once.
 
-    Unsupported, with what to do, for anything that this version cannot bring to a machine.
+    Unsupported, with what to do, for anything that this version cannot bring to a machine, or does not know.
     """
+    for name in metadata.codecs:
+        if name not in registry.ID_BY_NAME:
+            raise Unsupported(
+                f"snapshot {metadata.snapshot_id} holds chunks of codec '{name[:80]}', unknown here: use a newer "
+                "poorwill"
+            )
     said = metadata.needs
     if len(said) > NEEDS_MAX:
         raise Unsupported(
             f"snapshot {metadata.snapshot_id} needs {len(said)} things, expected at most {NEEDS_MAX}: use a newer "
             "poorwill"
         )
-    ids = (registry.ID_BY_NAME.get(name) for name in metadata.codecs)
-    implied = (registry.needs(number) for number in ids if number is not None)
+    implied = (registry.needs(registry.ID_BY_NAME[name]) for name in metadata.codecs)
     return tuple(_known(text, metadata) for text in dict.fromkeys([*said, *filter(None, implied)]))
 
 

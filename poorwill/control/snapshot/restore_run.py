@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from poorwill.codecs import registry
 from poorwill.control.snapshot import needs
 from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.answers import PartRestored, Restored
 from poorwill.engine.protocol.requests import FinishRestore, OpenRestore, Restore
-from poorwill.errors import Unsupported
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import RestoreOrder
 from poorwill.store.base import Store
@@ -40,9 +38,8 @@ class RestoreRun:
     def open(self) -> dict[int, int]:
         """Have the engine check the manifest, the disk and the directory, and create the directories.
 
-        HostUnfit, before that, if the machine lacks what the snapshot needs.
+        Before that, HostUnfit if the machine lacks what the snapshot needs, Unsupported if it is not known here.
         """
-        check_needs(self.metadata)
         if needs.of(self.metadata):
             needs.check_machine(self.metadata, self.session.facts or self.session.hello(self.order.workspace))
         opened = self.session.request(OpenRestore(self.metadata.manifest, self.order), answer=self._grants.answer)
@@ -59,14 +56,3 @@ class RestoreRun:
         """Links, attributes, directory times, and the count of everything: `kept_bytes` of files that stood there
         already, stored bytes from the cache (`cached_bytes`) and from the store (`fetched_bytes`)."""
         return self.session.request(FinishRestore())
-
-
-def check_needs(metadata: Metadata) -> None:
-    """Unsupported if no machine could decode the snapshot with what this version brings there; before one is rented."""
-    for name in metadata.codecs:
-        if name not in registry.ID_BY_NAME:
-            raise Unsupported(
-                f"snapshot {metadata.snapshot_id} holds chunks of codec '{name[:80]}', unknown here: use a newer "
-                "poorwill"
-            )
-    needs.of(metadata)

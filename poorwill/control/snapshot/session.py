@@ -18,15 +18,7 @@ from poorwill.engine.protocol.asking import Question, Request, answer_to
 from poorwill.engine.protocol.lines import Call, Cancel, Event, Message, Reply
 from poorwill.engine.protocol.questions import read_question
 from poorwill.engine.protocol.requests import Command, Hello
-from poorwill.errors import (
-    Corrupt,
-    DeadlineExceeded,
-    EngineFailed,
-    EngineLost,
-    PoorwillError,
-    Unsupported,
-    from_wire,
-)
+from poorwill.errors import Corrupt, DeadlineExceeded, EngineFailed, EngineLost, PoorwillError, Unsupported, from_wire
 from poorwill.remote.base import Host
 from poorwill.snapshot import fields
 

@@ -138,10 +138,7 @@ class Ec2Catalog:
         return _affordable(found, wish)
 
     def _types(self, wish: Wish, architecture: str, zone: str | None) -> list[InstanceType]:
-        filters = {
-            "processor-info.supported-architecture": [architecture],
-            "supported-usage-class": [_market(wish)],
-        }
+        filters = {"processor-info.supported-architecture": [architecture], "supported-usage-class": [_market(wish)]}
         if self._allowed:
             filters["instance-type"] = self._allowed
         elif _gpus_wished(wish):

@@ -256,7 +256,9 @@ class Ec2Provider:
         if described is None:
             return
         if described["State"]["Name"] != "terminated":
-            self._terminate(instance_id)
+            what = f"{self.describe()}: instance {instance_id} goes on billing, cannot terminate it"
+            with suppress(NotFound), EC2.translated(what):
+                self._client.terminate_instances(InstanceIds=[instance_id])
         for left_s in self._polls(timeout_s):
             now = self._machines.described(instance_id)
             state = now["State"]["Name"] if now else "terminated"
@@ -267,13 +269,6 @@ class Ec2Provider:
             f"{self.describe()}: instance {instance_id} is {state} after {timeout_s:.0f} s; "
             "it may go on billing: destroy it again"
         )
-
-    def _terminate(self, instance_id: str) -> None:
-        with (
-            suppress(NotFound),
-            EC2.translated(f"{self.describe()}: instance {instance_id} goes on billing, cannot terminate it"),
-        ):
-            self._client.terminate_instances(InstanceIds=[instance_id])
 
     def _await_no_volumes(self, described: Described, timeout_s: float) -> None:
         for _ in self._polls(min(timeout_s, VOLUMES_TIMEOUT_S)):

@@ -14,7 +14,6 @@ from packaging.specifiers import SpecifierSet
 
 from poorwill.codecs import registry
 from poorwill.control.snapshot import needs
-from poorwill.control.snapshot.restore_run import check_needs
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.machine.nvidia_smi import gpus_and_driver
 from poorwill.engine.protocol.answers import MachineFacts
@@ -44,7 +43,7 @@ def saying(*said: str, codecs: tuple[str, ...] = ()) -> Metadata:
 
 def unsupported(*said: str) -> str:
     with pytest.raises(Unsupported) as caught:
-        check_needs(saying(*said))
+        needs.of(saying(*said))
     assert METADATA.snapshot_id in caught.value.message and len(caught.value.message) < 400
     return caught.value.message
 
@@ -76,10 +75,8 @@ def test_what_is_shipped_is_what_is_needed(need: needs.Need, machine: str) -> No
 def test_known_needs_pass_before_a_machine_is_there() -> None:
     """None, one, the same twice, and one that only the list of codecs tells of."""
     for metadata in (saying(), saying(codecs=("raw", "planes"))):
-        check_needs(metadata)
         assert needs.of(metadata) == ()
     for metadata in (saying(NVCOMP_6), saying(NVCOMP_6, NVCOMP_6), saying(codecs=("zstd", "nvcomp-ans/6"))):
-        check_needs(metadata)
         assert [need.text for need in needs.of(metadata)] == [NVCOMP_6]
 
 

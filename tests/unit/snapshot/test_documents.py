@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poorwill.control.records import catalog
-from poorwill.control.snapshot.restore_run import check_needs
+from poorwill.control.snapshot import needs
 from poorwill.errors import Corrupt, PoorwillError, Unsupported
 from poorwill.snapshot import limits
 from poorwill.snapshot.documents import seal, unseal
@@ -69,7 +69,7 @@ def test_a_field_of_another_type(path: tuple[Any, ...], value: Any) -> None:
     try:
         found = read(document)
         catalog.summary(found)
-        check_needs(found)
+        needs.of(found)
         assert found.readable_keys and found.seal()
     except PoorwillError as error:
         assert error.message
