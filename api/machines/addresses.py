@@ -67,10 +67,6 @@ SshHost = Annotated[
     Field(min_length=1, max_length=255, description="Host name or IP address.", examples=["ssh4.vast.ai"]),
     AfterValidator(checked_host),
 ]
-SshPort = Annotated[int, Field(ge=1, le=65535, examples=[22])]
-SshUser = Annotated[
-    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9._-]{0,31}$", description="Whom to log in as. Left out: root.")
-]
 Workspace = Annotated[
     str,
     Field(
@@ -94,7 +90,9 @@ class MachineAddress(BaseModel):
     """How a machine is reached, where the server does not know that yet. The other fields count with `ssh_host`."""
 
     ssh_host: SshHost | None = None
-    ssh_port: SshPort = 22
-    ssh_user: SshUser | None = None
+    ssh_port: int = Field(22, ge=1, le=65535, examples=[22])
+    ssh_user: str | None = Field(
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9._-]{0,31}$", description="Whom to log in as. Left out: root."
+    )
     host_key: HostKey | None = None
     workspace_path: Workspace = defaults.WORKSPACE

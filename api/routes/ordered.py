@@ -11,7 +11,6 @@ from fastapi import Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from api.deps import IdempotencyKey, SharedGateway
-from api.gateway import Gateway
 from api.http.problems import Problem, documented
 from api.machines.blocks import MachineBlock
 from api.runs.run_view import RunError, RunView
@@ -85,10 +84,16 @@ STARTED: dict[str, Any] = {
 class Order:
     """What all of these requests have. `wait_s`: how long they wait for the run's end."""
 
-    gateway: Gateway
-    key: str | None
+    gateway: SharedGateway
+    key: IdempotencyKey
     response: Response
-    wait_s: float
+    wait_s: Annotated[
+        float,
+        Query(
+            alias="wait", ge=0, le=3600, allow_inf_nan=False,
+            description="Wait up to so many seconds for the end; 200 if it came.",
+        ),
+    ] = 0  # fmt: skip
 
     async def place(
         self,
@@ -130,18 +135,4 @@ class Order:
         return (await runs.create(flow, given, idempotency_key=self.key, tags=[about]))[0]
 
 
-async def _order(
-    gateway: SharedGateway,
-    key: IdempotencyKey,
-    response: Response,
-    wait: Annotated[
-        float,
-        Query(
-            ge=0, le=3600, allow_inf_nan=False, description="Wait up to so many seconds for the end; 200 if it came."
-        ),
-    ] = 0,
-) -> Order:
-    return Order(gateway, key, response, wait)
-
-
-NewOrder = Annotated[Order, Depends(_order)]
+NewOrder = Annotated[Order, Depends()]

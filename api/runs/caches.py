@@ -38,7 +38,7 @@ class BatchReader(Generic[K, V]):
     """Answers by key: `get` gives what `read` finds for the key, or None. Keys that are asked for at about the same
     time are read in one call.
 
-    At most `batches_max` reads of at most `batch_max` keys are under way, and they begin at least `apart_s` apart:
+    At most two reads of at most `batch_max` keys are under way, and they begin at least `apart_s` apart:
     that bounds the load on the server, however many callers there are, and one caller alone does not wait. An answer
     is kept for `keep_s(answer)` seconds, and of all answers the `entries_max` last asked for.
     """
@@ -49,14 +49,13 @@ class BatchReader(Generic[K, V]):
         keep_s: Callable[[V | None], float],
         *,
         batch_max: int = 50,
-        batches_max: int = 2,
         apart_s: float = 0.04,
         entries_max: int = 2048,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read, self._clock = read, clock
         self._batch_max, self._apart_s = batch_max, apart_s
-        self._slots = asyncio.Semaphore(batches_max)
+        self._slots = asyncio.Semaphore(2)
         self._kept: TLRUCache[K, V | None, float] = TLRUCache(
             entries_max, lambda key, answer, now_s: now_s + keep_s(answer), clock
         )

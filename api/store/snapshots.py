@@ -69,18 +69,13 @@ class Catalog:
     `opened` opens the store, when it is needed and again after OPENED_S: its keys may have been replaced.
     """
 
-    def __init__(
-        self,
-        opened: Callable[[], Store],
-        remembered_max: int = 20_000,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._opened, self._clock = opened, clock
+    def __init__(self, opened: Callable[[], Store]) -> None:
+        self._opened = opened
         self._store: Store | None = None
         self._store_before: Store | None = None
         self._until_s = float("-inf")
         self._lock = threading.Lock()
-        self._rows: LRUCache[Name, Row] = LRUCache(remembered_max)
+        self._rows: LRUCache[Name, Row] = LRUCache(20_000)
         self._readers = ThreadPoolExecutor(8, thread_name_prefix="catalog")
 
     def close(self) -> None:
@@ -95,14 +90,14 @@ class Catalog:
     def store(self) -> Store:
         """It stays open for at least OPENED_S."""
         with self._lock:
-            if self._store is not None and self._clock() < self._until_s:
+            if self._store is not None and time.monotonic() < self._until_s:
                 return self._store
             opened = self._opened()
             if self._store is not None and self._store.describe() != opened.describe():
                 self._rows.clear()
             if self._store_before is not None:
                 self._store_before.close()
-            self._store, self._store_before, self._until_s = opened, self._store, self._clock() + OPENED_S
+            self._store, self._store_before, self._until_s = opened, self._store, time.monotonic() + OPENED_S
             return opened
 
     def names(self, machines: Iterable[str] | None = None) -> Iterator[Name]:

@@ -61,18 +61,15 @@ def key_of(run: str, what: str) -> str:
 def delivered(store: Store, run: str) -> VideoRecord | None:
     """The record of a run's video, None before it is delivered. Corrupt; Unsupported for a later version."""
     key = key_of(run, "record")
+    what = f"{store.describe()}: {key}"
     try:
-        return _decoded(store.get(key, bytes_max=256 << 10), f"{store.describe()}: {key}")
+        document = documents.parsed(store.get(key, bytes_max=256 << 10), what)
+        versions.check(document.pop("format", None), "video", what)
+        return fields.read(VideoRecord, document, what)
     except NotFound:
         return None
     except Corrupt as error:
         raise Corrupt(f"{error.message}: delete it to generate the video again", key=key) from error
-
-
-def _decoded(data: bytes, what: str) -> VideoRecord:
-    document = documents.parsed(data, what)
-    versions.check(document.pop("format", None), "video", what)
-    return fields.read(VideoRecord, document, what)
 
 
 def deliver(store: Store, run: str, files: Files, facts: Mapping[str, Any]) -> VideoRecord:

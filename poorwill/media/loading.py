@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import inspect
 import logging
@@ -83,9 +82,14 @@ def load(model: Model, folder_of: FolderOf, device: str | None = None) -> Loaded
     placement.check_attention(plan.attention)
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()  # in a log they are one long line
-    with _explained(model):
+    try:
         pipe = _pipe(pipeline_class, model, _dtypes(model, profile, device), plan, folder_of)
         placement.place(pipe, plan, device, _dtype(model.dtype))
+    except PoorwillError:
+        raise
+    except _LoadErrors as error:
+        release_after(error)
+        raise _load_error(error, model) from error
     pipe.set_progress_bar_config(disable=True)
     log.info("%s on %s: offload %s, quantization %s", model.source, device, plan.offload, plan.quantization)
     return LoadedPipeline(pipe, model, profile, device, plan)
@@ -173,17 +177,6 @@ def _dtypes(model: Model, profile: Profile, device: str) -> dict[str, torch.dtyp
 def _dtype(name: str) -> torch.dtype:
     found: torch.dtype = getattr(torch, name)
     return found
-
-
-@contextlib.contextmanager
-def _explained(model: Model) -> Iterator[None]:
-    try:
-        yield
-    except PoorwillError:
-        raise
-    except _LoadErrors as error:
-        release_after(error)
-        raise _load_error(error, model) from error
 
 
 def _load_error(error: Exception, model: Model) -> PoorwillError:

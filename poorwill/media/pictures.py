@@ -8,8 +8,6 @@ is asked for here, twice `PIL.Image.MAX_IMAGE_PIXELS` for a picture.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -60,12 +58,22 @@ def decode(data: bytes, *, pixels_max: int, what: str = "the image") -> Image.Im
     name = format_of(data)
     if name is None:
         raise UsageError(f"{what} is {_found(data)}, {_EXPECTED}")
-    with _our_errors(what, name), Image.open(io.BytesIO(data), formats=(name,)) as picture:
-        _check_size(picture, pixels_max, what)
-        picture.load()  # now, so that no error of the pixels is taken for one of EXIF data
-        flat = _on_white(_upright(picture))
-        flat.info.clear()
-        return flat
+    try:
+        with Image.open(io.BytesIO(data), formats=(name,)) as picture:
+            _check_size(picture, pixels_max, what)
+            picture.load()  # now, so that no error of the pixels is taken for one of EXIF data
+            flat = _on_white(_upright(picture))
+    except (PoorwillError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Refused(f"{what} is too large: {error}") from error
+    except UnidentifiedImageError as error:
+        raise UsageError(f"{what} is a damaged {name} file: its header cannot be read; {_EXPECTED}") from error
+    except Exception as error:
+        # Pillow promises no set of errors for damaged files: OSError, SyntaxError, ValueError, EOFError, ...
+        raise UsageError(f"{what} is a damaged {name} file: {str(error)[:200]}; {_EXPECTED}") from error
+    flat.info.clear()
+    return flat
 
 
 def _check_size(picture: Image.Image, pixels_max: int, what: str) -> None:
@@ -115,18 +123,3 @@ def _found(data: bytes) -> str:
     if all(byte >= 0x20 or byte in b"\t\r\n\f" for byte in start):
         return "text"
     return f"of an unknown format (it begins {data[:8].hex(' ')})"
-
-
-@contextmanager
-def _our_errors(what: str, name: str) -> Iterator[None]:
-    try:
-        yield
-    except (PoorwillError, MemoryError):
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Refused(f"{what} is too large: {error}") from error
-    except UnidentifiedImageError as error:
-        raise UsageError(f"{what} is a damaged {name} file: its header cannot be read; {_EXPECTED}") from error
-    except Exception as error:
-        # Pillow promises no set of errors for damaged files: OSError, SyntaxError, ValueError, EOFError, ...
-        raise UsageError(f"{what} is a damaged {name} file: {str(error)[:200]}; {_EXPECTED}") from error

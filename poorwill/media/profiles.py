@@ -64,30 +64,25 @@ ADJUSTABLE = (
     "frames_max", "pixels_max", "steps_max", "size_multiple",
 )  # fmt: skip
 """What a model may say otherwise than its profile, in `Model.defaults`."""
-_PROFILES: dict[str, Profile] = {}
+PROFILES: dict[str, Profile] = {}
 
 
 def register(profile: Profile) -> None:
     """Make a pipeline class known to this process. UsageError if another profile has its name."""
-    if _PROFILES.setdefault(profile.pipeline_class, profile) != profile:
+    if PROFILES.setdefault(profile.pipeline_class, profile) != profile:
         raise UsageError(f"another profile is registered for {profile.pipeline_class}: give the class another name")
-
-
-def registered() -> tuple[Profile, ...]:
-    """Every known profile, in the order of registration."""
-    return tuple(_PROFILES.values())
 
 
 def profile_of(pipeline_class: str) -> Profile:
     """The profile of a pipeline class, by its name in diffusers. UsageError that says how to add one."""
-    if pipeline_class not in _PROFILES:
+    if pipeline_class not in PROFILES:
         raise UsageError(
-            f"no profile of the pipeline class {pipeline_class[:80]!r}: known are {', '.join(_PROFILES)}. To add one: "
+            f"no profile of the pipeline class {pipeline_class[:80]!r}: known are {', '.join(PROFILES)}. To add one: "
             "from poorwill.media import profiles; profiles.register(profiles.Profile('NameInDiffusers', 'Label', "
             "num_frames=49, height=480, width=720, steps=50, fps=16, guidance=6.0, frame_step=4, frame_offset=1, "
             "frames_max=81, size_multiple=16)) before the model is used; every argument is explained in profiles.py"
         )
-    return _PROFILES[pipeline_class]
+    return PROFILES[pipeline_class]
 
 
 for _profile in (

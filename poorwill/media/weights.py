@@ -82,7 +82,7 @@ def local_folder(
     folder = root / digest
     if _is_whole(folder, manifest):
         return folder
-    with _writing(root):
+    try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sweep(root, digest)
         lock = lock_file(f"{folder}.lock", timeout_s=WAIT_S_MAX, check=stop.check)
@@ -97,6 +97,10 @@ def local_folder(
             download(store, lambda path: _key(prefix, path), partial, missing, on_bytes, stop)
             os.rename(partial, folder)
             sync_folder(str(root))
+    except OSError as error:
+        raise HostUnfit(
+            f"{root}: cannot keep weights: {error.strerror or error}; check the disk, or give another directory"
+        ) from error
     return folder
 
 
@@ -183,16 +187,6 @@ def _sweep(root: Path, digest: str) -> None:
             if (lock := lock_file(root / f"{other}.lock")) is not None:  # else somebody works on it
                 with lock:
                     shutil.rmtree(left)
-
-
-@contextlib.contextmanager
-def _writing(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise HostUnfit(
-            f"{root}: cannot keep weights: {error.strerror or error}; check the disk, or give another directory"
-        ) from error
 
 
 def _files_below(folder: Path) -> Iterator[str]:

@@ -9,16 +9,7 @@ import time
 from collections.abc import Callable
 from itertools import chain
 
-from poorwill.errors import (
-    Corrupt,
-    EngineLost,
-    HostUnfit,
-    PermanentError,
-    PoorwillError,
-    TransientError,
-    masked,
-    one_line,
-)
+from poorwill.errors import Corrupt, EngineLost, HostUnfit, PermanentError, TransientError, masked, one_line
 from poorwill.remote import channel_files, endings
 from poorwill.remote.base import Stream
 from poorwill.remote.link import frames
@@ -168,7 +159,7 @@ class Link:
             except _CUTS as error:
                 failures += 1
                 if failures == START_ATTEMPTS or self._clock() >= ends_s:
-                    lost = error if isinstance(error, PoorwillError) else None
+                    lost = error if isinstance(error, TransientError) else None
                     raise lost or EngineLost(f"{self._describe}: {endings.why(error)}") from None
                 # If dialing itself failed, nothing was started.
                 first = first and self._epoch == 0

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from poorwill.errors import UsageError
+from poorwill.media import profiles
 from poorwill.media.model import Model
 from poorwill.media.parameters import (
     FPS_MAX,
@@ -22,9 +23,9 @@ from poorwill.media.parameters import (
     Resolved,
     resolve,
 )
-from poorwill.media.profiles import Profile, profile_of, registered
+from poorwill.media.profiles import Profile, profile_of
 
-PROFILES = registered()
+PROFILES = tuple(profiles.PROFILES.values())
 LTX, SKYREELS = profile_of("LTXImageToVideoPipeline"), profile_of("HunyuanSkyreelsImageToVideoPipeline")
 SVD, SIZELESS = profile_of("StableVideoDiffusionPipeline"), profile_of("HunyuanVideo15ImageToVideoPipeline")
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

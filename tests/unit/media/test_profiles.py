@@ -7,11 +7,12 @@ import dataclasses
 import pytest
 
 from poorwill.errors import UsageError
+from poorwill.media import profiles
 from poorwill.media.model import Model
 from poorwill.media.parameters import Asked, arguments, resolve
-from poorwill.media.profiles import ADJUSTABLE, Profile, profile_of, register, registered
+from poorwill.media.profiles import ADJUSTABLE, Profile, profile_of, register
 
-PROFILES = registered()
+PROFILES = tuple(profiles.PROFILES.values())
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.label)

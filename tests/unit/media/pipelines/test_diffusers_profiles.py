@@ -8,10 +8,11 @@ import diffusers
 import pytest
 from diffusers.models.attention_dispatch import AttentionBackendName
 
+from poorwill.media import profiles
 from poorwill.media.model import ATTENTIONS
-from poorwill.media.profiles import Profile, registered
+from poorwill.media.profiles import Profile
 
-PROFILES = registered()
+PROFILES = tuple(profiles.PROFILES.values())
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.label)
