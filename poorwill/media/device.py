@@ -14,11 +14,6 @@ _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|STATUS_ALLOC_FAILE
 _FAILED = re.compile(r"CUDA (driver )?error|cuDNN error|CUDNN_STATUS|CUBLAS_STATUS|HIP error|device-side assert")
 
 
-def default_device() -> str:
-    """The GPU of this process, or the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def memory_bytes(device: str) -> int | None:
     """All of the GPU's memory in bytes, used or not; None without a GPU of CUDA or ROCm."""
     return int(torch.cuda.get_device_properties(device).total_memory) if device.startswith("cuda") else None

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from poorwill.errors import Corrupt, PoorwillError, SourceUnavailable, UsageError
 from poorwill.media import memory, placement
-from poorwill.media.device import default_device, device_error, memory_bytes, release_after
+from poorwill.media.device import device_error, memory_bytes, release_after
 from poorwill.media.memory import Plan
 from poorwill.media.model import STORE_SCHEME, Model
 from poorwill.media.profiles import Profile, profile_of
@@ -73,7 +73,7 @@ def load(model: Model, folder_of: FolderOf, device: str | None = None) -> Loaded
     OutOfMemory and DeviceFailed; errors of `folder_of` pass.
     """
     model.check()
-    device = device or default_device()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     profile = profile_of(model.pipeline_class)
     pipeline_class = _pipeline_class(profile)
     plan = memory.plan(model.memory, memory_bytes(device))
