@@ -109,10 +109,8 @@ class ErrorTable:
             raise self.error(error, what, **facts) from error
 
     def error(self, error: BaseException, what: str, **facts: Any) -> PoorwillError:
-        """The error to raise for one of FAULTS. `what`: who cannot do what, as in 'EC2 in eu-west-1: cannot list'.
-
-        Its facts hold the `code` and HTTP `status` of an answer.
-        """
+        """The error to raise for one of FAULTS, with the `code` and HTTP `status` of an answer among its facts. `what`:
+        who cannot do what, as in 'EC2 in eu-west-1: cannot list'."""
         if isinstance(error, boto.ClientError):
             return self._answered(code_of(error), _status_of(error), what, facts)
         kind = type(error).__name__

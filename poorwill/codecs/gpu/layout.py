@@ -16,10 +16,8 @@ def words(xp: Any, data: Array, width: int) -> Array:
 
 
 def split(xp: Any, data: Array, width: int, rotated: bool, out: list[Array]) -> None:
-    """Byte k of every element to out[k]; each element is rotated left by one bit first where `rotated`.
-
-    data: bytes, a whole number of elements. out: `width` byte arrays of len(data) / width.
-    """
+    """Byte k of every element of `data`, which are whole ones of `width` bytes, to out[k], an array of bytes; each
+    element is rotated left by one bit first where `rotated`."""
     elements = words(xp, data, width)
     if rotated:
         elements = (elements << 1) | (elements >> (8 * width - 1))

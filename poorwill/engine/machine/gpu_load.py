@@ -26,10 +26,8 @@ class GpuLoad:
 
 
 def gpu_loads(root: Path, path: str | None = None) -> dict[str, GpuLoad]:
-    """By the GPU's uuid; empty without a GPU. HostUnfit if there is one and nvidia-smi does not say how busy it is.
-
-    root: below it are the machine's devices. path: where nvidia-smi is looked for; None: $PATH.
-    """
+    """By the GPU's uuid; empty without a GPU among the devices below `root`. HostUnfit if there is one and nvidia-smi,
+    looked for in `path` or in $PATH, does not say how busy it is."""
     try:
         processes = nvidia_smi.query(_PROCESS_QUERY, units=False, path=path)
         gpus = nvidia_smi.query(_GPU_QUERY, units=False, path=path)

@@ -38,10 +38,8 @@ def selected(manifest: Manifest, include: Globs) -> Array:
 
 
 class Placement:
-    """The segments of wanted entries, sorted by chunk: those of chunk `c` are `first[c]` to `first[c + 1]`.
-
-    row: the entry of each segment. needed: whether a chunk has any wanted segment, one bool per chunk.
-    """
+    """The segments of wanted entries, sorted by chunk: those of chunk `c` are `first[c]` to `first[c + 1]`. row: the
+    entry of each. needed: whether a chunk has any, one bool per chunk."""
 
     def __init__(self, manifest: Manifest, wanted: Array) -> None:
         rows = manifest.segment_rows()
