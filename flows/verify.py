@@ -12,10 +12,10 @@ from prefect.logging import get_run_logger
 from blocks.lookup import store_block
 from flows.stages import failed
 from poorwill import defaults
-from poorwill.cli.output import human
 from poorwill.control.records import catalog
 from poorwill.control.removal.rotation import Share
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Unsupported
+from poorwill.snapshot.sizes import human
 from tasks.events import VERIFICATION_FAILED, emit
 from tasks.read_back import Chosen, Reading, choose_due, read_back
 from tasks.reports.artifacts import ROWS_MAX, Row, publish_table

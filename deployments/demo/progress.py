@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from poorwill.cli.output import human
 from poorwill.errors import EngineLost
+from poorwill.snapshot.sizes import human
 
 if TYPE_CHECKING:
     from tasks.sessions import Live

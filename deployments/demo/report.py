@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from poorwill.cli.output import human
 from poorwill.snapshot.metadata import Metadata
+from poorwill.snapshot.sizes import human
 
 STAGES = ("scan", "pack", "settle", "metadata", "verify", "destroy", "provision", "restore", "finish")
 """In their order, by the names under which the flows time them."""

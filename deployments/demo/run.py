@@ -15,8 +15,8 @@ from deployments.demo.interrupts import Interrupts
 from deployments.demo.sandbox import NAME, WORKSPACE, Sandbox
 from deployments.demo.tree_listing import Listing, differences, list_tree, tree_bytes
 from deployments.demo.video import make_video
-from poorwill.cli.output import human
 from poorwill.errors import PoorwillError
+from poorwill.snapshot.sizes import human
 
 if TYPE_CHECKING:
     from prefect import Flow

@@ -11,20 +11,12 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from poorwill.errors import PoorwillError
+from poorwill.snapshot.sizes import human
 
 EVENT_EVERY_S = 1.0
 SHOWN_MAX = 20
 LEFT_OUT = 3
 """Exit code of a command that is done, but for paths that it lists."""
-
-
-def human(count: float) -> str:
-    """Bytes for people, in powers of ten as stores bill them."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
 
 
 class Progress(Protocol):

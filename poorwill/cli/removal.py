@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from poorwill.cli.output import Output, human
+from poorwill.cli.output import Output
 from poorwill.control.records import trash
 from poorwill.control.records.holdings import Holdings
 from poorwill.control.removal import deletion
@@ -15,6 +15,7 @@ from poorwill.errors import Refused
 from poorwill.remote.base import Host
 from poorwill.snapshot import durations, ids
 from poorwill.snapshot.retention_policy import COUNTS, Policy
+from poorwill.snapshot.sizes import human
 from poorwill.store.address import open_store
 
 

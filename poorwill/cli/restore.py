@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 
 from poorwill.cli import hosts
-from poorwill.cli.output import LEFT_OUT, Output, human
+from poorwill.cli.output import LEFT_OUT, Output
 from poorwill.cli.parts import all_parts
 from poorwill.control.records import catalog
 from poorwill.control.snapshot.presigned_grants import check_reachable
@@ -16,6 +16,7 @@ from poorwill.control.snapshot.session import EngineSession
 from poorwill.remote.base import Host
 from poorwill.snapshot import fields
 from poorwill.snapshot.order import RestoreOrder
+from poorwill.snapshot.sizes import human
 from poorwill.store.address import open_store
 from poorwill.timestamps import timed
 

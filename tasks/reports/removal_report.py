@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from poorwill.cli.output import human
 from poorwill.control.machine.costs import per_month
 from poorwill.control.removal.live_share import SMALL_SHARE, LiveShare
 from poorwill.control.removal.retention import Plan, Verdict
 from poorwill.snapshot import durations
+from poorwill.snapshot.sizes import human
 from tasks.removal import Planned
 from tasks.reports.artifacts import ROWS_MAX, Row, best_effort, publish_markdown, publish_table
 

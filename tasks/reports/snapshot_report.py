@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from blocks.lookup import store_block
-from poorwill.cli.output import human
 from poorwill.control.records import catalog, manifests
 from poorwill.errors import one_line
 from poorwill.snapshot.metadata import Coding, Metadata
+from poorwill.snapshot.sizes import human
 from poorwill.snapshot.tables import Kind, Manifest
 from tasks.reports import charts
 from tasks.reports.artifacts import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from poorwill.cli.output import human
+from poorwill.snapshot.sizes import human
 from tasks.reports import charts
 from tasks.reports.artifacts import best_effort, bounded, publish_facts, publish_markdown, stages_table
 from tasks.sessions import Sample
