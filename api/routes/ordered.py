@@ -122,17 +122,16 @@ class Order:
     async def _placed(
         self, flow: str, about: str, parameters: Callable[[Parameters], Awaitable[Parameters]]
     ) -> RunView:
-        runs = self.gateway.runs
-        earlier = await runs.earlier(flow, self.key, about)
-        given = await parameters(earlier)
-        try:
-            return (await runs.create(flow, given, idempotency_key=self.key, tags=[about]))[0]
-        except Problem as problem:
-            if self.key is None or earlier or problem.kind != "conflict":
-                raise
-        # Two requests with one key at the same moment: the run of the other one exists by now.
-        given = await parameters(await runs.earlier(flow, self.key, about))
-        return (await runs.create(flow, given, idempotency_key=self.key, tags=[about]))[0]
+        runs, again = self.gateway.runs, self.key is not None
+        while True:
+            earlier = await runs.earlier(flow, self.key, about)
+            given = await parameters(earlier)
+            try:
+                return (await runs.create(flow, given, idempotency_key=self.key, tags=[about]))[0]
+            except Problem as problem:
+                if not again or earlier or problem.kind != "conflict":
+                    raise
+            again = False  # two requests with one key at the same moment: the run of the other one exists by now
 
 
 NewOrder = Annotated[Order, Depends()]

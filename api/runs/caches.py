@@ -17,10 +17,8 @@ V = TypeVar("V")
 class Remembered(Generic[V]):
     """One answer: `read` gives it, again once it is older than `keep_s`. Callers at the same time share one read."""
 
-    def __init__(
-        self, read: Callable[[], Awaitable[V]], keep_s: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._read, self._keep_s, self._clock = read, keep_s, clock
+    def __init__(self, read: Callable[[], Awaitable[V]], keep_s: float) -> None:
+        self._read, self._keep_s = read, keep_s
         self._lock = asyncio.Lock()
         self._answer: V
         self._until_s = -math.inf
@@ -28,9 +26,9 @@ class Remembered(Generic[V]):
     async def get(self, *, fresh: bool = False) -> V:
         """`fresh`: read now. Raises what `read` raises."""
         async with self._lock:
-            if fresh or self._clock() >= self._until_s:
+            if fresh or time.monotonic() >= self._until_s:
                 self._answer = await self._read()
-                self._until_s = self._clock() + self._keep_s
+                self._until_s = time.monotonic() + self._keep_s
             return self._answer
 
 

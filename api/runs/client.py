@@ -47,20 +47,16 @@ class Prefect:
             log.warning("no answer of the Prefect server: %s", error or type(error).__name__)
             raise unavailable("the Prefect server does not answer") from None
         except httpx.HTTPStatusError as error:
-            raise _translated(error) from None
+            status = error.response.status_code
+            if status in (401, 403):
+                log.error("the Prefect server refuses the gateway's credentials: set PREFECT_API_AUTH_STRING")
+                raise Problem("internal", "the Prefect server refuses the gateway's credentials") from None
+            if status < 500 and status not in (408, 429):
+                raise
+            log.warning("the Prefect server answered %d", status)
+            raise unavailable(f"the Prefect server answered {status}") from None
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """The JSON that a POST answers; as `ask`."""
         answer = await self.ask(self.client.request("POST", path, json=body))  # type: ignore[arg-type]
         return answer.json()
-
-
-def _translated(error: httpx.HTTPStatusError) -> Exception:
-    status = error.response.status_code
-    if status in (401, 403):
-        log.error("the Prefect server refuses the gateway's credentials: set PREFECT_API_AUTH_STRING")
-        return Problem("internal", "the Prefect server refuses the gateway's credentials")
-    if status >= 500 or status in (408, 429):
-        log.warning("the Prefect server answered %d", status)
-        return unavailable(f"the Prefect server answered {status}")
-    return error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -42,12 +41,11 @@ class Videos:
     URLs are kept for ten minutes, at most for half of their life, and for the `URLS_MAX` runs asked for last.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
         self._opening: dict[str, asyncio.Task[_Opened]] = {}
         self._videos: TLRUCache[UUID, Video, float] = TLRUCache(
-            URLS_MAX, lambda run, video, now_s: now_s + min(URLS_S, video.expires_s / 2), clock
+            URLS_MAX, lambda run, video, now_s: now_s + min(URLS_S, video.expires_s / 2)
         )
         self._threads = Threads(at_once=4, timeout_s=10.0)
 
@@ -67,7 +65,7 @@ class Videos:
 
     async def _open(self, media: str) -> _Opened:
         opened = self._opened.get(media)
-        if opened is not None and opened.until_s > self._clock():
+        if opened is not None and opened.until_s > time.monotonic():
             return opened
         task = self._opening.get(media)
         if task is None:
@@ -82,7 +80,7 @@ class Videos:
 
         store, expires_s = await self._threads.run(load, f"the media block '{media}'")
         before = self._opened.pop(media, None)
-        opened = self._opened[media] = _Opened(store, expires_s, self._clock() + OPENED_S)
+        opened = self._opened[media] = _Opened(store, expires_s, time.monotonic() + OPENED_S)
         if before is not None:
             before.store.close()
         while len(self._opened) > OPENED_MAX:
