@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import threading
 import time
 from collections.abc import Callable
 from itertools import chain
 
 from poorwill.errors import Corrupt, EngineLost, HostUnfit, PermanentError, TransientError, masked, one_line
-from poorwill.remote import channel_files, endings
+from poorwill.remote import channel_files
 from poorwill.remote.base import Stream
 from poorwill.remote.link import frames
 from poorwill.remote.link.connection import Connection, greet
@@ -160,7 +161,7 @@ class Link:
                 failures += 1
                 if failures == START_ATTEMPTS or self._clock() >= ends_s:
                     lost = error if isinstance(error, TransientError) else None
-                    raise lost or EngineLost(f"{self._describe}: {endings.why(error)}") from None
+                    raise lost or EngineLost(f"{self._describe}: {_why(error)}") from None
                 # If dialing itself failed, nothing was started.
                 first = first and self._epoch == 0
                 time.sleep(next(pauses))
@@ -214,7 +215,7 @@ class Link:
             except TimeoutError:
                 return connection.broken or f"nothing arrived for {self._dead_after_s:g} s"
             except _CUTS as error:
-                return connection.broken or endings.why(error)
+                return connection.broken or _why(error)
             if found is None or self._clock() > until_s:
                 return connection.broken or "it ended"
             connection.heard_s = self._clock()
@@ -225,7 +226,7 @@ class Link:
 
     def _take(self, frame: Frame) -> None:
         if frame.kind is Kind.ENDED:
-            self._end(endings.farewell(*frame.ended()))
+            self._end(_farewell(*frame.ended()))
         elif not self._conversation.take(frame):
             raise Corrupt(f"keeper protocol: a frame {frame.kind.name} from {self._describe}")
 
@@ -235,10 +236,10 @@ class Link:
             while piece := self._next_piece(connection):
                 connection.stream.write(piece, self._dead_after_s)
         except _CUTS as error:
-            self._give_up(connection, endings.why(error))
+            self._give_up(connection, _why(error))
         except Exception as error:
             log.exception("writing to %s failed", self._describe)
-            self._give_up(connection, endings.why(error))
+            self._give_up(connection, _why(error))
 
     def _next_piece(self, connection: Connection) -> bytes:
         """Wait for something to write; b"" when nothing more is to be written to this connection."""
@@ -284,7 +285,7 @@ class Link:
                 self._end(f"its keeper does not have it any more: {answer.reason}")
                 return None
             except _CUTS as error:
-                last = endings.why(error)
+                last = _why(error)
             else:
                 self.reconnects += 1
                 log.info("%s is connected again after %.1f s", self._describe, self._clock() - cut_s)
@@ -307,3 +308,17 @@ class Link:
                 return
             self._ended, self._error, self._words = True, error, masked(words)
             self._changed.notify_all()
+
+
+def _farewell(status: int, stderr: str) -> str:
+    """The engine's last lines, and one that sums them up with its exit status, which is negative for a signal."""
+    lines = stderr.splitlines()
+    try:
+        summary = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    except ValueError:
+        summary = f"killed by signal {-status}"
+    return "\n".join([*lines, f"{summary}: {lines[-1]}" if lines else summary])
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__
