@@ -35,10 +35,10 @@ from prefect.settings import (
 from prefect.states import Cancelled, Crashed
 from prefect.workers.base import BaseWorker, BaseWorkerResult
 
-from worker.configuration import GpuJobConfiguration, GpuVariables
 from worker.health import HealthServer, summary
+from worker.job_variables import GpuJobConfiguration, GpuVariables
 from worker.lane import Kind, Outcome
-from worker.lanes import Lanes
+from worker.lane_choice import Lanes
 from worker.recovery import Recovery, requeue
 from worker.settings import Settings
 from worker.worker_locks import Presence

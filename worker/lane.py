@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from worker.configuration import GpuJobConfiguration
-from worker.resident import Ended, Resident, ResidentFailed
+from worker.job_variables import GpuJobConfiguration
+from worker.warm_process import Ended, Resident, ResidentFailed
 
 log = logging.getLogger(__name__)
 Status = Literal["cold", "loading", "ready", "busy", "failed"]

@@ -12,7 +12,7 @@ from api.http.problems import Problem, documented
 from api.machines.addresses import InstanceId, MachineAddress, SnapshotId
 from api.machines.blocks import MACHINES_MAX, MachineBlock
 from api.machines.prices import Prices, price_per_hour
-from api.routes.ordered import STARTED, HostKey, NewOrder, Ordered, Parameters
+from api.routes.run_orders import STARTED, HostKey, NewOrder, Ordered, Parameters
 from poorwill import defaults
 from poorwill.errors import NotFound
 from poorwill.snapshot.choices import Writers

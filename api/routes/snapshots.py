@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from api.deps import SharedGateway, caller
 from api.http.problems import documented
 from api.machines.addresses import InstanceId, MachineAddress, SnapshotId, validator
-from api.routes.ordered import STARTED, NewOrder, Ordered, Parameters
+from api.routes.run_orders import STARTED, NewOrder, Ordered, Parameters
 from api.store.snapshots import Row
 from poorwill import defaults
 from poorwill.snapshot import labels

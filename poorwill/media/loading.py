@@ -18,7 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from safetensors import SafetensorError
 
 from poorwill.errors import Corrupt, PoorwillError, SourceUnavailable, UsageError
-from poorwill.media import memory, placement
+from poorwill.media import gpu_placement, memory
 from poorwill.media.device import device_error, memory_bytes, release_after
 from poorwill.media.memory import Plan
 from poorwill.media.model import STORE_SCHEME, Model
@@ -79,12 +79,12 @@ def load(model: Model, folder_of: FolderOf, device: str | None = None) -> Loaded
     plan = memory.plan(model.memory, memory_bytes(device))
     for note in plan.notes:
         log.warning("%s: %s", model.source, note)
-    placement.check_attention(plan.attention)
+    gpu_placement.check_attention(plan.attention)
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()  # in a log they are one long line
     try:
         pipe = _pipe(pipeline_class, model, _dtypes(model, profile, device), plan, folder_of)
-        placement.place(pipe, plan, device, _dtype(model.dtype))
+        gpu_placement.place(pipe, plan, device, _dtype(model.dtype))
     except PoorwillError:
         raise
     except _LoadErrors as error:
@@ -121,7 +121,7 @@ def _pipe(pipeline_class: Any, model: Model, dtypes: dict[str, torch.dtype], pla
         dtype=dtypes,
         use_safetensors=True,
         trust_remote_code=False,
-        quantization_config=placement.pipeline_quantization(plan, _dtype(model.dtype)),
+        quantization_config=gpu_placement.pipeline_quantization(plan, _dtype(model.dtype)),
         **given,
     )
 
@@ -140,7 +140,7 @@ def _transformer(pipeline_class: Any, model: Model, plan: Plan, folder_of: Folde
         revision=revision,
         dtype=dtype,
         use_safetensors=True,
-        quantization_config=placement.quantization_of("transformer", plan, dtype),
+        quantization_config=gpu_placement.quantization_of("transformer", plan, dtype),
     )
 
 

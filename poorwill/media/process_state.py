@@ -1,7 +1,7 @@
 """What the generations of one process share: the loaded pipeline, and the request to stop.
 
 Prefect hands a flow its parameters and nothing else, and loads the flow's own file anew for each run. So the entry
-point of a process (worker/resident_process.py) makes one state and runs its flows inside `using(state)`; a flow finds
+point of a process (worker/warm_process_main.py) makes one state and runs its flows inside `using(state)`; a flow finds
 it by `current()`. This context variable is the only process-wide holder.
 """
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from worker.configuration import GpuJobConfiguration
 from worker.health import summary
+from worker.job_variables import GpuJobConfiguration
 from worker.lane import Lane
-from worker.lanes import Lanes
-from worker.resident import Ended, Resident, ResidentFailed
+from worker.lane_choice import Lanes
+from worker.warm_process import Ended, Resident, ResidentFailed
 
 
 class Double:

@@ -16,7 +16,7 @@ import transformers
 from PIL import Image
 
 from poorwill.errors import UsageError
-from poorwill.media import placement
+from poorwill.media import gpu_placement
 from poorwill.media.inference import generate
 from poorwill.media.loading import load
 from poorwill.media.memory import Plan
@@ -60,7 +60,7 @@ def planned(offload: str = "none", quantization: str = "none", *, tiling: bool =
 
 def calls(plan: Plan) -> list[Call]:
     pipe = RecordedPipe()
-    placement.place(pipe, plan, "cuda", torch.bfloat16)
+    gpu_placement.place(pipe, plan, "cuda", torch.bfloat16)
     return pipe.calls
 
 
@@ -114,7 +114,7 @@ def test_weights_in_fp8_compute_in_the_models_type(tiny: Callable[[str], Path], 
         return frames.astype(float)
 
     exact = made()
-    placement.place(pipeline.pipe, planned(quantization="fp8"), "cpu", torch.float32)
+    gpu_placement.place(pipeline.pipe, planned(quantization="fp8"), "cpu", torch.float32)
     kinds = {weight.dtype for weight in pipeline.pipe.transformer.parameters()}
     assert torch.float8_e4m3fn in kinds
     assert np.abs(made() - exact).mean() < 0.2 * exact.std() + 10
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_compiled() -> None:
     """diffusers names its attribute; people need the field."""
     pipe = SimpleNamespace(vae=None, transformer=diffusers.AutoencoderKL(), to=lambda device: None)
     with pytest.raises(UsageError, match="compile: diffusers cannot compile AutoencoderKL"):
-        placement.place(pipe, planned(compiled=True), "cpu", torch.float32)
+        gpu_placement.place(pipe, planned(compiled=True), "cpu", torch.float32)
 
 
 def test_4bit_is_for_what_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,19 +137,19 @@ def test_4bit_is_for_what_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "bitsandbytes-0.49.0.dist-info" / "METADATA").write_text("Name: bitsandbytes\nVersion: 0.49.0\n")
     monkeypatch.syspath_prepend(tmp_path)
     plan = planned(quantization="4bit")
-    transformer = placement.quantization_of("transformer", plan, torch.bfloat16)
-    encoder = placement.quantization_of("text_encoder", plan, torch.bfloat16)
+    transformer = gpu_placement.quantization_of("transformer", plan, torch.bfloat16)
+    encoder = gpu_placement.quantization_of("text_encoder", plan, torch.bfloat16)
     assert isinstance(transformer, diffusers.BitsAndBytesConfig)
     assert isinstance(encoder, transformers.BitsAndBytesConfig)
     for config in (transformer, encoder):
         assert (config.load_in_4bit, config.bnb_4bit_quant_type) == (True, "nf4")
         assert config.bnb_4bit_compute_dtype is torch.bfloat16
-    assert placement.quantization_of("vae", plan, torch.bfloat16) is None
-    mapping = placement.pipeline_quantization(plan, torch.bfloat16).quant_mapping
+    assert gpu_placement.quantization_of("vae", plan, torch.bfloat16) is None
+    mapping = gpu_placement.pipeline_quantization(plan, torch.bfloat16).quant_mapping
     assert mapping.keys() == {"transformer", "transformer_2", "unet", "text_encoder"}
 
 
 @pytest.mark.parametrize("quantization", ["none", "fp8"])
 def test_other_plans_quantize_nothing_while_loading(quantization: str) -> None:
     """fp8 is done to the loaded pipeline."""
-    assert placement.pipeline_quantization(planned(quantization=quantization), torch.bfloat16) is None
+    assert gpu_placement.pipeline_quantization(planned(quantization=quantization), torch.bfloat16) is None

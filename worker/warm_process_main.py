@@ -1,4 +1,4 @@
-"""python -m worker.resident_process PARENT_PID: runs one flow run after another, and keeps what they have loaded.
+"""python -m worker.warm_process_main PARENT_PID: runs one flow run after another, and keeps what they have loaded.
 
 It ends with the worker that started it, however that ends. What its runs share, the loaded model above all, is made
 here and found by flows through `poorwill.media.process_state`, a module that Prefect does not load anew for each run.

@@ -15,7 +15,7 @@ from typing import Any
 from worker import messages
 
 STOP_GRACE_S = 5.0
-COMMAND = (sys.executable, "-m", "worker.resident_process")
+COMMAND = (sys.executable, "-m", "worker.warm_process_main")
 
 
 class ResidentFailed(Exception):
