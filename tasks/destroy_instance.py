@@ -31,7 +31,7 @@ def destroy_instance(machine: str, store: str, order: SnapshotOrder) -> dict[str
     block, snapshot_id = machine_block(machine), order.snapshot_id
     provider, instance = block.provider.open(), block.instance
     with closing(store_block(store).open()) as opened:
-        metadata = check_destroyable(opened, block.name, snapshot_id, instance)
+        metadata = check_destroyable(opened, block.name, snapshot_id, instance, allow_shrink=order.allow_shrink)
         if provider.exists(instance):
             live = sessions.reach(snapshot_id, machine, store, order.workspace)
             check_unchanged(live.store, live.session, live.located(order), metadata)

@@ -35,6 +35,17 @@ def begun_at(snapshot_id: str) -> datetime | None:
         return None
 
 
+def ranked_ms(snapshot_id: str, committed_at_ms: int | None) -> int:
+    """By which the snapshots of a machine are ordered, before their ids: POSIX milliseconds.
+
+    It is when the snapshot was first committed; without that (older writers do not tell it) the time in its id, or 0.
+    """
+    if committed_at_ms is not None:
+        return committed_at_ms
+    begun = begun_at(snapshot_id)
+    return round(begun.timestamp() * 1000) if begun is not None else 0
+
+
 def is_snapshot_id(text: str) -> bool:
     return SNAPSHOT_ID.fullmatch(text) is not None
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from poorwill import __version__
-from poorwill.snapshot import keys
+from poorwill.snapshot import ids, keys, shrinkage
 from poorwill.snapshot.fields import SPARSE
 from poorwill.snapshot.keys import Owner
 from poorwill.snapshot.record import Record, SnapshotRecord
+from poorwill.snapshot.shrinkage import Extent
+from poorwill.snapshot.surroundings import Surroundings
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class Metadata(SnapshotRecord):
     PLACE = keys.metadata
 
     created_at: str
+    committed_at_ms: int | None = None
     workspace: str
     instance: str
     name: str | None = None
@@ -112,12 +115,30 @@ class Metadata(SnapshotRecord):
     coding: Coding | None = None
     left_out: tuple[LeftOut, ...]
     left_out_count: int
+    allow_shrink: bool = field(default=False, metadata=SPARSE)
+    surroundings: Surroundings | None = None
     facts: Mapping[str, Any]
     timings_ms: Mapping[str, Any]
 
     def fault(self, key: str) -> str | None:
         return SnapshotRecord.fault(self, key) or misplaced(
             self.owner, self.manifest.key, [part.key for part in self.parts]
+        )
+
+    @property
+    def ranked_ms(self) -> int:
+        """By which the snapshots of a machine are ordered, before their ids."""
+        return ids.ranked_ms(self.snapshot_id, self.committed_at_ms)
+
+    @property
+    def extent(self) -> Extent:
+        """What it is compared with others by."""
+        return Extent(
+            self.snapshot_id,
+            shrinkage.directory_of(self.workspace, self.instance),
+            self.totals.files,
+            self.totals.data_bytes,
+            self.allow_shrink,
         )
 
     @property

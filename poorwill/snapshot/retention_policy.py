@@ -1,7 +1,10 @@
 """Which snapshots a policy keeps, and why. Pure: the answer depends on the snapshots alone, not on any clock.
 
 The rules are those of restic's `forget` (https://restic.readthedocs.io/en/stable/060_forget.html), for each machine by
-itself. A snapshot's time is that of its id: when it was begun, in UTC.
+itself. A snapshot's time is when it was committed, in UTC; where its metadata does not tell that, the time in its id.
+
+Each rule is applied twice: to all snapshots but those whose verification failed, and to the verified ones alone. So one
+that nobody has read back never takes the place of one that is proved.
 """
 
 from __future__ import annotations
@@ -9,14 +12,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
+from typing import Literal
 
 from poorwill.errors import UsageError
-from poorwill.snapshot import durations, ids, labels
+from poorwill.snapshot import durations, ids, labels, shrinkage
 from poorwill.snapshot.keys import Owner
+from poorwill.snapshot.shrinkage import Extent
 
 COUNT_MAX = 1_000_000
-NEWEST = "newest of its machine"
+_POSIX_S_MAX = 253_402_300_799  # the last second of the year 9999
+NEWEST, PROVEN = "newest of its machine", "newest verified snapshot of its machine"
+Standing = Literal["proven", "unknown", "failed"]
+"""Whether a verification proved that a snapshot can be woken, failed, or neither."""
 _Period = Callable[[datetime], tuple[int, ...]]
 _PERIODS: tuple[tuple[str, _Period], ...] = (
     ("hourly", lambda at: (at.year, at.month, at.day, at.hour)),
@@ -69,10 +77,26 @@ class Candidate:
     machine: str
     snapshot_id: str
     tags: tuple[str, ...] = ()
+    committed_at_ms: int | None = None
+    extent: Extent | None = None
+    standing: Standing = "unknown"
 
     @property
     def owner(self) -> Owner:
         return self.machine, self.snapshot_id
+
+    @property
+    def rank(self) -> tuple[int, str]:
+        """What the snapshots of a machine are sorted by, oldest first."""
+        return ids.ranked_ms(self.snapshot_id, self.committed_at_ms), self.snapshot_id
+
+    @property
+    def at(self) -> datetime | None:
+        """Its time; None where there is none."""
+        if self.committed_at_ms is None:
+            return ids.begun_at(self.snapshot_id)
+        seconds = min(self.committed_at_ms // 1000, _POSIX_S_MAX)
+        return datetime.fromtimestamp(seconds, timezone.utc)
 
 
 def judge(
@@ -81,7 +105,8 @@ def judge(
     """Why each snapshot is kept; no reason for those that go. Newest first, machine by machine. UsageError.
 
     protected: snapshot id -> the reason why it must be kept, whatever the policy says. The order of `snapshots` does
-    not matter. The newest snapshot of a machine is always kept, and so is one whose id holds no time that exists.
+    not matter. Always kept are the newest snapshot of a machine, the newest that is verified, one that has no time, and
+    the last one before the workspace shrank (see shrinkage.py).
     """
     policy.check()
     machines: defaultdict[str, list[Candidate]] = defaultdict(list)
@@ -89,7 +114,7 @@ def judge(
         machines[candidate.machine].append(candidate)
     verdicts: dict[Owner, tuple[str, ...]] = {}
     for machine in sorted(machines):
-        newest_first = sorted(machines[machine], key=lambda each: each.snapshot_id, reverse=True)
+        newest_first = sorted(machines[machine], key=lambda each: each.rank, reverse=True)
         reasons = _of_machine(policy, newest_first)
         for candidate in newest_first:
             why = protected.get(candidate.snapshot_id) if protected else None
@@ -100,22 +125,36 @@ def judge(
 
 def _of_machine(policy: Policy, newest_first: list[Candidate]) -> dict[str, list[str]]:
     reasons: dict[str, list[str]] = {each.snapshot_id: [] for each in newest_first}
-    timed = [(each, at) for each in newest_first if (at := ids.begun_at(each.snapshot_id)) is not None]
-    for each in newest_first[: policy.last]:
-        reasons[each.snapshot_id].append("last snapshot")
-    for name, period in _PERIODS:
-        for snapshot_id, reason in _newest_of_each(getattr(policy, name), name, period, timed):
-            reasons[snapshot_id].append(reason)
-    for each, at in timed:
-        if policy.within_s and timed[0][1] - at <= timedelta(seconds=policy.within_s):
-            reasons[each.snapshot_id].append(f"within {durations.as_text(policy.within_s)}")
+    proven = [each for each in newest_first if each.standing == "proven"]
+    ranks = ([each for each in newest_first if each.standing != "failed"], ""), (proven, " of those verified")
+    for among, suffix in ranks:
+        for snapshot_id, reason in _by_rules(policy, among):
+            if reason not in reasons[snapshot_id]:
+                reasons[snapshot_id].append(reason + suffix)
+        extents = [each.extent for each in reversed(among) if each.extent is not None]
+        for snapshot_id, reason in shrinkage.kept_for_a_fall(extents).items():
+            if reason not in reasons[snapshot_id]:
+                reasons[snapshot_id].append(reason)
     for each in newest_first:
         reasons[each.snapshot_id] += [f"tag {tag}" for tag in each.tags if tag in policy.tags]
-        if ids.begun_at(each.snapshot_id) is None:
+        if each.at is None:
             reasons[each.snapshot_id].append("its id holds no time")
-    if not reasons[newest_first[0].snapshot_id]:
-        reasons[newest_first[0].snapshot_id].append(NEWEST)
+    for candidate, reason in ((newest_first[0], NEWEST), *((each, PROVEN) for each in proven[:1])):
+        if not reasons[candidate.snapshot_id]:
+            reasons[candidate.snapshot_id].append(reason)
     return reasons
+
+
+def _by_rules(policy: Policy, newest_first: list[Candidate]) -> Iterable[tuple[str, str]]:
+    """(id, reason) of what the policy keeps if these are all there is."""
+    timed = [(each, at) for each in newest_first if (at := each.at) is not None]
+    for each in newest_first[: policy.last]:
+        yield each.snapshot_id, "last snapshot"
+    for name, period in _PERIODS:
+        yield from _newest_of_each(getattr(policy, name), name, period, timed)
+    for each, at in timed:
+        if policy.within_s and timed[0][1] - at <= timedelta(seconds=policy.within_s):
+            yield each.snapshot_id, f"within {durations.as_text(policy.within_s)}"
 
 
 def _newest_of_each(

@@ -19,6 +19,7 @@ from poorwill.snapshot.metadata import (
     UsedPart,
 )
 from poorwill.snapshot.record import SealedRecord
+from poorwill.snapshot.surroundings import LinksOut, Mount, Root, Surroundings, Woken
 
 MACHINE, SNAPSHOT_ID = "m", "20260102T030405Z-0badcafe"
 TOOL = Tool("poorwill", "0")
@@ -27,6 +28,7 @@ METADATA = Metadata(
     machine=MACHINE,
     snapshot_id=SNAPSHOT_ID,
     created_at="2026-01-02T03:04:05Z",
+    committed_at_ms=1_767_323_045_250,
     workspace="/w",
     instance="",
     name="before the upgrade",
@@ -44,6 +46,12 @@ METADATA = Metadata(
     coding=Coding(by="cpu", codec="zstd", reason="", warning="", rates_mb_s={}, versions={}, fell_back=0),
     left_out=(LeftOut("s", "socket"),),
     left_out_count=1,
+    allow_shrink=True,
+    surroundings=Surroundings(
+        Root(device=45, inode=2, mounts=(Mount("data", 46, "/", "xfs"),)),
+        LinksOut(1, ("a -> /etc",)),
+        Woken(MACHINE, "20260102T030405Z-00000001", partial=True),
+    ),
     facts={"host": "box", "cores": 4},
     timings_ms={"scan": 1},
 )

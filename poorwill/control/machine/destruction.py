@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from poorwill.control.machine.succession import check_succession
 from poorwill.control.records import catalog, manifests, verified
 from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
@@ -16,34 +17,44 @@ from poorwill.store.base import Store
 SCAN_DEADLINE_S = 3600.0
 
 
-def check_destroyable(store: Store, machine: str, snapshot_id: str, instance: str) -> Metadata:
+def check_destroyable(
+    store: Store, machine: str, snapshot_id: str, instance: str, *, allow_shrink: bool = False
+) -> Metadata:
     """The snapshot's metadata, if nothing is lost with `instance`. Refused otherwise, saying what is missing.
 
     It needs the committed metadata of this instance; a verification record of mode stored or full that names this
     snapshot, instance and manifest, and every part read, now or recently; the manifest, hashed now; and the size of
-    every part, asked for now.
+    every part, asked for now. And it may not hold much less than those before it, or another directory, unless
+    `allow_shrink`, or its metadata, says that this is meant.
     """
     keep = f"instance {instance} of machine {machine} was not destroyed and goes on billing"
     try:
-        metadata = catalog.read(store, machine, snapshot_id)
-        record = verified.read(store, machine, snapshot_id)
-        expected = (machine, snapshot_id, instance)
-        found = (*record.owner, record.instance)
-        if metadata.instance != instance or (*found, record.manifest) != (*expected, metadata.manifest):
-            raise Refused(f"the verification record of {snapshot_id} is of {found}, expected {expected}: {keep}")
-        if not record.proves:
-            raise Refused(f"snapshot {snapshot_id} was verified by '{record.mode}', which is not enough: {keep}")
-        unread = {part.key for part in metadata.parts if not part.borrowed} - record.read_keys
-        if unread:
-            raise Refused(f"{len(unread)} parts of {snapshot_id} were never read back: {keep}")
-        manifest = manifests.read(store, metadata)
-        for row in range(len(manifest.parts)):
-            key, size = manifest.parts.key(row), int(manifest.parts.size[row])
-            if store.head(key).size != size:
-                raise Refused(f"{key}: its size in the store is not {size} any more: {keep}")
+        metadata = _checked(store, machine, snapshot_id, instance, keep)
+        if not (allow_shrink or metadata.allow_shrink):
+            check_succession(store, metadata, keep)
         return metadata
     except (NotFound, Corrupt, Unsupported) as error:
         raise Refused(f"snapshot {snapshot_id} is not committed and verified: {error.message}: {keep}") from None
+
+
+def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: str) -> Metadata:
+    metadata = catalog.read(store, machine, snapshot_id)
+    record = verified.read(store, machine, snapshot_id)
+    expected = (machine, snapshot_id, instance)
+    found = (*record.owner, record.instance)
+    if metadata.instance != instance or (*found, record.manifest) != (*expected, metadata.manifest):
+        raise Refused(f"the verification record of {snapshot_id} is of {found}, expected {expected}: {keep}")
+    if not record.proves:
+        raise Refused(f"snapshot {snapshot_id} was verified by '{record.mode}', which is not enough: {keep}")
+    unread = {part.key for part in metadata.parts if not part.borrowed} - record.read_keys
+    if unread:
+        raise Refused(f"{len(unread)} parts of {snapshot_id} were never read back: {keep}")
+    manifest = manifests.read(store, metadata)
+    for row in range(len(manifest.parts)):
+        key, size = manifest.parts.key(row), int(manifest.parts.size[row])
+        if store.head(key).size != size:
+            raise Refused(f"{key}: its size in the store is not {size} any more: {keep}")
+    return metadata
 
 
 def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> None:

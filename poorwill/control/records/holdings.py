@@ -19,6 +19,7 @@ from poorwill.snapshot.columns import Array
 from poorwill.snapshot.keys import Owner
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.record import SnapshotRecord
+from poorwill.snapshot.shrinkage import Extent
 from poorwill.store.base import ObjectInfo, Store
 
 THREADS = 16
@@ -77,6 +78,8 @@ class Held:
     document_bytes: int
     name: str | None
     tags: tuple[str, ...]
+    committed_at_ms: int | None
+    extent: Extent
     raw_bytes: int
     manifest_bytes: int
     parts: Array
@@ -211,6 +214,8 @@ class Holdings:
             document_bytes=info.size,
             name=metadata.name,
             tags=metadata.tags,
+            committed_at_ms=metadata.committed_at_ms,
+            extent=metadata.extent,
             raw_bytes=metadata.totals.raw_bytes,
             manifest_bytes=metadata.manifest.bytes,
             parts=self.numbers.of(part.key for part in metadata.parts),

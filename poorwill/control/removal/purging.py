@@ -9,11 +9,11 @@ writes nothing: only the grace period, which must be longer than a wake takes, p
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from poorwill.control.records import clock
 from poorwill.control.records.holdings import Holdings, Needs, at_once
 from poorwill.control.records.trash import Removing
 from poorwill.snapshot import keys
@@ -45,16 +45,6 @@ class Purged:
     uploads_aborted: int = 0
 
 
-def store_time_s(store: Store) -> float:
-    """The time by the store's own clock, which is that of an object just written. Only this is compared with others."""
-    key = keys.clock(secrets.token_hex(8))
-    store.put(key, b"\n")
-    try:
-        return store.head(key).modified_s
-    finally:
-        store.delete(key)
-
-
 def usage(store: Store) -> dict[Owner, Usage]:
     """The objects under parts/, manifests/ and verified/, by snapshot. Keys that are not ours are left out."""
     found: dict[Owner, Usage] = {}
@@ -76,7 +66,7 @@ def purge(holdings: Holdings, grace_s: float) -> Purged:
     cannot be read. Safe to interrupt and to repeat.
     """
     store = holdings.store
-    now_s = store_time_s(store)
+    now_s = clock.store_time_s(store)
     lying, uploads = usage(store), list(store.list_uploads(keys.PARTS))
     holdings.refresh()
     holdings.check_readable()

@@ -6,25 +6,25 @@ purging.py).
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control.records import intents, trash, verified
+from poorwill.control.records import clock, intents, trash, verified
 from poorwill.control.records.holdings import Held, Holdings, Needs, at_once
 from poorwill.control.removal import purging
 from poorwill.control.removal.purging import Purged, Usage
 from poorwill.errors import Corrupt, NotFound, Unsupported
 from poorwill.snapshot.keys import Owner
-from poorwill.snapshot.retention_policy import Candidate, Policy, judge
+from poorwill.snapshot.retention_policy import Candidate, Policy, Standing, judge
+from poorwill.store.base import Store
 
 STALE_S = 7 * 86_400.0
-RECORDS_MAX = 10
-"""How many verification records of a machine are read to find its newest proven snapshot."""
-NOT_ENDED, PROVEN = "its run has not ended", "newest verified snapshot of its machine"
+NOT_ENDED = "its run has not ended"
+FAILED = "failed"
+"""The mode in a verification record of what could not be read back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,12 @@ def plan(
 ) -> Plan:
     """Judge every snapshot of a store, or of one machine. Removes nothing. UsageError for a policy without a rule.
 
-    protected: snapshot id -> why it must be kept. Also kept are the newest verified snapshot of each machine, and
-    snapshots whose run has not ended, from which a machine is being woken, or that are being converted.
+    protected: snapshot id -> why it must be kept. Also kept are snapshots whose run has not ended, from which a machine
+    is being woken, or that are being converted, and what `judge` keeps in any case.
     """
     policy.check()
     lying = _look(holdings)
-    now_s = purging.store_time_s(holdings.store)
+    now_s = clock.store_time_s(holdings.store)
     found = Plan(unreadable=list(holdings.unreadable))
     not_ended = {snapshot_id: NOT_ENDED for _, snapshot_id in holdings.pending}
     converted = {
@@ -95,10 +95,7 @@ def plan(
         if begun.record.converted_from is not None
     }
     reasons = {**converted, **_being_woken(holdings, found), **not_ended, **(protected or {})}
-    candidates = [
-        Candidate(*owner, held.tags) for owner, held in holdings.committed.items() if machine in (None, owner[0])
-    ]
-    verdicts = _with_proofs(judge(policy, candidates, reasons), holdings, lying)
+    verdicts = _judged(policy, holdings, lying, machine, reasons)
     found.expired = purging.expired(holdings, now_s, grace_s)
     found.abandoned = purging.abandoned(holdings, lying, now_s, grace_s)
     waiting = holdings.trash.keys() - holdings.committed.keys() - found.expired
@@ -153,29 +150,45 @@ def _being_woken(holdings: Holdings, found: Plan) -> dict[str, str]:
     }
 
 
-def _with_proofs(
-    verdicts: dict[Owner, tuple[str, ...]], holdings: Holdings, lying: dict[Owner, Usage]
+def _judged(
+    policy: Policy, holdings: Holdings, lying: dict[Owner, Usage], machine: str | None, protected: Mapping[str, str]
 ) -> dict[Owner, tuple[str, ...]]:
-    """The verdicts, with the newest verified snapshot of each machine kept: the very newest may be unreadable."""
-    machines: defaultdict[str, list[Owner]] = defaultdict(list)
-    for owner in verdicts:
-        if owner in lying and lying[owner].verified:
-            machines[owner[0]].append(owner)
-    losing = {owner[0] for owner, reasons in verdicts.items() if not reasons}
-    asked = [owners[:RECORDS_MAX] for machine, owners in machines.items() if machine in losing]
+    """What the policy says. Of the verification records few are read: those of what would be kept for being verified.
 
-    def newest_proven(owners: list[Owner]) -> Owner | None:
-        return next((owner for owner in owners if _is_proven(holdings, owner)), None)
+    One that has a record is taken for verified until that was read.
+    """
+    standings: dict[Owner, Standing] = {
+        owner: "proven" for owner in holdings.committed if owner in lying and lying[owner].verified
+    }
+    asked: set[Owner] = set()
+    while True:
+        candidates = [
+            Candidate(*owner, held.tags, held.committed_at_ms, held.extent, standings.get(owner, "unknown"))
+            for owner, held in holdings.committed.items()
+            if machine in (None, owner[0])
+        ]
+        verdicts = judge(policy, candidates, protected)
+        losing = {owner[0] for owner, reasons in verdicts.items() if not reasons}
+        trusted = [
+            owner
+            for owner, reasons in verdicts.items()
+            if reasons and owner[0] in losing and owner in standings and owner not in asked
+        ]
+        if not trusted:
+            return verdicts
+        asked.update(trusted)
+        for owner, standing in at_once(lambda owner: _standing(holdings.store, owner), trusted, holdings.threads):
+            standings[owner] = standing
 
-    proven = {owner for _, owner in at_once(newest_proven, asked, holdings.threads) if owner is not None}
-    return {owner: (*reasons, PROVEN) if owner in proven else reasons for owner, reasons in verdicts.items()}
 
-
-def _is_proven(holdings: Holdings, owner: Owner) -> bool:
+def _standing(store: Store, owner: Owner) -> Standing:
     try:
-        return verified.read(holdings.store, *owner).proves
+        record = verified.read(store, *owner)
     except (NotFound, Corrupt, Unsupported):
-        return False
+        return "unknown"
+    if record.mode == FAILED:
+        return "failed"
+    return "proven" if record.proves else "unknown"
 
 
 def _count(found: Plan, holdings: Holdings, verdicts: dict[Owner, tuple[str, ...]], lying: dict[Owner, Usage]) -> None:

@@ -140,7 +140,7 @@ class ConvertRun:
         owner = self.machine, self.snapshot_id
         with timed(self.timings_ms, "metadata"):
             written, _ = write_manifest(self.store, self.session, FinishConvert(), owner, self._check)
-        # What describes the workspace, and not how it is stored, is as in the old metadata.
+        # What describes the workspace, and not how it is stored, is as in the old metadata, its commit time among it.
         metadata = replace(
             self.source,
             snapshot_id=self.snapshot_id,

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from poorwill.control.records import catalog, trash
+from poorwill.control.records import catalog, clock, trash
 from poorwill.control.records.pending import PendingRecord
 from poorwill.control.snapshot.commit import complete_part, write_manifest
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
@@ -135,6 +135,7 @@ class SnapshotRun:
             machine=self.order.machine,
             snapshot_id=self.order.snapshot_id,
             created_at=now(),
+            committed_at_ms=clock.commit_time_ms(self.store, (self.order.machine, self.order.snapshot_id)),
             workspace=self.order.workspace,
             instance=self.order.instance,
             name=labels.checked_name(self.order.name),
@@ -146,6 +147,7 @@ class SnapshotRun:
             **written,
             left_out=tuple(LeftOut(os.fsdecode(left.path), left.reason) for left in sent.left_out),
             left_out_count=sent.left_out_count,
+            allow_shrink=self.order.allow_shrink,
             facts=fields.write(self.session.facts) if self.session.facts is not None else {},
             timings_ms=dict(self.timings_ms),
         )

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from poorwill.control.machine.costs import per_month
-from poorwill.control.records import catalog, intents, trash
+from poorwill.control.records import catalog, clock, intents, trash
 from poorwill.control.records.holdings import Holdings
 from poorwill.control.records.intents import Intent
 from poorwill.control.records.verified import CheckedPart, Verified, Verifier
 from poorwill.control.removal import deletion, live_share, purging, retention
-from poorwill.control.removal.retention import NOT_ENDED, PROVEN
+from poorwill.control.removal.retention import NOT_ENDED
 from poorwill.control.removal.rotation import Share, rotation
 from poorwill.errors import Corrupt, NotFound, Refused, UsageError
 from poorwill.snapshot import keys
@@ -78,7 +78,7 @@ def test_reasons_to_keep_a_snapshot() -> None:
     assert found == {
         names[1]: ("asleep",),
         names[2]: ("machine m1 is being woken from it",),
-        names[3]: (PROVEN,),
+        names[3]: ("last snapshot of those verified",),
         made.live[0].owner[1]: (NOT_ENDED,),
         newest: ("last snapshot",),
     }
@@ -127,7 +127,7 @@ def test_on_an_s3_server(s3_store: S3Store, tmp_path: Path) -> None:
     going = retention.plan(holdings, LAST, 3600.0).going
     done = retention.apply(holdings, going, 3600.0)
     assert going == [(MACHINE, first.id)] and done.removed == [] and done.uploads_aborted == 1
-    assert abs(purging.store_time_s(s3_store) - time.time()) < 300
+    assert abs(clock.store_time_s(s3_store) - time.time()) < 300
     trash.undelete(s3_store, first.id)
     assert deletion.delete(s3_store, second.id)["freed_bytes"] == second.totals["sent_bytes"]
     trash.move(s3_store, (MACHINE, first.id))

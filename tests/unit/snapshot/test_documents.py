@@ -24,7 +24,8 @@ JSON = st.recursive(
     max_leaves=8,
 )
 DOCUMENT = METADATA.document()
-PATHS = [(key,) for key in DOCUMENT if key not in ("format", "name", "tags", "converted_from", "coding")] + [
+OPTIONAL = ("name", "tags", "converted_from", "coding", "committed_at_ms", "allow_shrink", "surroundings")
+PATHS = [(key,) for key in DOCUMENT if key not in ("format", *OPTIONAL)] + [
     ("tool", "name"), ("manifest", "key"), ("manifest", "bytes"), ("manifest", "blake3"), ("parts", 0),
     ("parts", 0, "key"), ("parts", 0, "bytes"), ("totals", "raw_bytes"), ("left_out", 0), ("left_out", 0, "path"),
 ]  # fmt: skip

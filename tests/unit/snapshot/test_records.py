@@ -52,6 +52,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return st.none() | values(inner[0])
     if is_dataclass(hint):
         return records(hint)  # type: ignore[arg-type]
+    if hasattr(hint, "_fields"):
+        return st.builds(hint, **{name: values(kind) for name, kind in get_type_hints(hint).items()})
     simple = {int: st.integers(0, (1 << 63) - 1), str: NAMES, bool: st.booleans(), Any: ANY}
     return simple[hint]
 

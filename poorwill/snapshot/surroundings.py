@@ -1,0 +1,95 @@
+"""What an engine tells of a workspace beside its files: which directory it is, and what of it lies elsewhere.
+
+Pure. The same records stand in the engine's answers and in the metadata; docs/snapshot-format.md says what they mean.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from poorwill.snapshot.fields import Length
+
+MOUNTS_MAX = 200
+LINKS_MAX = 20
+_Text = Annotated[str, Length(8192)]
+
+
+class Mount(NamedTuple):
+    """A file system mounted below a workspace, at `path` below it. subtree: which directory of that file system."""
+
+    path: _Text
+    device: int
+    subtree: _Text
+    kind: _Text
+
+
+class Root(NamedTuple):
+    """Which directory a workspace is, and what is mounted below it. device, inode: as stat(2) gives them."""
+
+    device: int
+    inode: int
+    mounts: Annotated[tuple[Mount, ...], Length(MOUNTS_MAX)]
+
+
+class Woken(NamedTuple):
+    """The snapshot that was last restored into a workspace. partial: not all of it, but what `include` named."""
+
+    machine: Annotated[str, Length(63)]
+    snapshot_id: Annotated[str, Length(25)]
+    partial: bool
+
+
+class LinksOut(NamedTuple):
+    """Symbolic links of a workspace that lead out of it: how many, and some of them with their targets."""
+
+    total: int
+    shown: Annotated[tuple[_Text, ...], Length(LINKS_MAX)]
+
+
+class Surroundings(NamedTuple):
+    """All of it."""
+
+    root: Root
+    links_out: LinksOut = LinksOut(0, ())
+    woken: Woken | None = None
+
+    def not_kept(self) -> list[str]:
+        """What a restore of the snapshot does not bring back, in sentences."""
+        said = []
+        if self.links_out.total:
+            shown = ", ".join(self.links_out.shown[:3]) + (", .." if self.links_out.total > 3 else "")
+            said.append(
+                f"{self.links_out.total} links lead out of the workspace ({shown}): the links are kept, and not what "
+                "they lead to"
+            )
+        if self.root.mounts:
+            named = ", ".join(f"{mount.path} ({mount.kind})" for mount in self.root.mounts[:10])
+            more = ", .." if len(self.root.mounts) > 10 else ""
+            said.append(
+                f"mounted inside the workspace: {named}{more}: the files there are kept, and come back as files of "
+                "one directory"
+            )
+        return said
+
+
+def another_root(before: Root, now: Root, may_come: bool = False) -> list[str]:
+    """How the directory that is there now is another than before, in words; empty if it is the same.
+
+    may_come: whether there may be mounts that were not there before.
+    """
+    said = []
+    if (before.device, before.inode) != (now.device, now.inode):
+        said.append(
+            f"it is another directory (device {now.device}, inode {now.inode}; it was device {before.device}, "
+            f"inode {before.inode})"
+        )
+    was, is_ = ({mount.path: mount for mount in root.mounts} for root in (before, now))
+    said += [f"{path} ({was[path].kind}) is mounted no more" for path in was if path not in is_]
+    if not may_come:
+        said += [f"{path} ({is_[path].kind}) was mounted" for path in is_ if path not in was]
+    said += [
+        f"at {path} another file system is mounted ({is_[path].kind} for {was[path].kind})"
+        for path in was
+        if path in is_ and is_[path] != was[path]
+    ]
+    return said
