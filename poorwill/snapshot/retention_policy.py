@@ -1,7 +1,8 @@
 """Which snapshots a policy keeps, and why. Pure: the answer depends on the snapshots alone, not on any clock.
 
 The rules are those of restic's `forget` (https://restic.readthedocs.io/en/stable/060_forget.html), for each machine by
-itself. A snapshot's time is when it was committed, in UTC; where its metadata does not tell that, the time in its id.
+itself. A snapshot's time is that of its id: when it was begun, in UTC. Newer is what was committed later, by the store's
+clock, which differs where one waited for its machine and another one did not.
 
 Each rule is applied twice: to all snapshots but those whose verification failed, and to the verified ones alone. So one
 that nobody has read back never takes the place of one that is proved.
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Literal
 
 from poorwill.errors import UsageError
@@ -21,7 +22,6 @@ from poorwill.snapshot.keys import Owner
 from poorwill.snapshot.shrinkage import Extent
 
 COUNT_MAX = 1_000_000
-_POSIX_S_MAX = 253_402_300_799  # the last second of the year 9999
 NEWEST, PROVEN = "newest of its machine", "newest verified snapshot of its machine"
 Standing = Literal["proven", "unknown", "failed"]
 """Whether a verification proved that a snapshot can be woken, failed, or neither."""
@@ -90,14 +90,6 @@ class Candidate:
         """What the snapshots of a machine are sorted by, oldest first."""
         return ids.ranked_ms(self.snapshot_id, self.committed_at_ms), self.snapshot_id
 
-    @property
-    def at(self) -> datetime | None:
-        """Its time; None where there is none."""
-        if self.committed_at_ms is None:
-            return ids.begun_at(self.snapshot_id)
-        seconds = min(self.committed_at_ms // 1000, _POSIX_S_MAX)
-        return datetime.fromtimestamp(seconds, timezone.utc)
-
 
 def judge(
     policy: Policy, snapshots: Iterable[Candidate], protected: Mapping[str, str] | None = None
@@ -137,7 +129,7 @@ def _of_machine(policy: Policy, newest_first: list[Candidate]) -> dict[str, list
                 reasons[snapshot_id].append(reason)
     for each in newest_first:
         reasons[each.snapshot_id] += [f"tag {tag}" for tag in each.tags if tag in policy.tags]
-        if each.at is None:
+        if ids.begun_at(each.snapshot_id) is None:
             reasons[each.snapshot_id].append("its id holds no time")
     for candidate, reason in ((newest_first[0], NEWEST), *((each, PROVEN) for each in proven[:1])):
         if not reasons[candidate.snapshot_id]:
@@ -147,7 +139,8 @@ def _of_machine(policy: Policy, newest_first: list[Candidate]) -> dict[str, list
 
 def _by_rules(policy: Policy, newest_first: list[Candidate]) -> Iterable[tuple[str, str]]:
     """(id, reason) of what the policy keeps if these are all there is."""
-    timed = [(each, at) for each in newest_first if (at := each.at) is not None]
+    timed = [(each, at) for each in newest_first if (at := ids.begun_at(each.snapshot_id)) is not None]
+    timed.sort(key=lambda found: found[0].snapshot_id, reverse=True)
     for each in newest_first[: policy.last]:
         yield each.snapshot_id, "last snapshot"
     for name, period in _PERIODS:
