@@ -1,8 +1,8 @@
 """Which snapshots a policy keeps, and why. Pure: the answer depends on the snapshots alone, not on any clock.
 
 The rules are those of restic's `forget` (https://restic.readthedocs.io/en/stable/060_forget.html), for each machine by
-itself. A snapshot's time is that of its id: when it was begun, in UTC. Newer is what was committed later, by the store's
-clock, which differs where one waited for its machine and another one did not.
+itself. A snapshot's time is that of its id: when it was begun, in UTC. Newer is what was committed later, by the
+store's clock, which differs where one waited for its machine and another one did not.
 
 Each rule is applied twice: to all snapshots but those whose verification failed, and to the verified ones alone. So one
 that nobody has read back never takes the place of one that is proved.

@@ -12,15 +12,26 @@ from hypothesis import strategies as st
 from poorwill.errors import UsageError
 from poorwill.snapshot import ids, labels
 from poorwill.snapshot.retention_policy import COUNT_MAX, COUNTS, NEWEST, Candidate, Policy, judge
+from poorwill.snapshot.shrinkage import Extent
 
 moments = st.datetimes(datetime(2023, 12, 20), datetime(2026, 1, 10))
 snapshots = st.lists(
     st.builds(
-        lambda at, number, machine, tags: Candidate(machine, f"{at:%Y%m%dT%H%M%SZ}-{number:08x}", tags),
+        lambda at, number, machine, tags, committed, size, standing: Candidate(
+            machine,
+            (snapshot_id := f"{at:%Y%m%dT%H%M%SZ}-{number:08x}"),
+            tags,
+            committed,
+            Extent(snapshot_id, "/w", size, size),
+            standing,
+        ),
         moments,
         st.integers(0, 50),
         st.sampled_from(["a", "b"]),
         st.sampled_from([(), ("x",), ("x", "y"), ("z",)]),
+        st.none() | st.integers(1_700_000_000_000, 1_760_000_000_000),
+        st.integers(0, 6),
+        st.sampled_from(["proven", "unknown", "unknown", "failed"]),
     ),
     max_size=30,
     unique_by=lambda candidate: candidate.snapshot_id,
@@ -104,7 +115,9 @@ def test_the_newest_of_each_machine_is_kept(policy: Policy, candidates: list[Can
     assert set(found) == {candidate.owner for candidate in candidates}
     for machine in {candidate.machine for candidate in candidates}:
         own = [candidate for candidate in candidates if candidate.machine == machine]
-        assert found[max(candidate.owner for candidate in own)]
+        assert found[max(own, key=lambda candidate: candidate.rank).owner]
+        proven = [candidate for candidate in own if candidate.standing == "proven"]
+        assert not proven or found[max(proven, key=lambda candidate: candidate.rank).owner]
         assert judge(policy, own).items() <= found.items()
 
 
@@ -139,6 +152,16 @@ def test_protection_only_adds(policy: Policy, candidates: list[Candidate], at: d
     plain, found = judge(policy, candidates), judge(policy, candidates, protected)
     for owner, reasons in found.items():
         assert reasons == plain[owner] + (("why",) if owner[1] in protected else ())
+
+
+@given(policies, snapshots, st.integers(1, 5))
+def test_as_many_verified_ones_are_kept(policy: Policy, candidates: list[Candidate], last: int) -> None:
+    """Keeping the last so many keeps as many that were read back, if there are, whatever else came later."""
+    found = judge(replace(policy, last=last), candidates)
+    for machine in {candidate.machine for candidate in candidates}:
+        proven = [each for each in candidates if each.machine == machine and each.standing == "proven"]
+        newest = sorted(proven, key=lambda candidate: candidate.rank, reverse=True)[:last]
+        assert all(found[each.owner] for each in newest)
 
 
 def test_the_time_of_an_id() -> None:
