@@ -12,7 +12,7 @@ from blocks.lookup import machine_block
 from poorwill.control.records import catalog
 from poorwill.engine.protocol.requests import Activity
 from poorwill.errors import NotFound, PoorwillError
-from poorwill.snapshot import fields, shrinkage
+from poorwill.snapshot import fields
 from tasks.retries import policy
 from tasks.sessions import Live, sessions
 
@@ -63,13 +63,20 @@ def ask_activity(run: str, machine: str, store: str, workspace: str, window_s: f
             "activity": live.session.request(Activity(window_s), deadline_s=ACTIVITY_DEADLINE_S),
             "instance": live.instance,
             "price_per_hour": price,
-            "kept_elsewhere": _kept_elsewhere(live),
+            "kept_elsewhere": _kept_elsewhere(live, workspace),
         }
     finally:
         sessions.close(run)
 
 
-def _kept_elsewhere(live: Live) -> str | None:
-    newest = next((found for _, found in catalog.newest_first(live.store, live.machine) if found is not None), None)
-    same = newest is None or newest.extent.directory == shrinkage.directory_of(live.workspace, live.instance)
-    return None if newest is None or same else newest.workspace
+def _kept_elsewhere(live: Live, workspace: str) -> str | None:
+    newest = catalog.latest(live.store, live.machine)
+    if newest is None:
+        return None
+    try:
+        kept = catalog.read(live.store, live.machine, newest).workspace
+    except NotFound:
+        return None  # removed since it was listed
+    # A machine that is a directory of this host has that before all of its paths, and another one after each wake.
+    same = kept == workspace if live.workspace == workspace else kept.endswith(workspace)
+    return None if same else kept
