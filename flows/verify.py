@@ -17,7 +17,7 @@ from poorwill.control.removal.rotation import Share
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Unsupported
 from poorwill.snapshot.sizes import human
 from tasks.events import VERIFICATION_FAILED, emit
-from tasks.read_back import Chosen, Reading, choose_due, read_back
+from tasks.read_back import Chosen, ReadBack, Reading, choose_due, read_back
 from tasks.reports.artifacts import ROWS_MAX, Row, publish_table
 
 BAD = (Corrupt, NotFound, Unsupported)
@@ -50,11 +50,15 @@ class _Found:
     store: str
     rows: list[Row] = field(default_factory=list)
     errors: dict[str, PoorwillError] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
     bytes_read: int = 0
 
-    def good(self, row: Row, bytes_read: int) -> None:
-        self.bytes_read += bytes_read
-        self.rows.append({**row, "read": human(bytes_read), "result": GOOD})
+    def good(self, row: Row, read: ReadBack) -> None:
+        self.bytes_read += read.bytes_read
+        self.rows.append({**row, "read": human(read.bytes_read), "result": "; ".join((GOOD, *read.warnings[:3]))})
+        if read.warnings:
+            self.warnings[row["snapshot"]] = list(read.warnings)
+            get_run_logger().warning("snapshot %s: %s", row["snapshot"], "; ".join(read.warnings))
 
     def bad(self, row: Row, error: PoorwillError) -> None:
         name = row["snapshot"]
@@ -74,7 +78,7 @@ class _Found:
 
     def publish(self, chosen: Chosen) -> None:
         """A table, failures first."""
-        ordered = sorted(self.rows, key=lambda row: bool(row["result"] == GOOD))[:ROWS_MAX]
+        ordered = sorted(self.rows, key=lambda row: _is_good(row))[:ROWS_MAX]
         note = f"{len(self.rows)} of {chosen.snapshots} snapshots; all have {human(chosen.part_bytes)}"
         sums = {"snapshot": "all", "machine": "", "last read": "", "read": human(self.bytes_read), "result": note}
         publish_table("verification", [*ordered, sums], f"What was read back of {self.store}")
@@ -97,8 +101,9 @@ def _verify(store: str, share: Share) -> dict[str, Any]:
     found.publish(chosen)
     result = {
         "store": store,
-        "verified": [row["snapshot"] for row in found.rows if row["result"] == GOOD][:ROWS_MAX],
+        "verified": [row["snapshot"] for row in found.rows if _is_good(row)][:ROWS_MAX],
         "failed": {name: error.message for name, error in list(found.errors.items())[:ROWS_MAX]},
+        "warnings": dict(list(found.warnings.items())[:ROWS_MAX]),
         "bytes_read": found.bytes_read,
         "snapshots": chosen.snapshots,
         "part_bytes": chosen.part_bytes,
@@ -115,3 +120,7 @@ def _is_there(store: str, due: Reading) -> bool:
     except PoorwillError as error:
         return not isinstance(error, NotFound)
     return True
+
+
+def _is_good(row: Row) -> bool:
+    return str(row["result"]).startswith(GOOD)

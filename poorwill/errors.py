@@ -125,7 +125,7 @@ class Corrupt(PermanentError, exit_code=4):
 
 
 class Unsupported(PermanentError, exit_code=4):
-    """A format version, codec or need that this reader does not have."""
+    """A format version, codec or need that this reader does not have, or an archive that the store does not open."""
 
 
 class WorkspaceError(PermanentError):

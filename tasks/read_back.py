@@ -44,6 +44,14 @@ class Chosen:
     unreadable: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """What was read of a snapshot. warnings: what will become of it in the store, by whose rule."""
+
+    bytes_read: int
+    warnings: tuple[str, ...]
+
+
 @task(name="choose_due", **policy())
 def choose_due(store: str, share: Share) -> Chosen:
     """Choose what to read of a store."""
@@ -62,8 +70,8 @@ def choose_due(store: str, share: Share) -> Chosen:
 
 
 @task(name="read_back", **policy())
-def read_back(store: str, reading: Reading) -> int:
-    """Have an engine on this host read a snapshot's parts, and write the verification record. Returns the bytes read.
+def read_back(store: str, reading: Reading) -> ReadBack:
+    """Have an engine on this host read a snapshot's parts, and write the verification record.
 
     Corrupt, NotFound, Unsupported: it cannot be woken as it was.
     """
@@ -71,4 +79,5 @@ def read_back(store: str, reading: Reading) -> int:
         metadata = catalog.read(opened, reading.machine, reading.snapshot_id)
         with closing(EngineSession(LocalHost())) as session:
             session.hello("/")
-            return VerifyRun(opened, session, metadata, only=reading.parts).run_all().bytes_read
+            run = VerifyRun(opened, session, metadata, only=reading.parts)
+            return ReadBack(run.run_all().bytes_read, tuple(run.warnings))

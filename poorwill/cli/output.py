@@ -66,6 +66,11 @@ class Output:
         if count > SHOWN_MAX and not self._json:
             print(f"left out: {count - SHOWN_MAX} more", file=sys.stderr)
 
+    def warnings(self, warnings: Iterable[str]) -> None:
+        """Lines for people; a program finds them among the fields of an event."""
+        for warning in warnings if not self._json else ():
+            print(f"poorwill: {warning}", file=sys.stderr)
+
     def table(self, rows: list[dict[str, Any]]) -> None:
         if self._json or not rows:
             return

@@ -28,12 +28,14 @@ def verify(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         session.hello("/")
         run = VerifyRun(store, session, metadata, mode="full" if arguments.full else "stored")
         record = _read_back(run, output)
+    output.warnings(run.warnings)
     what = "decoded" if arguments.full else "read back"
     output.done(
         f"snapshot {arguments.id}: every byte {what} and equal to its hash",
         {"bytes_read": record.bytes_read, "parts": len(record.parts)},
         snapshot_id=arguments.id,
         mode=record.mode,
+        warnings=run.warnings,
     )
     return 0
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 SMALL_OBJECT_BYTES_MAX = 16 << 20
 CONTENT_TYPE_DEFAULT = "application/octet-stream"
@@ -20,11 +20,30 @@ CONTENT_TYPE_DEFAULT = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object as the store lists it. `modified_s` is POSIX time by the store's own clock."""
+    """An object as the store lists it. `modified_s` is POSIX time by the store's own clock.
+
+    What `head` alone tells, where the store does: the storage class; the archive in which the object lies, from which
+    it is read only once a copy has been brought back, and whether one has; that it will be deleted, by which rule and
+    when, in words. All empty in a directory.
+    """
 
     key: str
     size: int
     modified_s: float
+    storage_class: str = ""
+    archive: str = ""
+    brought_back: bool = False
+    deletion: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleRule:
+    """A rule by which a store itself deletes objects, or moves them to an archive. prefix: of the keys it is for."""
+
+    name: str
+    prefix: str
+    deletes: bool
+    archive: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +68,14 @@ class Piece:
 
 
 Pieces = list[Piece]  # inside a class with a method `list`, that word means the method
+
+
+@runtime_checkable
+class TellsRules(Protocol):
+    """A store that may have such rules."""
+
+    def lifecycle(self) -> tuple[LifecycleRule, ...]:
+        """Those in force for the store's objects. Empty if there are none, or these credentials may not see them."""
 
 
 class Store(Protocol):
@@ -86,7 +113,7 @@ class Store(Protocol):
         """`length` bytes from `start`. Corrupt if the object ends earlier."""
 
     def head(self, key: str) -> ObjectInfo:
-        """Size and time of one object."""
+        """Size and time of one object, and what else the store tells of it."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, in the order of the keys' UTF-8 bytes, read page by page.

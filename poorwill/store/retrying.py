@@ -12,7 +12,15 @@ from typing import TypeVar
 
 from poorwill.errors import Corrupt, NotFound, TransientError
 from poorwill.retry import Backoff, retry
-from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, ObjectInfo, Pieces, Store
+from poorwill.store.base import (
+    CONTENT_TYPE_DEFAULT,
+    SMALL_OBJECT_BYTES_MAX,
+    LifecycleRule,
+    ObjectInfo,
+    Pieces,
+    Store,
+    TellsRules,
+)
 
 BACKOFF = Backoff(first_s=0.25, max_s=10.0, attempts_max=5)
 _log = logging.getLogger(__name__)
@@ -71,6 +79,10 @@ class RetryingStore:
 
     def head(self, key: str) -> ObjectInfo:
         return self._retried("head", key, lambda: self._inner.head(key))
+
+    def lifecycle(self) -> tuple[LifecycleRule, ...]:
+        """See TellsRules. Not tried again: no answer is one, too."""
+        return self._inner.lifecycle() if isinstance(self._inner, TellsRules) else ()
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See Store. After an error the listing begins again and goes on behind the last key it gave."""

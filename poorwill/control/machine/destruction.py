@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 
 from poorwill.control.machine.succession import check_succession
-from poorwill.control.records import catalog, manifests, verified
+from poorwill.control.records import catalog, manifests, prospects, verified
 from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.requests import Changed
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import SnapshotOrder
-from poorwill.store.base import Store
+from poorwill.store.base import ObjectInfo, Store
 
 SCAN_DEADLINE_S = 3600.0
+PROSPECTS_SHOWN = 5
 
 
 def check_destroyable(
@@ -50,11 +51,27 @@ def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: 
     if unread:
         raise Refused(f"{len(unread)} parts of {snapshot_id} were never read back: {keep}")
     manifest = manifests.read(store, metadata)
+    held = [store.head(metadata.key), store.head(metadata.manifest.key)]
     for row in range(len(manifest.parts)):
         key, size = manifest.parts.key(row), int(manifest.parts.size[row])
-        if store.head(key).size != size:
+        held.append(store.head(key))
+        if held[-1].size != size:
             raise Refused(f"{key}: its size in the store is not {size} any more: {keep}")
+    _check_prospects(store, held, keep)
     return metadata
+
+
+def _check_prospects(store: Store, held: list[ObjectInfo], keep: str) -> None:
+    """Refused if an object lies in an archive, or the store says that it will delete it."""
+    going = [said for info in held if (said := prospects.archived(info) or prospects.deleted(info)) is not None]
+    going += prospects.Rules.of(store).deleting(info.key for info in held)
+    if going:
+        shown = "; ".join(going[:PROSPECTS_SHOWN]) + ("; .." if len(going) > PROSPECTS_SHOWN else "")
+        raise Refused(
+            f"the snapshot would not stay readable: {shown}: {keep}; exclude the store from the bucket's rules that "
+            "delete or archive objects, then hibernate again (with parent='none', if what is archived is of an earlier "
+            "snapshot)"
+        )
 
 
 def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> None:

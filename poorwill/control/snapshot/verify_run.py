@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from poorwill.control.records import manifests, verified
+from poorwill.control.records import manifests, prospects, verified
 from poorwill.control.records.verified import CheckedPart, Verified, Verifier
 from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
@@ -21,18 +21,20 @@ from poorwill.snapshot import keys
 from poorwill.snapshot.choices import VerifyMode
 from poorwill.snapshot.metadata import THIS_TOOL, Metadata
 from poorwill.snapshot.tables import Manifest
-from poorwill.store.base import Store
+from poorwill.store.base import ObjectInfo, Store
 
 SAMPLES = 8
 BORROWED_AGE_S_MAX = 7 * 86400
 """A borrowed part that was last read longer ago is read again."""
 PARTS_AT_ONCE = 8
+WARNINGS_MAX = 20
 
 
 @dataclass(slots=True)
 class VerifyRun:
     """One verification: `open`, `verify_part` for every part of `parts`, `sample`, `record`.
 
+    warnings: what will become of objects that can be read now, by the store's word; known once it is open.
     all_parts: also read borrowed parts whose last verification is recent. only: read these parts alone, by their keys.
     """
 
@@ -45,6 +47,7 @@ class VerifyRun:
     parts: dict[int, int] = field(default_factory=dict)
     read: dict[str, int] = field(default_factory=dict)
     sampled: int = 0
+    warnings: list[str] = field(default_factory=list)
     _manifest: Manifest | None = None
     _grants: ReadGrants = field(init=False)
 
@@ -53,12 +56,20 @@ class VerifyRun:
 
     def open(self) -> dict[int, int]:
         """Read and check the manifest, here and on the engine, and every part's size; choose the parts to read."""
+        info = self.store.head(self.metadata.manifest.key)
+        prospects.check_readable(info)
         self._manifest = manifests.read(self.store, self.metadata)
+        rules = prospects.Rules.of(self.store)
+        self.warnings = rules.deleting(self.metadata.readable_keys) + rules.archiving(self.metadata.readable_keys)
+        self._note(info)
         recent = set() if self.all_parts or self.only is not None else self._recently_read()
         parts = self._manifest.parts
         for row in range(len(parts)):
             key, size = parts.key(row), int(parts.size[row])
-            there = self.store.head(key).size
+            info = self.store.head(key)
+            prospects.check_readable(info)
+            self._note(info)
+            there = info.size
             if there != size:
                 raise Corrupt(
                     f"{key}: {there} bytes in the store, expected {size}", object=key, found=there, expected=size
@@ -68,6 +79,11 @@ class VerifyRun:
             wanted = {parts.key(r) for r in range(len(parts))} - recent if self.only is None else self.only
             self.parts = {r: int(parts.size[r]) for r in range(len(parts)) if parts.key(r) in wanted}
         return self.parts
+
+    def _note(self, info: ObjectInfo) -> None:
+        said = prospects.archived(info) or prospects.deleted(info)
+        if said is not None and len(self.warnings) < WARNINGS_MAX:
+            self.warnings.append(said)
 
     def _recently_read(self) -> set[str]:
         recent: set[str] = set()

@@ -15,7 +15,16 @@ from urllib.parse import urlsplit
 import urllib3
 
 from poorwill.engine.protocol.context import Context
-from poorwill.errors import Corrupt, GrantExpired, NotFound, PoorwillError, StoreRefused, StoreUnavailable, UploadLost
+from poorwill.errors import (
+    Corrupt,
+    GrantExpired,
+    NotFound,
+    PoorwillError,
+    StoreRefused,
+    StoreUnavailable,
+    Unsupported,
+    UploadLost,
+)
 from poorwill.retry import Backoff, is_transient_status, retry
 
 ATTEMPTS = 6
@@ -112,6 +121,8 @@ def grant_error(url: str, status: int, body: bytes = b"") -> PoorwillError:
         return GrantExpired(f"{place}: the permission to use it has expired ({code}): ask for a new one")
     if code == "NoSuchUpload":
         return NotFound(f"{place}: there is no such unfinished upload")
+    if code == "InvalidObjectState":
+        return Unsupported(f"{place}: it is in an archive class: have the store bring it back (restore-object)")
     if code == "NoSuchBucket":
         return StoreRefused(f"{place}: there is no such bucket")
     if status == 404:

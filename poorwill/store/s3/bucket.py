@@ -8,8 +8,9 @@ from typing import Any
 
 from poorwill.aws import FAULTS, code_of
 from poorwill.errors import Corrupt, NotFound, StoreRefused, UsageError
-from poorwill.store.base import Grant, ObjectInfo
+from poorwill.store.base import Grant, LifecycleRule, ObjectInfo
 from poorwill.store.object_key import checked_key, checked_store_prefix
+from poorwill.store.s3 import lifecycle
 from poorwill.store.s3.client import shown_endpoint
 from poorwill.store.s3.errors import NO_BUCKET, S3, s3_error
 
@@ -64,9 +65,18 @@ class S3Bucket:
         self._seen = True
 
     def head(self, key: str) -> ObjectInfo:
-        """Size and time of one object."""
+        """Size and time of one object, and what is to become of it."""
         answer = self.ask("look at", key, "head_object")
-        return ObjectInfo(key, int(answer["ContentLength"]), answer["LastModified"].timestamp())
+        modified_s = answer["LastModified"].timestamp()
+        return ObjectInfo(key, int(answer["ContentLength"]), modified_s, **lifecycle.prospects(answer))
+
+    def lifecycle(self) -> tuple[LifecycleRule, ...]:
+        """See TellsRules. Any error is an answer: many servers have no such request, and few keys have leave for it."""
+        try:
+            found = self.client.get_bucket_lifecycle_configuration(Bucket=self.name)
+        except FAULTS:
+            return ()
+        return tuple(lifecycle.rules(found, self.prefix))
 
     def grant(self, operation: str, key: str, expires_s: int, **parameters: Any) -> Grant:
         """Permission for one operation on one object, signed here, without a request.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poorwill.aws import ErrorTable, code_of
-from poorwill.errors import Corrupt, NotFound, PoorwillError, StoreRefused, StoreUnavailable
+from poorwill.errors import Corrupt, NotFound, PoorwillError, StoreRefused, StoreUnavailable, Unsupported
 
 _CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_PROFILE"
 NO_BUCKET = "there is no such bucket: create it, or correct the store's address"
@@ -45,6 +45,8 @@ def s3_error(error: BaseException, place: str, verb: str, key: str) -> PoorwillE
         return NotFound(f"{place}: there is no object {key}", key=key)
     if code in _WRONG_PIECES:
         return Corrupt(f"{what}: the pieces are not those the store holds ({code})", key=key)
+    if code == "InvalidObjectState":
+        return Unsupported(f"{what}: it is in an archive class: have the store bring it back (restore-object)", key=key)
     if code == "InvalidRange":
         return Corrupt(f"{what}: the object ends before the bytes asked for", key=key)
     return S3.error(error, what, key=key)

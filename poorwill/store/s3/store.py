@@ -14,7 +14,7 @@ from typing import Any
 
 from poorwill.aws import FAULTS, code_of
 from poorwill.errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
-from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo
+from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, LifecycleRule, ObjectInfo
 from poorwill.store.object_key import checked_prefix
 from poorwill.store.s3.bucket import S3Bucket
 from poorwill.store.s3.client import s3_client
@@ -108,6 +108,10 @@ class S3Store(S3Uploads):
 
     def head(self, key: str) -> ObjectInfo:
         return self._bucket.head(key)
+
+    def lifecycle(self) -> tuple[LifecycleRule, ...]:
+        """See TellsRules."""
+        return self._bucket.lifecycle()
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         full, before = self._bucket.prefix + checked_prefix(prefix), ""
