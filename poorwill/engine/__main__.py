@@ -8,6 +8,7 @@ import os
 import sys
 
 from poorwill.codecs.toolset import Toolset, gpus_of_this_machine
+from poorwill.engine.machine.control_side import ControlSide
 from poorwill.engine.operations import Operations
 from poorwill.engine.pool import threads_of_this_machine
 from poorwill.engine.protocol.server import Server, own_streams
@@ -21,6 +22,7 @@ AHEAD = {
 
 
 def main() -> None:
+    parent = os.getppid()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="engine: %(levelname)s %(message)s")
     command_umask = os.umask(0)  # a restore creates files with the modes of its manifest
     # Codec threads live in C code and one that returns should not wait 5 ms for one that lists files.
@@ -29,7 +31,8 @@ def main() -> None:
     for work in sys.argv[1:]:
         if work in AHEAD:
             importlib.import_module(AHEAD[work])
-    operations = Operations(Toolset(gpus_of_this_machine, threads_of_this_machine()), command_umask)
+    control = ControlSide(requests.fileno(), parent)
+    operations = Operations(Toolset(gpus_of_this_machine, threads_of_this_machine()), command_umask, control)
     try:
         Server(requests, events, operations.of, operations.meter).run()
     finally:

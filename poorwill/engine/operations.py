@@ -15,6 +15,8 @@ import numpy as np
 
 from poorwill.codecs.toolset import Toolset
 from poorwill.engine.machine import facts
+from poorwill.engine.machine.control_side import ControlSide
+from poorwill.engine.machine.workspace_lock import WorkspaceLock
 from poorwill.engine.meter import Meter
 from poorwill.engine.pack.packer import Packer
 from poorwill.engine.pack.round import Adopted
@@ -33,6 +35,7 @@ from poorwill.snapshot.tables import Manifest
 
 if TYPE_CHECKING:
     from poorwill.engine.pack.convert_run import ConvertRun
+    from poorwill.engine.restore.ended import EndedRestore
     from poorwill.engine.restore.restore_run import RestoreRun
     from poorwill.engine.transfer.verify_run import VerifyRun
 
@@ -44,16 +47,20 @@ T = TypeVar("T")
 class Operations:
     """What works on the requests that a Server takes, by their names."""
 
-    def __init__(self, toolset: Toolset | None = None, command_umask: int = -1) -> None:
-        """command_umask: with which commands run; -1: with that of this process."""
+    def __init__(
+        self, toolset: Toolset | None = None, command_umask: int = -1, control: ControlSide | None = None
+    ) -> None:
+        """command_umask: with which commands run; -1: with that of this process. control: for whom it works."""
         self.meter = Meter()
         self._toolset, self._command_umask = toolset or Toolset(), command_umask
+        self._workspace = WorkspaceLock(control)
+        self._check = control.check if control is not None else lambda: None
         self._pool = WorkPool(threads_of_this_machine(), self._toolset)
         self._packer = Packer(self._pool, self.meter)
         self._transfers = Transfers(self.meter)
         self._buffers: BufferPool | None = None
         self._snapshot: SnapshotRun | None = None
-        self._restore: RestoreRun | None = None
+        self._restore: RestoreRun | EndedRestore | None = None
         self._verify: VerifyRun | None = None
         self._convert: ConvertRun | None = None
 
@@ -69,6 +76,7 @@ class Operations:
         self._transfers.close()
         if self._restore is not None:
             self._restore.close()
+        self._workspace.release()
 
     def op_hello(self, request: requests.Hello, context: Context) -> answers.MachineFacts:
         return facts.machine_facts(request.workspace)
@@ -84,10 +92,14 @@ class Operations:
         return Activity().look(request.window_s, context)
 
     def op_scan(self, request: requests.Scan, context: Context) -> answers.Planned:
-        self._snapshot = SnapshotRun(request.settings, self.meter)
         adopted = self._adopted(request.adopt, context)
         before = self._manifest(request.parent, context) if request.parent else None
-        return self._snapshot.scan(before, request.parent.blake3 if request.parent else "", adopted, context)
+        with self._workspace.released_on_failure():
+            self._workspace.take(request.settings.workspace, "snapshot", context)
+            self._snapshot = SnapshotRun(request.settings, self.meter)
+            parent_hash = request.parent.blake3 if request.parent else ""
+            planned = self._snapshot.scan(before, parent_hash, adopted, context)
+        return planned._replace(warnings=(*planned.warnings, *self._workspace.warnings))
 
     def _adopted(self, found: Iterable[requests.FoundPart], context: Context) -> list[Adopted]:
         adopted = []
@@ -111,14 +123,17 @@ class Operations:
         size, digest = _send_pages(manifest.encode(snapshot.settled()), context)
         coding = self._coding(snapshot.settings.codec, snapshot.settings.portable)
         left_out = tuple(snapshot.left_out.values())
+        self._workspace.release()  # nothing more of it is read
         return answers.SnapshotManifestSent(size, digest, coding, left_out[: limits.LEFT_OUT_MAX], len(left_out))
 
     def op_changed(self, request: requests.Changed, context: Context) -> answers.Changes:
         found = self._manifest(request.manifest, context)
-        snapshot = SnapshotRun(request.settings, self.meter)
-        return answers.Changes(tuple(snapshot.changed(found, request.left_out, context)))
+        with self._workspace.during(request.settings.workspace, "last look before the machine goes", context):
+            changed = SnapshotRun(request.settings, self.meter).changed(found, request.left_out, context)
+        return answers.Changes(tuple(changed))
 
     def op_open_restore(self, request: requests.OpenRestore, context: Context) -> answers.RestoreOpened:
+        from poorwill.engine.restore.ended import EndedRestore
         from poorwill.engine.restore.restore_run import RestoreRun
 
         found = self._manifest(request.manifest, context)
@@ -126,18 +141,32 @@ class Operations:
         if self._restore is not None:
             self._restore.close()
             self._restore = None
-        self._restore = RestoreRun(
-            found, request.manifest.blake3, request.order, reader=self._reader(found), meter=self.meter, context=context
-        )
+        order, digest = request.order, request.manifest.blake3
+        if not order.overwrite:
+            self._restore = EndedRestore.found(found, digest, order)
+        if self._restore is None:
+            with self._workspace.released_on_failure():
+                self._restore = RestoreRun(
+                    found, digest, order, reader=self._reader(found), meter=self.meter, context=context,
+                    enter=lambda: self._workspace.take(order.workspace, "restore", context), check=self._check,
+                )  # fmt: skip
         return self._restore.opened()
 
+    def _opened_restore(self) -> RestoreRun | EndedRestore:
+        if self._restore is None:
+            raise UsageError("the engine needs the request 'open_restore' first")
+        return self._restore
+
     def op_restore(self, request: requests.Restore, context: Context) -> answers.PartRestored:
-        restore = _needed(self._restore, "open_restore")
+        restore = self._opened_restore()
         key = _key_of(restore.manifest, request.part_row)
         return restore.part(request.part_row, lambda: self._transfers.source(key, context), context)
 
     def op_finish_restore(self, request: requests.FinishRestore, context: Context) -> answers.Restored:
-        return _needed(self._restore, "open_restore").finish()
+        restored = self._opened_restore().finish()
+        warnings = () if restored.already_done else self._workspace.warnings
+        self._workspace.release()
+        return restored._replace(warnings=(*restored.warnings, *warnings))
 
     def op_open_verify(self, request: requests.OpenVerify, context: Context) -> answers.PartsListed:
         from poorwill.engine.transfer.verify_run import VerifyRun

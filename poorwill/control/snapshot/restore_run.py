@@ -18,6 +18,8 @@ from poorwill.store.base import Store
 class RestoreRun:
     """One restore: `open`, `restore_part` for every part of `parts`, `finish`. Each step may be repeated.
 
+    A restore that had ended in that workspace, whatever became of its answer, is `already_done`: it has no parts, and
+    nothing there is touched. An order that overwrites is carried out in any case.
     `parts` maps the rows of the manifest's part table to their bytes, `fetch_bytes_max` is how much of them is fetched
     at most. The order's cache may not be in the workspace (Refused).
     """
@@ -30,6 +32,7 @@ class RestoreRun:
     raw_bytes: int = 0
     fetch_bytes_max: int = 0
     resumed: bool = False
+    already_done: bool = False
     _grants: ReadGrants = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,7 +47,7 @@ class RestoreRun:
             needs.check_machine(self.metadata, self.session.facts or self.session.hello(self.order.workspace))
         opened = self.session.request(OpenRestore(self.metadata.manifest, self.order), answer=self._grants.answer)
         self.parts = {part.row: part.size for part in opened.parts}
-        self.raw_bytes, self.resumed = opened.raw_bytes, opened.resumed
+        self.raw_bytes, self.resumed, self.already_done = opened.raw_bytes, opened.resumed, opened.already_done
         self.fetch_bytes_max = opened.fetch_bytes_max
         return self.parts
 

@@ -51,6 +51,23 @@ def arguments(root: Path, pid: int) -> list[str]:
         return []
 
 
+def runs(root: Path, pid: int, since: str) -> bool:
+    """Whether the process `pid` that began at `since` runs, or is stopped: not one that has ended, nor a later one."""
+    try:
+        fields = _fields(read_text(root / "proc" / str(pid) / "stat"))
+        return fields[0] not in "ZX" and fields[19] == since
+    except (OSError, IndexError):
+        return False
+
+
+def parent_of(root: Path, pid: int) -> int:
+    """0 when it is gone, or when its parent is outside of what /proc shows."""
+    try:
+        return int(_fields(read_text(root / "proc" / str(pid) / "stat"))[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 def born(root: Path, pid: int) -> str:
     """When it began, in clock ticks since the machine was started; "" when it is gone."""
     try:

@@ -60,6 +60,7 @@ class Planned(NamedTuple):
     pack_bytes: int
     parts: PlannedParts
     plan_hash: Annotated[str, Length(100)]
+    warnings: tuple[str, ...] = ()
 
 
 class PartSent(NamedTuple):
@@ -118,12 +119,13 @@ class PartListed(NamedTuple):
 
 
 class RestoreOpened(NamedTuple):
-    """What a restore has before it, at most."""
+    """What a restore has before it, at most. already_done: the same restore had ended there, so there is nothing."""
 
     parts: tuple[PartListed, ...]
     raw_bytes: int
     fetch_bytes_max: int
     resumed: bool
+    already_done: bool = False
 
 
 class PartRestored(NamedTuple):
@@ -145,6 +147,7 @@ class Restored(NamedTuple):
     left_out: LeftOutList
     left_out_count: int
     warnings: tuple[str, ...]
+    already_done: bool = False
 
 
 class PartsListed(NamedTuple):

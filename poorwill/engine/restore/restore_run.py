@@ -11,15 +11,16 @@ from functools import partial
 import numpy as np
 
 from poorwill.engine import state
-from poorwill.engine.journal import Journal
+from poorwill.engine.journal import NAME, Journal
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench, Job
 from poorwill.engine.protocol.answers import PartRestored, Restored, RestoreOpened
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore import survey
 from poorwill.engine.restore.chunk_cache import open_cache
+from poorwill.engine.restore.ended import Ended, forget
 from poorwill.engine.restore.local_chunks import LocalChunks
-from poorwill.engine.restore.selection import Placement, selected
+from poorwill.engine.restore.selection import Placement, selected, selection_of
 from poorwill.engine.restore.tree import Tree
 from poorwill.engine.restore.tree_in_place import TreeInPlace
 from poorwill.engine.transfer.decoding import chunk_buffer, decode, decode_checked
@@ -34,6 +35,10 @@ from poorwill.snapshot.tables import Kind, Manifest
 
 FILE_OVERHEAD_BYTES = 4096
 SEGMENTS_AT_ONCE = 4096
+
+
+def _nothing() -> None:
+    """What is called where nothing has to happen."""
 
 
 class RestoreRun:
@@ -53,9 +58,13 @@ class RestoreRun:
         meter: Meter,
         context: Context | None = None,
         statvfs: Callable[[bytes], os.statvfs_result] = os.statvfs,
+        enter: Callable[[], None] = _nothing,
+        check: Callable[[], None] = _nothing,
     ) -> None:
         """Check everything that can be checked before a byte is written, then create the directories.
 
+        enter: called once the workspace exists, before anything in it is looked at. check: called before each change
+        of it. Both may raise.
         Refused if the workspace holds anything and neither `overwrite` nor the journal of this same restore says it
         may. WorkspaceError if the data does not fit on the disk. What `context` raises while files are looked at.
         """
@@ -68,8 +77,11 @@ class RestoreRun:
         self.wanted = selected(manifest, Globs(order.include))
         self._placement = Placement(manifest, self.wanted)
         self.data_bytes = int(self._placement.segment.length.sum(dtype=np.int64))
-        selection = [*order.include, f"privileged={order.privileged}"]
-        self._journal = Journal(self.root, manifest_hash, selection)
+        self._selection = selection_of(order)
+        self._journal = Journal(self.root, manifest_hash, self._selection, bool(self.wanted.all()))
+        self._restored: Restored | None = None
+        self._make_directory()
+        enter()
         done = self._journal.resume(len(manifest.chunks))
         self.resumed = done is not None
         self._done = np.zeros(len(manifest.chunks), bool) if done is None else done
@@ -78,12 +90,14 @@ class RestoreRun:
         self._in_place: TreeInPlace | None = None
         if occupied:
             self._in_place = TreeInPlace(
-                self.root, manifest, self.wanted, order.privileged, on_renewal=self._forget, context=context
-            )
+                self.root, manifest, self.wanted, order.privileged,
+                on_renewal=self._forget, context=context, check=check,
+            )  # fmt: skip
             self._local = LocalChunks(self._in_place, manifest.chunks, self._placement)
-        self.tree = self._in_place or Tree(self.root, manifest, self.wanted, order.privileged)
+        self.tree = self._in_place or Tree(self.root, manifest, self.wanted, order.privileged, check)
         try:
-            self._journal.start(self.resumed)
+            forget(self.root)
+            self._journal.start()
             self._prepare()
         except BaseException:
             self.close()
@@ -119,18 +133,27 @@ class RestoreRun:
         self._meter.add(**amounts)
         self._sums.add(**amounts)
 
-    def _make_room(self, overwrite: bool) -> bool:
-        """Whether the workspace, made if need be, holds anything; raises if it may not or has no room."""
-        where = os.fsdecode(self.root)
+    def _make_directory(self) -> None:
         try:
             os.makedirs(self.root, exist_ok=True)
-            occupied = next(iter(os.scandir(self.root)), None) is not None
+        except OSError as error:
+            raise WorkspaceError(f"{os.fsdecode(self.root)}: {error.strerror}: nothing was restored") from None
+
+    def _make_room(self, overwrite: bool) -> bool:
+        """Whether the workspace holds anything; raises if it may not or has no room."""
+        where = os.fsdecode(self.root)
+        try:
+            passed_over = NAME if self._journal.hollow else b""
+            occupied = any(entry.name != passed_over for entry in os.scandir(self.root))
             space = self._statvfs(self.root)
         except OSError as error:
             raise WorkspaceError(f"{where}: {error.strerror}: nothing was restored") from None
         if occupied and not self.resumed and not overwrite:
-            what = "another restore was interrupted there" if Journal.left_in(self.root) else "it is not empty"
-            raise Refused(f"{where}: {what}: nothing was restored; give an empty directory, or allow overwriting")
+            if Journal.left_in(self.root):
+                what, how = "another restore was interrupted there", "run that one again, give an empty directory, or"
+            else:
+                what, how = "it is not empty", "give an empty directory, or"
+            raise Refused(f"{where}: {what}: nothing was restored; {how} allow overwriting (--overwrite)")
         need = self._placement.bytes_of(~self._done) + FILE_OVERHEAD_BYTES * int(self.wanted.sum())
         free = space.f_bavail * space.f_frsize
         if need > free and not (overwrite and occupied):
@@ -276,29 +299,50 @@ class RestoreRun:
             self._count(written_bytes=written, kept_bytes=seen - written)
 
     def finish(self) -> Restored:
-        """Links, attributes and directory times; then a count of everything. Corrupt if a chunk is missing."""
+        """Links, attributes and directory times; then a count of everything. Corrupt if a chunk is missing.
+
+        Once it has ended, the same answer again.
+        """
+        if self._restored is not None:
+            return self._restored
         missing = int(self.left.sum())
         if missing:
             raise Corrupt(f"{missing} chunks were not restored: run the parts again")
-        tree, entries = self.tree, self.manifest.entries
+        tree = self.tree
         tree.settle_files(self._bench)
         tree.make_links(self._bench)
         tree.note_set_id()
         tree.look_again(self._bench)
-        # The journal goes when all else is done: a run that is cut off before must find it.
-        tree.settle_directories(below_root=True)
+        tree.settle_directories()
+        result = self._result()
+        # The journal goes last: who finds it gone finds that this restore has ended.
+        ended = Ended.of(self.root, self.manifest_hash, self._selection, int(self.manifest.entries.mtime_ns[0]), result)
+        ended.save(self.root)
         self._journal.end()
-        tree.settle_directories(below_root=False)
+        tree.settle_root_times()
         self.close()
         if self.wanted.all():
             state.save_woken(self.root, self.manifest_hash, tree.inode, tree.ctime_ns)
-        counts = {kind.name.lower(): int((self.wanted & (entries.kind == kind)).sum()) for kind in Kind}
-        sums = self._sums.read()
+        ended._replace(settled=True).save(self.root)
+        self._restored = result
+        return result
+
+    def _result(self) -> Restored:
+        tree, sums = self.tree, self._sums.read()
+        counts = {kind.name.lower(): int((self.wanted & (self.manifest.entries.kind == kind)).sum()) for kind in Kind}
+        warnings = [self._cache.warning] if self._cache is not None and self._cache.warning else []
+        if self._journal.owes:
+            warnings.append(
+                f"{os.fsdecode(self.root)}: a restore that was interrupted there before is still not whole, so no "
+                "snapshot is taken of it: run that one again, or restore a whole snapshot with --overwrite"
+            )
         return Restored(
             restored=counts,
             raw_bytes=self.data_bytes,
-            **{name: sums[name] for name in ("kept_bytes", "cached_bytes", "fetched_bytes")},
+            kept_bytes=sums["kept_bytes"],
+            cached_bytes=sums["cached_bytes"],
+            fetched_bytes=sums["fetched_bytes"],
             left_out=tuple(tree.left_out[: limits.LEFT_OUT_MAX]),
             left_out_count=len(tree.left_out),
-            warnings=(self._cache.warning,) if self._cache is not None and self._cache.warning else (),
+            warnings=tuple(warnings),
         )

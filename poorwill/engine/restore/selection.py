@@ -6,11 +6,17 @@ import os
 
 import numpy as np
 
-from poorwill.engine.journal import NAME
+from poorwill.engine.journal import NAMES
 from poorwill.errors import Corrupt, Refused
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.globs import Globs
+from poorwill.snapshot.order import RestoreOrder
 from poorwill.snapshot.tables import Kind, Manifest, Segments
+
+
+def selection_of(order: RestoreOrder) -> list[str]:
+    """What makes a restore of one manifest the same as another: an interrupted one is continued by it alone."""
+    return [*order.include, f"privileged={order.privileged}"]
 
 
 def selected(manifest: Manifest, include: Globs) -> Array:
@@ -18,8 +24,8 @@ def selected(manifest: Manifest, include: Globs) -> Array:
     matches. Corrupt if the snapshot holds what a restore calls its own."""
     entries = manifest.entries
     first, stop = entries.children()
-    if NAME in entries.name.slice(int(first[0]), int(stop[0])):
-        raise Corrupt(f"the snapshot holds an entry {os.fsdecode(NAME)!r}, the restore's own journal")
+    for name in set(NAMES).intersection(entries.name.slice(int(first[0]), int(stop[0]))):
+        raise Corrupt(f"the snapshot holds an entry {os.fsdecode(name)!r}, the restore's own mark")
     if not include:
         return np.ones(len(entries), bool)
     wanted = np.zeros(len(entries), bool)

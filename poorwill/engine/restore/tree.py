@@ -35,10 +35,19 @@ class Tree:
     whose umask is 0, as the engine's.
     """
 
-    def __init__(self, root: bytes, manifest: Manifest, rows: Array, privileged: bool) -> None:
+    def __init__(
+        self,
+        root: bytes,
+        manifest: Manifest,
+        rows: Array,
+        privileged: bool,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """check: called before each change, and may raise."""
         self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.entries = manifest.entries
         self.privileged = privileged
+        self._check = check
         self.wanted = rows
         self.left_out: list[LeftOut] = []
         self._slots: list[list[int]] = []
@@ -74,7 +83,9 @@ class Tree:
         self.root_fd = -1
 
     def _kept_open(self, bench: Bench, name: str, row: int, open_it: Callable[[int], int]) -> int:
-        """What open_it(row) opened, kept until the thread asks for another row under this name."""
+        """What open_it(row) opened, kept until the thread asks for another row under this name. All that changes the
+        workspace comes by here."""
+        self._check()
 
         def make() -> list[int]:
             self._slots.append([-1, -1])  # so that close() reaches all of them
@@ -251,13 +262,19 @@ class Tree:
         mtime_ns = int(self.entries.mtime_ns[row])
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=above, follow_symlinks=False)
 
-    def settle_directories(self, below_root: bool) -> None:
-        """Owners, modes, xattrs and times of all directories below the root, deepest first, or of the root:
-        setting them earlier would be undone."""
-        rows = np.flatnonzero(self.wanted & (self.entries.kind == Kind.DIRECTORY)).tolist()
-        for row in reversed(rows[1:] if below_root else rows[:1]):
+    def settle_directories(self) -> None:
+        """Owners, modes, xattrs and times of all directories, deepest first: setting them earlier would be undone."""
+        for row in reversed(np.flatnonzero(self.wanted & (self.entries.kind == Kind.DIRECTORY)).tolist()):
+            self._check()
             with closing_fd(self._open_directory(row)) as fd, self.failures(row):
                 self._settle(fd, row)
+
+    def settle_root_times(self) -> None:
+        """The root's times again, which a change of what stands in it has moved."""
+        mtime_ns = int(self.entries.mtime_ns[0])
+        os.utime(self.root_fd, ns=(mtime_ns, mtime_ns))
+        info = os.fstat(self.root_fd)
+        self.inode[0], self.ctime_ns[0] = info.st_ino, info.st_ctime_ns
 
     def _set_xattrs(self, row: int, fd: int) -> None:
         number = int(self.entries.xattrs[row])

@@ -49,9 +49,10 @@ class TreeInPlace(Tree):
         *,
         on_renewal: Callable[[int], None],
         context: Context | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """on_renewal(row) is called before the file at `row` loses content that may count as restored."""
-        super().__init__(root, manifest, rows, privileged)
+        super().__init__(root, manifest, rows, privileged, check)
         self._on_renewal, self._context = on_renewal, context
         self._first_segment, self._segments = manifest.first_segments(), manifest.segments
         self._holes = np.zeros(len(self.entries), bool)  # of large files, as they stand
