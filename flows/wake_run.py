@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -57,6 +58,7 @@ class Target:
     machine: str  # the name its snapshots are kept under
     instance: str
     source: AnyProvider
+    awake_from: str = ""  # the snapshot that this instance was woken from, if it is awake
 
     @property
     def run(self) -> str:
@@ -92,7 +94,9 @@ def resolve(store: Store, snapshot: str, machine: str | None, provider: str | No
     own = block.name if block is not None else metadata.machine
     target = resolve_as(metadata, name, own, provider)
     check_host([target])
-    return replace(target, instance=block.instance) if awake and block is not None else target
+    return (
+        replace(target, instance=block.instance, awake_from=block.snapshot) if awake and block is not None else target
+    )
 
 
 def resolve_as(metadata: Metadata, name: str, machine: str, provider: str | None) -> Target:
@@ -202,17 +206,47 @@ def wake_target(request: Request, target: Target) -> dict[str, Any]:
     with machine_slot(target.machine):
         try:
             if target.instance:
-                result = _restore(request, target, timings_ms, target.instance)
+                with _told_if_awake(request, target):
+                    result = _restore(request, target, timings_ms, target.instance)
             else:
                 result = _provision_and_restore(request, target, timings_ms)
             if request.start_command:
                 _start(request, target, timings_ms)
             done = {"snapshot_id": target.snapshot_id, "machine": target.name, **result}
             done.update(provisioned=not target.instance, timings_ms=timings_ms)
+            if done["already_done"]:
+                get_run_logger().info("%s", already_awake(done))
             publish_wake(done, sessions.samples(target.run))
             return done
         finally:
             sessions.close(target.run)
+
+
+def already_awake(done: dict[str, Any]) -> str:
+    """That a wake had ended before, in words, for its result."""
+    return (
+        f"already awake: machine {done['machine']} was woken from snapshot {done['snapshot_id']} before, into "
+        f"{done['workspace']}; nothing was restored, and what was changed there since is as it was"
+    )
+
+
+@contextmanager
+def _told_if_awake(request: Request, target: Target) -> Iterator[None]:
+    """Say so where a machine holds the work that was done since it was woken from this very snapshot.
+
+    Its engine tells that itself, unless the machine was started anew since, or is not the one that was woken.
+    """
+    try:
+        yield
+    except Refused as error:
+        if target.awake_from != target.snapshot_id or error.facts.get("occupied") is None:
+            raise
+        raise Refused(
+            f"machine {target.name} is awake from snapshot {target.snapshot_id} already, and {request.order.workspace} "
+            "holds something: nothing was restored, and what was changed there is as it was; to roll it back to the "
+            "snapshot all the same, set overwrite",
+            **error.facts,
+        ) from None
 
 
 def _provision_and_restore(request: Request, target: Target, timings_ms: dict[str, int]) -> dict[str, Any]:
@@ -259,6 +293,7 @@ def _restore(
         "workspace": request.order.workspace,
         **dict.fromkeys(("raw_bytes", "left_out_count", "kept_bytes", "cached_bytes", "fetched_bytes"), 0),
         "resumed": False,
+        "already_done": woken,
         "restored": {},
     }
     for opening in () if woken else openings():
@@ -283,6 +318,7 @@ def _restore_once(request: Request, target: Target, timings_ms: dict[str, int]) 
     return {
         "raw_bytes": opened["raw_bytes"],
         "resumed": opened["resumed"],
+        "already_done": opened["already_done"],
         **{name: finished[name] for name in figures},
     }
 

@@ -18,7 +18,7 @@ from tasks.sessions import sessions
 @task(name="open_restore", **policy(transient_with_engine))
 def open_restore(run: str, snapshot_id: str, order: RestoreOrder) -> dict[str, Any]:
     """Check manifest, disk and workspace, and create the directories. Returns `parts` (rows) that hold something to
-    fetch perhaps, `fetch_bytes_max` of it, `raw_bytes` of all files, and `resumed`.
+    fetch perhaps, `fetch_bytes_max` of it, `raw_bytes` of all files, `resumed`, and `already_done`.
     """
     live = sessions.get(run)
     order = replace(order, workspace=live.workspace)
@@ -30,6 +30,7 @@ def open_restore(run: str, snapshot_id: str, order: RestoreOrder) -> dict[str, A
         "fetch_bytes_max": restore.fetch_bytes_max,
         "raw_bytes": restore.raw_bytes,
         "resumed": restore.resumed,
+        "already_done": restore.already_done,
     }
 
 

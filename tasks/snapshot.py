@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from prefect import task
+from prefect.logging import get_run_logger
 
 from poorwill.control.records import catalog
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
@@ -27,6 +28,8 @@ def scan_workspace(run: str, order: SnapshotOrder) -> dict[str, Any]:
     if snapshot.open() is not None:
         return {"committed": True, "parts": []}
     scanned = snapshot.scan()
+    for warning in scanned.warnings:
+        get_run_logger().warning("%s", warning)
     live.snapshot = snapshot
     return {
         "committed": False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import closing
 
 from poorwill.cli import hosts
@@ -13,6 +12,7 @@ from poorwill.control.records import catalog
 from poorwill.control.snapshot.presigned_grants import check_reachable
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
+from poorwill.engine.protocol.answers import Restored
 from poorwill.remote.base import Host
 from poorwill.snapshot import fields
 from poorwill.snapshot.order import RestoreOrder
@@ -42,16 +42,24 @@ def restore(arguments: argparse.Namespace, output: Output, host: Host) -> int:
             all_parts(run.restore_part, run.parts)
         result = run.finish()
     output.left_out([fields.write(left) for left in result.left_out], result.left_out_count)
-    for warning in result.warnings if not arguments.json else []:
-        print(f"poorwill: {warning}", file=sys.stderr)
-    spared = {"kept_bytes": "stood there", "cached_bytes": "came from the cache"}
+    output.warnings(result.warnings)
     origins = {name: getattr(result, name) for name in ("kept_bytes", "cached_bytes", "fetched_bytes")}
-    notes = [f"{human(origins[name])} {what}" for name, what in spared.items() if origins[name]]
-    what = f"snapshot {metadata.snapshot_id} restored to {order.workspace}"
+    figures = {"raw_bytes": result.raw_bytes, "stored_bytes": metadata.totals.stored_bytes, **origins}
     output.done(
-        f"{what} ({', '.join(notes)})" if notes else what,
-        {"raw_bytes": result.raw_bytes, "stored_bytes": metadata.totals.stored_bytes, **origins},
+        _what(metadata.snapshot_id, order.workspace, result),
+        figures if arguments.json or not result.already_done else {},
         snapshot_id=metadata.snapshot_id, restored=result.restored, left_out_count=result.left_out_count,
-        warnings=result.warnings, timings_ms=timings_ms,
+        already_done=result.already_done, warnings=result.warnings, timings_ms=timings_ms,
     )  # fmt: skip
     return LEFT_OUT if result.left_out_count else 0
+
+
+def _what(snapshot_id: str, workspace: str, result: Restored) -> str:
+    if result.already_done:
+        return (
+            f"snapshot {snapshot_id} was restored to {workspace} before: nothing was done, and what was changed there "
+            "since is as it was; to restore it anew: --overwrite"
+        )
+    origins = {"stood there": result.kept_bytes, "came from the cache": result.cached_bytes}
+    notes = [f"{human(count)} {whence}" for whence, count in origins.items() if count]
+    return f"snapshot {snapshot_id} restored to {workspace}" + (f" ({', '.join(notes)})" if notes else "")

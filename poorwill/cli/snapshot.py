@@ -68,7 +68,11 @@ def _take(run: SnapshotRun, output: Output) -> Metadata:
                 run.remove_pending()  # nothing was begun, and a record left behind would keep the parent's parts
                 output.hint = ""
             raise
-    output.event("scanned", entries=scanned.entries, raw_bytes=scanned.raw_bytes, parts=len(run.planned))
+    output.warnings(scanned.warnings)
+    output.event(
+        "scanned", entries=scanned.entries, raw_bytes=scanned.raw_bytes, parts=len(run.planned),
+        warnings=scanned.warnings,
+    )  # fmt: skip
     total = scanned.pack_bytes
     while run.planned:
         with output.progress("packing", total) as progress, timed(run.timings_ms, "pack"):

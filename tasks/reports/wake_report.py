@@ -26,13 +26,21 @@ def wake_markdown(result: dict[str, Any], samples: Sequence[Sample]) -> str:
         for kind, count in result["restored"].items()
         if count
     )
+    sentence = (
+        f"Snapshot {result['snapshot_id']}: {human(result['raw_bytes'])}, {restored}, every hash checked; "
+        f"{human(result['fetched_bytes'])} downloaded, {human(result['cached_bytes'])} from the machine's cache, "
+        f"{human(result['kept_bytes'])} of files stood there already."
+    )
+    if result["already_done"]:
+        sentence = (
+            f"It was woken from snapshot {result['snapshot_id']} before: nothing was restored, and what was changed "
+            "there since is as it was."
+        )
     return bounded(
         [
             f"# {result['machine']} is awake as {result['instance']}",
             "",
-            f"Snapshot {result['snapshot_id']}: {human(result['raw_bytes'])}, {restored}, every hash checked; "
-            f"{human(result['fetched_bytes'])} downloaded, {human(result['cached_bytes'])} from the machine's cache, "
-            f"{human(result['kept_bytes'])} of files stood there already.",
+            sentence,
             "",
             stages_table(result["timings_ms"]),
             "",

@@ -153,7 +153,7 @@ class RestoreRun:
                 what, how = "another restore was interrupted there", "run that one again, give an empty directory, or"
             else:
                 what, how = "it is not empty", "give an empty directory, or"
-            raise Refused(f"{where}: {what}: nothing was restored; {how} allow overwriting (--overwrite)")
+            raise Refused(f"{where}: {what}: nothing was restored; {how} allow overwriting", occupied=what)
         need = self._placement.bytes_of(~self._done) + FILE_OVERHEAD_BYTES * int(self.wanted.sum())
         free = space.f_bavail * space.f_frsize
         if need > free and not (overwrite and occupied):
