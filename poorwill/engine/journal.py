@@ -80,7 +80,7 @@ class Journal:
     @property
     def owes(self) -> bool:
         """Whether a restore that this one does not replace was interrupted before it, and has not ended since."""
-        return bool(self._debts.left - {self._key})
+        return not self._whole and bool(self._debts.left - {self._key})
 
     def resume(self, chunks: int) -> Array | None:
         """The chunks (bool, one per row) that were done, or None if no restore that began there is this one."""

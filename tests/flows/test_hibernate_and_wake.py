@@ -91,6 +91,27 @@ def test_a_hibernation_that_is_done_is_not_done_again(world: World) -> None:
         hibernate(world.name, world.store_name)
 
 
+def test_a_wake_that_is_done_is_not_done_again(world: World) -> None:
+    """Onto the machine that it woke it says so, and leaves the work done since; without the engine's memory it refuses,
+    and does not advise to overwrite what would be lost."""
+    world.machine(small)
+    hibernate(**world.hibernation())
+    woken = wake(SNAPSHOT_ID, world.store_name, machine=world.name)
+    assert not woken["already_done"]
+    workspace = world.workspace(woken["instance"])
+    (workspace / "result.txt").write_text("hours of work")
+    state = wake(SNAPSHOT_ID, world.store_name, machine=world.name, return_state=True)
+    assert state.is_completed() and str(state.message).startswith("already awake: machine ")
+    again = wake("latest", world.store_name, machine=world.name)
+    assert again["already_done"] and again["instance"] == woken["instance"] and again["fetched_bytes"] == 0
+    assert (workspace / "result.txt").read_text() == "hours of work"
+    for remembered in (world.folder / "machines").glob("**/restored-*.json"):
+        remembered.unlink()
+    with pytest.raises(Refused, match=r"is awake from snapshot .* already.*nothing was restored.*set overwrite"):
+        wake(SNAPSHOT_ID, world.store_name, machine=world.name)
+    assert (workspace / "result.txt").read_text() == "hours of work"
+
+
 def test_commands_run_before_and_after(world: World) -> None:
     """What the stop command did is in the snapshot; a start command that fails leaves the machine awake."""
     world.machine(small)
