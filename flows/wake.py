@@ -7,12 +7,11 @@ from contextlib import closing
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.states import Completed
 from pydantic import Field
 
 from blocks.lookup import store_block
-from flows.stages import ending, failed, threads
-from flows.wake_run import Request, already_awake, plan, resolve, wake_target
+from flows.stages import failed, threads
+from flows.wake_run import Request, outcome, plan, resolve, wake_target
 from poorwill import defaults
 from poorwill.errors import PoorwillError
 from poorwill.providers.base import Wish, checked_path
@@ -44,7 +43,7 @@ def wake(
     """Restore a snapshot onto a new machine, or onto one that exists, every hash checked.
 
     A wake that was cut off is continued by another one of the same snapshot: it adopts the machine. One that had ended
-    is done already: asked for again it restores nothing, unless `overwrite` says so.
+    is already done, unless `overwrite` is set.
 
     Args:
         snapshot: Id of a snapshot, `latest` of the machine given below, or `latest:` and a machine's name.
@@ -78,9 +77,6 @@ def wake(
         request = Request(store, provider, wish, order, start_command)
         with closing(store_block(store).open()) as opened:
             target = resolve(opened, snapshot, machine, provider)
-        if dry_run:
-            return plan(request, target)
-        done = wake_target(request, target)
-        return ending(Completed(message=already_awake(done), data=done)) if done["already_done"] else done
+        return plan(request, target) if dry_run else outcome(wake_target(request, target))
     except PoorwillError as error:
         return failed(error)

@@ -10,12 +10,13 @@ from typing import Any
 
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
+from prefect.states import Completed
 
 from blocks.lookup import bare, block_name_of, machine_block, machine_if_any
 from blocks.machines import Machine
 from blocks.providers import AnyProvider, LocalProvider
 from flows.slots import machine_slot
-from flows.stages import each, openings
+from flows.stages import each, ending, openings
 from poorwill.control.machine.provisioning import IMAGE_GB, MAY_BILL, disk_gb_for
 from poorwill.control.records import catalog
 from poorwill.control.snapshot import needs
@@ -215,15 +216,19 @@ def wake_target(request: Request, target: Target) -> dict[str, Any]:
             done = {"snapshot_id": target.snapshot_id, "machine": target.name, **result}
             done.update(provisioned=not target.instance, timings_ms=timings_ms)
             if done["already_done"]:
-                get_run_logger().info("%s", already_awake(done))
+                get_run_logger().info("%s", _already_awake(done))
             publish_wake(done, sessions.samples(target.run))
             return done
         finally:
             sessions.close(target.run)
 
 
-def already_awake(done: dict[str, Any]) -> str:
-    """That a wake had ended before, in words, for its result."""
+def outcome(done: dict[str, Any]) -> dict[str, Any]:
+    """The result of a wake, with words for a state that says more than that it is completed."""
+    return ending(Completed(message=_already_awake(done), data=done)) if done["already_done"] else done
+
+
+def _already_awake(done: dict[str, Any]) -> str:
     return (
         f"already awake: machine {done['machine']} was woken from snapshot {done['snapshot_id']} before, into "
         f"{done['workspace']}; nothing was restored, and what was changed there since is as it was"

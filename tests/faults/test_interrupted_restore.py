@@ -14,6 +14,7 @@ import pytest
 from poorwill.control.records import catalog, manifests
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
+from poorwill.engine.journal import HEADER_BYTES
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import WorkPool
 from poorwill.engine.restore import restore_run
@@ -31,7 +32,6 @@ from tests.support.workspaces import CHUNK_BYTES, SKIPPED, aged, make_everything
 pytestmark = pytest.mark.long
 
 JOURNAL = ".poorwill-restore"
-HEADER_BYTES = 40
 
 
 def begun(store: LocalStore, snapshot_id: str, back: Path, parts: int) -> RestoreRun:

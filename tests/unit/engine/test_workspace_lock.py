@@ -17,7 +17,7 @@ import pytest
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.engine.machine import processes
-from poorwill.engine.machine.control_side import LOOK_EVERY_S, ControlSide, writes_to
+from poorwill.engine.machine.control_side import LOOK_EVERY_S, writes_to
 from poorwill.engine.machine.holder import Holder, HolderNote
 from poorwill.engine.machine.workspace_lock import WorkspaceLock
 from poorwill.engine.protocol.context import Context
