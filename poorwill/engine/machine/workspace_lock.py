@@ -67,7 +67,7 @@ class WorkspaceLock:
             note = HolderNote(root)
             held = self._wait(root, note, context)
         except OSError as error:
-            raise WorkspaceError(f"{workspace}: {error.strerror}: nothing was done there") from None
+            raise WorkspaceError(f"{workspace}: {error.strerror}: nothing was read or written there") from None
         self._held, self._note, self._root = held, note, (found.st_dev, found.st_ino)
         note.write(Holder.of_this_process(doing, self._control))
 

@@ -125,14 +125,17 @@ def test_an_engine_whose_control_side_was_killed_is_ended(tmp_path: Path) -> Non
     workspace = tmp_path / "w"
     workspace.mkdir()
     command = [sys.executable, "-c", CONTROL, ENGINE, str(workspace)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as control:
+    control = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
         assert control.stdout is not None
         engine = int(control.stdout.readline())
         assert control.stdout.readline() == "taken\n"
         ours, born = WorkspaceLock(patience_s=0.2), processes.born(Path("/"), engine)
         with pytest.raises(Refused, match=f"process {engine} .* of process {control.pid}"):
             ours.take(str(workspace), "snapshot", CONTEXT)
+    finally:
         control.kill()
+        control.wait()
     ours.take(str(workspace), "snapshot", CONTEXT)
     assert not processes.runs(Path("/"), engine, born)
     ours.release()
@@ -186,7 +189,7 @@ def test_a_file_system_without_locks(tmp_path: Path, number: int) -> None:
 
 def test_another_error_of_the_lock(tmp_path: Path) -> None:
     """A directory that is not there, or may not be read, is named."""
-    with pytest.raises(WorkspaceError, match=r"nowhere: No such file or directory: nothing was done there"):
+    with pytest.raises(WorkspaceError, match=r"nowhere: No such file or directory: nothing was read or written there"):
         WorkspaceLock().take(str(tmp_path / "nowhere"), "snapshot", CONTEXT)
 
 
