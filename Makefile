@@ -24,7 +24,7 @@ IMAGES := deployments/docker
 without = $$(sed -nE 's/^([^ =]+)==.*/--no-emit-package \1/p' $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status demo test test-long test-gpu lint lock bench bench-gpu clean distclean
+.PHONY: help up down status demo test test-long chaos test-gpu lint lock bench bench-gpu clean distclean
 
 help:
 	@echo "make up            start everything in the background: Prefect, a worker, the gateway, S3; deploy all flows"
@@ -34,6 +34,7 @@ help:
 	@echo "make demo KEEP=1   the same, and leave the servers up"
 	@echo "make test          lint, then all tests but the long ones"
 	@echo "make test-long     the tests that are long by nature: fuzzing, chaos, a kill at every call, a browser"
+	@echo "make chaos         signals to random processes, 300 rounds; ARGS='--rounds 20 --seed 7' for a small try"
 	@echo "make lint          ruff, mypy, the import contracts, lengths and rooms alone"
 	@echo "make lock          pin the newest versions that work together, and hashes of what is shipped"
 	@echo "make test-gpu      the tests that need an NVIDIA GPU, and its wheels alone; GPU_EXTRA=gpu-cu13 for CUDA 13"
@@ -77,6 +78,9 @@ test: lint
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -n 3 -m long
+
+chaos: $(INSTALLED)
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 # Without tests/conftest.py and the options of pyproject.toml, which need packages that a GPU machine has not.
 test-gpu: $(GPU_INSTALLED)
