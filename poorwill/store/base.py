@@ -10,7 +10,7 @@ message names endpoint and bucket), StoreUnavailable (transient). No message hol
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -67,6 +67,8 @@ class Piece:
     size: int = 0
 
 
+Check = Callable[[], None]
+"""Raises, if something is not to be written."""
 Pieces = list[Piece]  # inside a class with a method `list`, that word means the method
 
 
@@ -91,9 +93,18 @@ class Store(Protocol):
     def put(self, key: str, data: bytes) -> None:
         """Write a small object. Atomic: a reader sees all of it or none. Durable when it returns."""
 
-    def put_new(self, key: str, data: bytes) -> bool:
-        """Like put, but False, and nothing is written, if the key exists. Atomic where the store has conditional
-        writes; elsewhere it looks before it writes, and a concurrent writer may win: callers hold a slot as well."""
+    def put_fenced(self, key: str, data: bytes, check: Check) -> None:
+        """Like put, but through an upload that `list_uploads` shows until the object appears, and that `abort_upload`
+        ends: then nothing is written any more. `check` is called in between, and nothing is written if it raises.
+        UploadLost (transient) if the upload was ended.
+
+        So whoever first writes that it takes over, then ends all uploads of a key, has fenced off everybody whose
+        `check` looks for that: what had not appeared by then never will.
+        """
+
+    def put_new(self, key: str, data: bytes, check: Check = ...) -> bool:
+        """Like put_fenced, but False, and nothing is written, if the key exists and holds anything but `data`. Of
+        several that do it at a time, one writes; it ends the uploads of the others, who look again."""
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
         """Write an object of any size from a local file, in bounded memory.

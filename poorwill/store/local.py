@@ -21,9 +21,9 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from poorwill.errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
+from poorwill.errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UploadLost, UsageError
 from poorwill.positioned_io import READ_FLAGS, closing_fd, read_at
-from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
+from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Check, Grant, ObjectInfo, Pieces
 from poorwill.store.directory_tree import DirectoryTree, sync_folder
 from poorwill.store.object_key import RESERVED_COMPONENT, checked_key, checked_prefix, key_fault
 from poorwill.store.source_file import SourceFile
@@ -51,15 +51,18 @@ class LocalStore:
         return self.url
 
     def put(self, key: str, data: bytes) -> None:
-        self._put(key, [data], replace=True)
+        self._put(key, [data])
 
-    def put_new(self, key: str, data: bytes) -> bool:
-        return self._put(key, [data], replace=False)
+    def put_fenced(self, key: str, data: bytes, check: Check) -> None:
+        self._put_fenced(key, data, check, replace=True)
+
+    def put_new(self, key: str, data: bytes, check: Check = lambda: None) -> bool:
+        return self._put_fenced(key, data, check, replace=False) or self._holds(key, data)
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
         """See Store. The content type is not kept."""
         with SourceFile(path) as source:
-            self._put(key, source.blocks(_BLOCK_BYTES), replace=True)
+            self._put(key, source.blocks(_BLOCK_BYTES))
 
     def get(self, key: str, *, bytes_max: int = SMALL_OBJECT_BYTES_MAX) -> bytes:
         with self._opened(key) as (fd, found):
@@ -160,23 +163,47 @@ class LocalStore:
             raise NotFound(f"{self.url}: {key} has no unfinished upload {upload_id[:40]!a}", key=key)
         return self._tree.path(self._uploads, *checked_key(key).split("/"), upload_id)
 
-    def _put(self, key: str, blocks: Iterable[bytes], *, replace: bool) -> bool:
+    def _put(self, key: str, blocks: Iterable[bytes]) -> None:
         path = self._path(key)
-        temporary = os.path.join(self._puts, secrets.token_hex(16))
-        with self._refusals("write", key, names=True):
-            if not self._swept:
-                self._swept = True
+        if not self._swept:
+            self._swept = True
+            with self._refusals("write", key):
                 self._tree.sweep(self._puts)
+        with self._written(key, os.path.join(self._puts, secrets.token_hex(16)), blocks) as temporary:
+            self._tree.place(temporary, path, replace=True)
+
+    def _put_fenced(self, key: str, data: bytes, check: Check, *, replace: bool) -> bool:
+        path, upload_id = self._path(key), secrets.token_hex(16)
+        with self._written(key, self._upload_path(key, upload_id), [data]) as temporary:
+            check()
+            try:
+                return self._tree.place(temporary, path, replace=replace)
+            except FileNotFoundError:
+                raise UploadLost(f"{self.url}: the unfinished upload of {key} was ended", key=key) from None
+
+    @contextlib.contextmanager
+    def _written(self, key: str, temporary: str, blocks: Iterable[bytes]) -> Iterator[str]:
+        """A file that is on disk, to be given its name; it is gone afterwards, if it did not get one."""
+        with self._refusals("write", key, names=True):
             fd = self._tree.create(temporary)
             try:
                 with os.fdopen(fd, "wb") as file:
                     file.writelines(blocks)
                     file.flush()
                     os.fsync(file.fileno())
-                return self._tree.place(temporary, path, replace=replace)
+                yield temporary
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
+                folder = os.path.dirname(temporary)
+                if folder != self._puts:
+                    self._tree.prune(folder, self._uploads)
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        try:
+            return self.get(key, bytes_max=len(data)) == data
+        except (NotFound, Corrupt):
+            return False
 
     def _walk(self, base: str, prefix: str) -> Iterator[tuple[str, str]]:
         found = self._tree.walk(base, checked_prefix(prefix), without=RESERVED_COMPONENT)

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from poorwill.errors import Corrupt, NotFound, TransientError
+from poorwill.errors import TransientError
 from poorwill.retry import Backoff, retry
 from poorwill.store.base import (
     CONTENT_TYPE_DEFAULT,
     SMALL_OBJECT_BYTES_MAX,
+    Check,
     LifecycleRule,
     ObjectInfo,
     Pieces,
@@ -53,16 +54,11 @@ class RetryingStore:
     def put(self, key: str, data: bytes) -> None:
         self._retried("put", key, lambda: self._inner.put(key, data))
 
-    def put_new(self, key: str, data: bytes) -> bool:
-        """See Store. An attempt whose answer was lost may have written: then finding exactly `data` is success."""
-        tries = 0
+    def put_fenced(self, key: str, data: bytes, check: Check) -> None:
+        self._retried("put_fenced", key, lambda: self._inner.put_fenced(key, data, check))
 
-        def attempt() -> bool:
-            nonlocal tries
-            tries += 1
-            return self._inner.put_new(key, data) or (tries > 1 and self._holds(key, data))
-
-        return self._retried("put_new", key, attempt)
+    def put_new(self, key: str, data: bytes, check: Check = lambda: None) -> bool:
+        return self._retried("put_new", key, lambda: self._inner.put_new(key, data, check))
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
         """See Store. Each attempt sends the whole file, which may take longer than `total_s`: only the
@@ -125,12 +121,6 @@ class RetryingStore:
 
     def list_pieces(self, key: str, upload_id: str) -> Pieces:
         return self._retried("list_pieces", key, lambda: self._inner.list_pieces(key, upload_id))
-
-    def _holds(self, key: str, data: bytes) -> bool:
-        try:
-            return self._inner.get(key, bytes_max=len(data)) == data
-        except (NotFound, Corrupt):
-            return False
 
     def _retried(self, operation: str, key: str, attempt: Callable[[], _T], total_s: float | None = None) -> _T:
         pauses = self._backoff.pauses(total_s or self._total_s, clock=self._clock, uniform=self._uniform)

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,10 @@ import urllib3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from poorwill.errors import Corrupt, NotFound, UsageError, WorkspaceError
+from poorwill.errors import Corrupt, NotFound, Refused, UploadLost, UsageError, WorkspaceError
+from poorwill.retry import Backoff
 from poorwill.store.base import Grant, ObjectInfo, Piece, Store
+from poorwill.store.retrying import RetryingStore
 
 HTTP = urllib3.PoolManager(timeout=urllib3.Timeout(connect=10, read=60), retries=False)
 PIECE = bytes(range(256)) * (5 << 12)  # 5 MiB, the least that S3 takes for any piece but the last
@@ -142,10 +144,90 @@ class StoreSuite:
         assert store.head("a").modified_s > 1_600_000_000
 
     def test_put_new_writes_once(self, store: Store) -> None:
-        """The second put_new says False and changes nothing."""
+        """The second put_new says False and changes nothing, but for the same bytes: an answer may have been lost."""
         assert store.put_new("once", b"mine") is True
-        assert store.put_new("once", b"theirs") is False
+        for other in (b"theirs", b"mi", b"mine, longer", b""):
+            assert store.put_new("once", other) is False
+        assert store.put_new("once", b"mine") is True
         assert store.get("once") == b"mine"
+        assert list(store.list_uploads("")) == []
+
+    def test_put_new_has_one_winner(self, store: Store) -> None:
+        """Several that write a key for the first time at once: the object is one's, who alone is told so."""
+
+        def write(content: bytes, key: str) -> bool:
+            for _ in range(50):
+                with suppress(UploadLost):  # another one ended it, and may have been ended itself
+                    return store.put_new(key, content)
+            return False
+
+        for number in range(5):
+            contents = [bytes([letter]) * 10 for letter in b"ABC"]
+            with ThreadPoolExecutor(len(contents)) as pool:
+                won = list(pool.map(write, contents, itertools.repeat(f"race/{number}")))
+            assert won.count(True) == 1
+            assert store.get(f"race/{number}") == contents[won.index(True)]
+        assert list(store.list_uploads("")) == []
+
+    def test_put_fenced_writes_and_replaces(self, store: Store) -> None:
+        """Whether or not there was an object; nothing else is left."""
+        for content in (b"first", b"the second", b""):
+            store.put_fenced("f/k", content, lambda: None)
+            assert store.get("f/k") == content
+        assert [info.key for info in store.list("")] == ["f/k"]
+        assert list(store.list_uploads("")) == []
+
+    @pytest.mark.parametrize("new", [False, True])
+    def test_a_check_that_raises_writes_nothing(self, store: Store, new: bool) -> None:
+        """It is called once all but the object is there; its error is raised as it is."""
+        seen = []
+
+        def check() -> None:
+            seen.append([key for key, _ in store.list_uploads("f/")])
+            raise Refused("no more")
+
+        store.put("f/before", b"old")
+        key = "f/new" if new else "f/before"
+        with pytest.raises(Refused, match="no more"):
+            store.put_new(key, b"x", check) if new else store.put_fenced(key, b"x", check)
+        assert seen == [[key]]
+        assert [info.key for info in store.list("")] == ["f/before"] and store.get("f/before") == b"old"
+        assert list(store.list_uploads("")) == []
+
+    @pytest.mark.parametrize("new", [False, True])
+    def test_what_was_ended_never_appears(self, store: Store, new: bool) -> None:
+        """Whoever ends an upload that is all but complete has the last word, also once there is another object."""
+        for there in (None, b"later"):
+            calls = []
+
+            def end(there: bytes | None = there, calls: list[bool] = calls) -> None:
+                calls.append(True)
+                if len(calls) > 1:
+                    raise Refused("overtaken")  # a store that tries again is told so
+                for key, upload_id in store.list_uploads("f/k"):
+                    store.abort_upload(key, upload_id)
+                if there is not None:
+                    store.put("f/k", there)
+
+            with pytest.raises((UploadLost, Refused)):
+                if not (store.put_new("f/k", b"early", end) if new else store.put_fenced("f/k", b"early", end)):
+                    raise Refused("overtaken")
+            assert [store.get(info.key) for info in store.list("")] == ([] if there is None else [there])
+            assert list(store.list_uploads("")) == []
+
+    def test_put_new_beside_another(self, store: Store) -> None:
+        """One that is overtaken when it has looked, and before it writes, changes nothing and is told so."""
+        calls = []
+
+        def overtake() -> None:
+            calls.append(True)
+            if len(calls) == 1:
+                assert store.put_new("f/k", b"early") is True
+
+        with suppress(UploadLost):
+            assert store.put_new("f/k", b"late", overtake) is False
+        assert store.get("f/k") == b"early"
+        assert list(store.list_uploads("")) == []
 
     @pytest.mark.parametrize("content", [b"", b"small", LARGE], ids=["empty", "small", "large"])
     def test_a_file_is_read_back(self, store: Store, tmp_path: Path, content: bytes) -> None:
@@ -269,13 +351,15 @@ class StoreSuite:
             assert all(reader.result(timeout=60) for reader in readers)
 
     def test_writers_in_folders_that_come_and_go(self, store: Store) -> None:
-        """Putting and deleting in the same folder from many threads never fails."""
+        """Putting and deleting in the same folder from many threads never fails, but for a while: rclone removes
+        folders that it is about to write to."""
+        again = RetryingStore(store, Backoff(first_s=0.01, max_s=0.5, attempts_max=20))
 
         def churn(number: int) -> None:
             for round_number in range(10):
                 store.put(f"churn/deep/{number}", b"x")
                 store.abort_upload("churn/up/load", store.create_upload("churn/up/load"))
-                assert store.put_new(f"churn/new/{number}-{round_number}", b"y") is True
+                assert again.put_new(f"churn/new/{number}-{round_number}", b"y") is True
                 store.delete(f"churn/deep/{number}")
                 store.delete(f"churn/new/{number}-{round_number}")
 
@@ -404,6 +488,7 @@ class StoreSuite:
         for call in (
             lambda: store.put(key, b""),
             lambda: store.put_new(key, b""),
+            lambda: store.put_fenced(key, b"", lambda: None),
             lambda: store.put_file(key, __file__),
             lambda: store.get(key),
             lambda: store.get_range(key, 0, 1),

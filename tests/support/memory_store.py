@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
-from poorwill.errors import Corrupt, NotFound
-from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces
+from poorwill.errors import Corrupt, NotFound, UploadLost
+from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Check, Grant, ObjectInfo, Pieces
 
 WRITES = frozenset(("put", "delete", "create_upload", "complete_upload", "abort_upload"))
 
@@ -37,11 +38,40 @@ class MemoryStore:
     def put(self, key: str, data: bytes) -> None:
         self.objects[key] = data, self.now_s
 
-    def put_new(self, key: str, data: bytes) -> bool:
-        if key in self.objects:
-            return False
-        self.put(key, data)
-        return True
+    def put_fenced(self, key: str, data: bytes, check: Check) -> None:
+        """By the calls of which it consists, as an S3 store does it."""
+        upload_id = self._upload(key, data)
+        try:
+            check()
+            self._complete(key, upload_id, data)
+        finally:
+            self.abort_upload(key, upload_id)
+
+    def put_new(self, key: str, data: bytes, check: Check = lambda: None) -> bool:
+        upload_id = self._upload(key, data)
+        try:
+            for other, others_id in self.list_uploads(key):
+                if other == key and others_id != upload_id:
+                    self.abort_upload(key, others_id)
+            with suppress(NotFound):
+                self.head(key)
+                return self.get(key) == data
+            check()
+            self._complete(key, upload_id, data)
+            return True
+        finally:
+            self.abort_upload(key, upload_id)
+
+    def _upload(self, key: str, data: bytes) -> str:
+        upload_id = self.create_upload(key)
+        self.uploads[key, upload_id] = data
+        return upload_id
+
+    def _complete(self, key: str, upload_id: str, data: bytes) -> None:
+        try:
+            self.complete_upload(key, upload_id, [], len(data))
+        except NotFound:
+            raise UploadLost(f"the upload of {key} was ended") from None
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
         with open(path, "rb") as file:

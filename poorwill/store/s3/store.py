@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from poorwill.aws import FAULTS, code_of
+from poorwill.aws import FAULTS
 from poorwill.errors import Corrupt, NotFound, StoreRefused, StoreUnavailable, UsageError
-from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, LifecycleRule, ObjectInfo
+from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Check, Grant, LifecycleRule, ObjectInfo
 from poorwill.store.object_key import checked_prefix
 from poorwill.store.s3.bucket import S3Bucket
 from poorwill.store.s3.client import s3_client
@@ -33,9 +33,7 @@ class S3Store(S3Uploads):
     def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
         """`client` is a boto3 S3 client, which is closed with the store; `connect` makes one."""
         super().__init__(S3Bucket(client, bucket, prefix))
-        self._place = self._bucket.place
         self.url = self._bucket.url
-        self._conditional = True
 
     @classmethod
     def connect(cls, bucket: str, prefix: str = "", **connection: Any) -> S3Store:
@@ -48,28 +46,26 @@ class S3Store(S3Uploads):
     def put(self, key: str, data: bytes) -> None:
         self._bucket.ask("write", key, "put_object", Body=data)
 
-    def put_new(self, key: str, data: bytes) -> bool:
-        try:
-            self.head(key)
-            return False
-        except NotFound:
-            pass
-        if not self._conditional:
-            self.put(key, data)
-            return True
-        try:
-            self._client.put_object(Bucket=self._bucket.name, Key=self._bucket.full(key), Body=data, IfNoneMatch="*")
-            return True
-        except FAULTS as error:
-            code = code_of(error)
-            if code in ("PreconditionFailed", "412"):
-                # The client may have sent this very request before, and lost the answer.
-                answer = getattr(error, "response", {}).get("ResponseMetadata", {})
-                return bool(answer.get("RetryAttempts")) and self._holds(key, data)
-            if code in ("NotImplemented", "501"):
-                self._conditional = False
-                return self.put_new(key, data)
-            raise s3_error(error, self._place, "write", key) from error
+    def put_fenced(self, key: str, data: bytes, check: Check) -> None:
+        with self._begun(key) as upload_id:
+            piece = self._write_piece(key, upload_id, 1, data)
+            check()
+            self._join(key, upload_id, [piece])
+
+    def put_new(self, key: str, data: bytes, check: Check = lambda: None) -> bool:
+        """See Store. Whoever has ended the uploads of all others, and finds no object then, is the only one who can
+        make it appear. The server's own condition, which many do not know, is asked for besides."""
+        with self._begun(key) as upload_id:
+            piece = self._write_piece(key, upload_id, 1, data)
+            for other, others_id in self.list_uploads(key):
+                if other == key and others_id != upload_id:
+                    self.abort_upload(key, others_id)
+            if not self._exists(key):
+                check()
+                if self._join_new(key, upload_id, piece):
+                    return True
+            self.abort_upload(key, upload_id)
+        return self._holds(key, data)
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
         """See Store. Up to PIECE_BYTES in one request, more in pieces, a few at a time."""
@@ -155,9 +151,16 @@ class S3Store(S3Uploads):
             raise StoreUnavailable(f"{self._place}: {key} broke off at byte {len(data)} of {claimed}", key=key)
         return bytes(data)
 
+    def _exists(self, key: str) -> bool:
+        try:
+            self.head(key)
+        except NotFound:
+            return False
+        return True
+
     def _holds(self, key: str, data: bytes) -> bool:
         try:
-            return self.get_range(key, 0, len(data)) == data and self.head(key).size == len(data)
+            return self.get(key, bytes_max=len(data)) == data
         except (NotFound, Corrupt):
             return False
 

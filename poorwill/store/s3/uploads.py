@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from poorwill.errors import NotFound, PoorwillError, StoreRefused, UploadLost, UsageError
 from poorwill.store.base import Grant, Piece, Pieces
@@ -26,6 +26,8 @@ class S3Uploads:
     def __init__(self, bucket: S3Bucket) -> None:
         self._bucket = bucket
         self._client = bucket.client
+        self._place = bucket.place
+        self._conditional = True
 
     def create_upload(self, key: str, **recorded: str) -> str:
         """See Store. `recorded` are further arguments of the client's call, such as ContentType."""
@@ -42,7 +44,7 @@ class S3Uploads:
         turns out wrong only afterwards is not removed."""
         ordered = sorted(pieces, key=lambda piece: piece.number)
         if not ordered or len({piece.number for piece in ordered}) < len(ordered):
-            raise UsageError(f"{self._bucket.place}: an upload of {key} needs pieces, each number once", key=key)
+            raise UsageError(f"{self._place}: an upload of {key} needs pieces, each number once", key=key)
         if all(piece.size for piece in ordered):
             self._bucket.check_size(key, sum(piece.size for piece in ordered), size)
         gone: NotFound | None = None
@@ -90,20 +92,26 @@ class S3Uploads:
     def _write_file(self, key: str, source: SourceFile, content_type: str) -> None:
         """See Store.put_file. UploadLost if the store forgot the upload meanwhile. Takes at most IN_FLIGHT_BYTES_MAX of
         memory, or one piece if that is larger: from 625 GiB on."""
-        upload_id = self.create_upload(key, ContentType=content_type)
-        try:
+        with self._begun(key, ContentType=content_type) as upload_id:
             pieces = self._write_pieces(key, upload_id, source)
             source.check()
             # Not `complete_upload`, which takes an older object of the same size for this upload's own success.
             self._join(key, upload_id, pieces)
+        self._bucket.check_size(key, self._bucket.head(key).size, source.size)
+
+    @contextmanager
+    def _begun(self, key: str, **recorded: str) -> Iterator[str]:
+        """An upload that is to be completed inside, and is dropped if that fails. UploadLost for NotFound."""
+        upload_id = self.create_upload(key, **recorded)
+        try:
+            yield upload_id
         except BaseException as error:
             # If aborting fails too, `list_uploads` shows the upload; the first error says more than the second.
             with suppress(PoorwillError):
                 self.abort_upload(key, upload_id)
             if isinstance(error, NotFound):
-                raise UploadLost(f"{self._bucket.place}: it forgot its unfinished upload of {key}", key=key) from error
+                raise UploadLost(f"{self._place}: it forgot its unfinished upload of {key}", key=key) from error
             raise
-        self._bucket.check_size(key, self._bucket.head(key).size, source.size)
 
     def _write_pieces(self, key: str, upload_id: str, source: SourceFile) -> Pieces:
         """The pieces in order. After an error, those under way are waited for and no other is begun."""
@@ -111,10 +119,7 @@ class S3Uploads:
 
         def write(number: int, start: int) -> Piece:
             data = source.read(start, min(piece_bytes, source.size - start))
-            answer = self._bucket.ask(
-                "write a piece of", key, "upload_part", UploadId=upload_id, PartNumber=number, Body=data
-            )
-            return Piece(number, str(answer["ETag"]), len(data))
+            return self._write_piece(key, upload_id, number, data)
 
         starts = range(0, source.size, piece_bytes)
         with ThreadPoolExecutor(max(1, min(PARALLEL_MAX, IN_FLIGHT_BYTES_MAX // piece_bytes))) as pool:
@@ -125,10 +130,32 @@ class S3Uploads:
                 pool.shutdown(wait=False, cancel_futures=True)
             return [piece.result() for piece in writing]
 
-    def _join(self, key: str, upload_id: str, ordered: Pieces) -> None:
+    def _write_piece(self, key: str, upload_id: str, number: int, data: bytes) -> Piece:
+        answer = self._bucket.ask(
+            "write a piece of", key, "upload_part", UploadId=upload_id, PartNumber=number, Body=data
+        )
+        return Piece(number, str(answer["ETag"]), len(data))
+
+    def _join(self, key: str, upload_id: str, ordered: Pieces, **condition: str) -> None:
         """Make the object appear. NotFound if there is no such upload, also if it was completed before."""
         parts = {"Parts": [{"PartNumber": piece.number, "ETag": piece.tag} for piece in ordered]}
-        self._bucket.ask("complete", key, "complete_multipart_upload", UploadId=upload_id, MultipartUpload=parts)
+        wanted = {"UploadId": upload_id, "MultipartUpload": parts, **condition}
+        self._bucket.ask("complete", key, "complete_multipart_upload", **wanted)
+
+    def _join_new(self, key: str, upload_id: str, piece: Piece) -> bool:
+        """Make an object of one piece appear, unless there is one: then False, as far as the server looks."""
+        if self._conditional:
+            try:
+                self._join(key, upload_id, [piece], IfNoneMatch="*")
+                return True
+            except PoorwillError as error:
+                if error.facts.get("status") == 412:
+                    return False
+                if error.facts.get("status") not in (400, 501):
+                    raise
+                self._conditional = False  # some servers refuse what they do not know
+        self._join(key, upload_id, [piece])
+        return True
 
 
 def _has_no_listing(error: StoreRefused) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Grant, ObjectInfo, Pieces, Store
+from poorwill.store.base import CONTENT_TYPE_DEFAULT, SMALL_OBJECT_BYTES_MAX, Check, Grant, ObjectInfo, Pieces, Store
 
 _T = TypeVar("_T")
 
@@ -63,8 +63,11 @@ class FaultyStore:
     def put(self, key: str, data: bytes) -> None:
         self._called("put", key, lambda fault: self._inner.put(key, fault.changed(data)))
 
-    def put_new(self, key: str, data: bytes) -> bool:
-        return self._called("put_new", key, lambda fault: self._inner.put_new(key, fault.changed(data)))
+    def put_fenced(self, key: str, data: bytes, check: Check) -> None:
+        self._called("put_fenced", key, lambda fault: self._inner.put_fenced(key, fault.changed(data), check))
+
+    def put_new(self, key: str, data: bytes, check: Check = lambda: None) -> bool:
+        return self._called("put_new", key, lambda fault: self._inner.put_new(key, fault.changed(data), check))
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, content_type: str = CONTENT_TYPE_DEFAULT) -> None:
         put_file = self._inner.put_file

@@ -41,40 +41,55 @@ def item(key: str) -> dict[str, Any]:
     return {"Key": key, "Size": 1, "LastModified": WHEN}
 
 
-def test_put_new_is_atomic_if_the_store_is(scripted: tuple[S3Store, Stubber]) -> None:
-    """412 after a HEAD that found nothing: another writer was faster."""
-    store, script = scripted
+def begin_new(script: Stubber, key: str = "k") -> None:
+    """All of a put_new but its last step: no other upload, and no object."""
+    script.add_response("create_multipart_upload", {"UploadId": "u"})
+    script.add_response("upload_part", {"ETag": '"1"'})
+    script.add_response("list_multipart_uploads", {"Uploads": [{"Key": f"p/{key}", "UploadId": "u"}]})
     refuse(script, "head_object", "404", 404)
-    script.add_response("head_bucket", {})
-    refuse(script, "put_object", "PreconditionFailed", 412)
-    assert store.put_new("k", b"mine") is False
+
+
+def complete(script: Stubber, key: str = "k", **condition: str) -> None:
+    parts = {"Parts": [{"PartNumber": 1, "ETag": '"1"'}]}
+    wanted = {"Bucket": "b", "Key": f"p/{key}", "UploadId": "u", "MultipartUpload": parts, **condition}
+    script.add_response("complete_multipart_upload", {}, wanted)
 
 
 @pytest.mark.parametrize(("held", "ours"), [(b"mine", True), (b"them", False), (b"mine, longer", False)])
-def test_put_new_that_the_client_repeated(scripted: tuple[S3Store, Stubber], held: bytes, ours: bool) -> None:
-    """412 to a repeated request may be due to its first attempt: the bytes decide."""
+def test_put_new_where_the_server_looks_as_well(scripted: tuple[S3Store, Stubber], held: bytes, ours: bool) -> None:
+    """412 after a HEAD that found nothing: another writer was faster, or this very request was sent before."""
     store, script = scripted
-    refuse(script, "head_object", "404", 404)
-    script.add_response("head_bucket", {})
-    refuse(script, "put_object", "PreconditionFailed", 412, retries=1)
-    script.add_response("get_object", {**body(held[:4]), "ContentRange": f"bytes 0-3/{len(held)}"})
-    if held[:4] == b"mine":
-        script.add_response("head_object", {"ContentLength": len(held), "LastModified": WHEN})
+    begin_new(script)
+    refuse(script, "complete_multipart_upload", "PreconditionFailed", 412)
+    script.add_response("abort_multipart_upload", {})
+    script.add_response("get_object", body(held))
     assert store.put_new("k", b"mine") is ours
 
 
-def test_put_new_without_conditional_writes(scripted: tuple[S3Store, Stubber]) -> None:
-    """After one 501 the condition is left out, now and from then on."""
+@pytest.mark.parametrize(("code", "status"), [("NotImplemented", 501), ("InvalidArgument", 400)])
+def test_put_new_without_conditional_writes(scripted: tuple[S3Store, Stubber], code: str, status: int) -> None:
+    """After one refusal the condition is left out, now and from then on."""
     store, script = scripted
-    refuse(script, "head_object", "404", 404)
-    script.add_response("head_bucket", {})
-    refuse(script, "put_object", "NotImplemented", 501)
-    refuse(script, "head_object", "404", 404)
-    script.add_response("put_object", {}, {"Bucket": "b", "Key": "p/k", "Body": b"x"})
+    begin_new(script)
+    refuse(script, "complete_multipart_upload", code, status)
+    complete(script)
     assert store.put_new("k", b"x") is True
-    refuse(script, "head_object", "404", 404)
-    script.add_response("put_object", {}, {"Bucket": "b", "Key": "p/k2", "Body": b"x"})
+    begin_new(script, "k2")
+    complete(script, "k2")
     assert store.put_new("k2", b"x") is True
+
+
+def test_put_new_asks_the_server_to_look(scripted: tuple[S3Store, Stubber]) -> None:
+    """And ends the uploads of others first, but for those of longer keys."""
+    store, script = scripted
+    script.add_response("create_multipart_upload", {"UploadId": "u"})
+    script.add_response("upload_part", {"ETag": '"1"'})
+    found = [("p/k", "u"), ("p/k", "other"), ("p/k2", "longer")]
+    script.add_response("list_multipart_uploads", {"Uploads": [{"Key": k, "UploadId": u} for k, u in found]})
+    script.add_response("abort_multipart_upload", {}, {"Bucket": "b", "Key": "p/k", "UploadId": "other"})
+    refuse(script, "head_object", "404", 404)
+    complete(script, IfNoneMatch="*")
+    assert store.put_new("k", b"x") is True
 
 
 @pytest.mark.parametrize(
