@@ -79,6 +79,7 @@ class _Packing:
 
     packed: dict[int, dict[str, Any]] = field(default_factory=dict)
     stopped: bool = False
+    packs_in_full: str | None = None
     timings_ms: dict[str, int] = field(default_factory=dict)
 
 
@@ -107,10 +108,13 @@ def take(request: Request, block: Machine) -> dict[str, Any]:
         cost = _cost(request, metadata, price_per_hour)
         sentence = cost.sentence(request.destroy) if cost is not None else "Cost: the provider did not tell the price."
         parts = [done.packed[number] for number in sorted(done.packed)]
-        publish_snapshot(request.store, request.snapshot_id, parts, samples, done.timings_ms, sentence)
+        publish_snapshot(
+            request.store, request.snapshot_id, parts, samples, done.timings_ms, sentence, done.packs_in_full
+        )
         return _result(
             request, block, metadata, instance, cost=cost.to_result() if cost is not None else None, verified=proof,
-            destroyed=request.destroy, already_done=False, parts_sent=len(parts), timings_ms=done.timings_ms,
+            destroyed=request.destroy, already_done=False, parts_sent=len(parts), packs_in_full=done.packs_in_full,
+            timings_ms=done.timings_ms,
         )  # fmt: skip
 
 
@@ -183,7 +187,7 @@ def _already_gone(request: Request, block: Machine, metadata: Metadata | None) -
     get_run_logger().info("snapshot %s is complete and the machine is gone: nothing to do", request.snapshot_id)
     return _result(
         request, block, metadata, metadata.instance, cost=None, verified=None, destroyed=True, already_done=True,
-        parts_sent=0, timings_ms={},
+        parts_sent=0, packs_in_full=None, timings_ms={},
     )  # fmt: skip
 
 
@@ -212,6 +216,9 @@ def _pack(request: Request, done: _Packing) -> None:
         scanned = scan_workspace(run, request.order)
     if scanned["committed"]:
         return  # the answer to an earlier write of the metadata was lost
+    done.packs_in_full = scanned["packs_in_full"]
+    if done.packs_in_full:
+        get_run_logger().warning("%s", done.packs_in_full)
     if scanned["adopted"]:
         get_run_logger().info("%d parts are in the store already", scanned["adopted"])
     numbers = scanned["parts"]

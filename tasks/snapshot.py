@@ -21,10 +21,13 @@ def scan_workspace(run: str, order: SnapshotOrder) -> dict[str, Any]:
     """Write the pending record, adopt the parts an earlier try completed, walk, and plan the parts.
 
     Returns `committed` alone if the snapshot exists already, else also `parts` (numbers), `entries`,
-    `raw_bytes`, `pack_bytes` and `adopted` (how many parts an earlier try had completed).
+    `raw_bytes`, `pack_bytes`, `adopted` (how many parts an earlier try had completed) and `packs_in_full` (why the
+    parent lends nothing, or None).
     """
     live = sessions.get(run)
-    snapshot = SnapshotRun(live.store, live.session, live.located(order))
+    # A run that proves nothing itself asks no proof of its parent.
+    lenient = order.verify == "sample"
+    snapshot = SnapshotRun(live.store, live.session, live.located(order), unverified_lends=lenient)
     if snapshot.open() is not None:
         return {"committed": True, "parts": []}
     scanned = snapshot.scan()
@@ -35,6 +38,7 @@ def scan_workspace(run: str, order: SnapshotOrder) -> dict[str, Any]:
         "committed": False,
         "parts": sorted(scanned.parts),
         "adopted": len(snapshot.adopted),
+        "packs_in_full": snapshot.packs_in_full,
         **{name: getattr(scanned, name) for name in ("entries", "files", "raw_bytes", "pack_bytes")},
     }
 

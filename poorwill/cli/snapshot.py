@@ -40,7 +40,8 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     with closing(EngineSession(host)) as session:
         store = open_store(arguments.store)
         check_reachable(store, host)
-        run = SnapshotRun(store, session, order)
+        # Nothing that this program takes is verified unless somebody asks for it.
+        run = SnapshotRun(store, session, order, unverified_lends=True)
         metadata = run.open()
         if metadata is None:
             output.hint = f"to continue: run the same command again with --machine {machine} --id {order.snapshot_id}"
@@ -52,8 +53,9 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
     output.left_out([left.document() for left in metadata.left_out], metadata.left_out_count)
     output.done(
         f"snapshot {order.snapshot_id} of {machine}", metadata.totals.document(), snapshot_id=order.snapshot_id,
-        machine=machine, parent=metadata.parent, left_out_count=metadata.left_out_count,
-        timings_ms=metadata.timings_ms, coding=metadata.coding.document() if metadata.coding else None,
+        machine=machine, parent=metadata.parent, packs_in_full=run.packs_in_full,
+        left_out_count=metadata.left_out_count, timings_ms=metadata.timings_ms,
+        coding=metadata.coding.document() if metadata.coding else None,
     )  # fmt: skip
     return LEFT_OUT if metadata.left_out_count else 0
 
@@ -68,10 +70,10 @@ def _take(run: SnapshotRun, output: Output) -> Metadata:
                 run.remove_pending()  # nothing was begun, and a record left behind would keep the parent's parts
                 output.hint = ""
             raise
-    output.warnings(scanned.warnings)
+    output.warnings([*scanned.warnings, *filter(None, [run.packs_in_full])])
     output.event(
         "scanned", entries=scanned.entries, raw_bytes=scanned.raw_bytes, parts=len(run.planned),
-        warnings=scanned.warnings,
+        warnings=scanned.warnings, packs_in_full=run.packs_in_full,
     )  # fmt: skip
     total = scanned.pack_bytes
     while run.planned:

@@ -38,10 +38,11 @@ def publish_snapshot(
     samples: Sequence[Sample],
     timings_ms: dict[str, int],
     cost: str = "",
+    packs_in_full: str | None = None,
 ) -> None:
     """The report of a snapshot, as artifacts of the current run.
 
-    cost: a sentence on what is saved.
+    cost: a sentence on what is saved. packs_in_full: why nothing was borrowed from an earlier snapshot.
     """
     with best_effort(f"the report of {snapshot_id}"):
         with closing(store_block(store).open()) as opened:
@@ -49,10 +50,11 @@ def publish_snapshot(
             manifest = manifests.read(opened, metadata)
         rows = part_rows(manifest, metadata, packed)
         publish_table("parts", rows, f"Parts of snapshot {snapshot_id}")
-        text = snapshot_markdown(metadata, rows, kinds_of_files(manifest), samples, timings_ms, cost)
+        remarks = "\n\n".join(filter(None, (cost, one_line(packs_in_full or ""))))
+        text = snapshot_markdown(metadata, rows, kinds_of_files(manifest), samples, timings_ms, remarks)
         publish_markdown("snapshot", text, f"Snapshot {snapshot_id}")
         named = {name: getattr(metadata, name) for name in ("snapshot_id", "machine", "parent", "left_out_count")}
-        publish_facts({**named, **metadata.totals.document()})
+        publish_facts({**named, "packs_in_full": packs_in_full, **metadata.totals.document()})
 
 
 def part_rows(manifest: Manifest, metadata: Metadata, packed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -112,7 +114,7 @@ def snapshot_markdown(
     kinds: dict[str, tuple[int, int]],
     samples: Sequence[Sample],
     timings_ms: dict[str, int],
-    cost: str = "",
+    remarks: str = "",
 ) -> str:
     """The whole report of a snapshot; below MARKDOWN_BYTES_MAX."""
     totals = metadata.totals
@@ -126,7 +128,7 @@ def snapshot_markdown(
         f"ratio {_ratio(totals.data_bytes, totals.stored_bytes)}; sent {human(totals.sent_bytes)} "
         f"in {totals.parts} parts" + (f", and uses {borrowed} parts of earlier snapshots" if borrowed else ""),
         "",
-        *([cost, ""] if cost else []),
+        *([remarks, ""] if remarks else []),
         *_coded_by(metadata.coding),
         stages_table(timings_ms),
         "",

@@ -44,6 +44,7 @@ class DirectSession:
         os.umask(0)  # as the engine's own process does
         self.operations = Operations()
         self.facts: MachineFacts | None = None
+        self.alive = True
 
     def request(self, request: Request[A], *, attempt: int = 1, answer: Answer | None = None) -> A:
         def nobody(question: Question[Any]) -> Any:

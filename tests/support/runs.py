@@ -61,12 +61,14 @@ def take(
     *,
     host: Host | None = None,
     at_settle: Callable[[], None] = lambda: None,
+    strict: bool = False,
     **fields: Any,
 ) -> Taken:
-    """A snapshot from the first step to the last. at_settle is called before each look at what has changed."""
+    """A snapshot from the first step to the last. at_settle is called before each look at what has changed. strict:
+    whether only a parent that was verified lends."""
     session = EngineSession(host or ThreadHost())
     try:
-        run = SnapshotRun(store, session, order(workspace, snapshot_id, **fields))
+        run = SnapshotRun(store, session, order(workspace, snapshot_id, **fields), unverified_lends=not strict)
         assert run.open() is None
         session.hello(str(workspace))
         run.scan()

@@ -33,7 +33,8 @@ def check_destroyable(
         metadata = _checked(store, machine, snapshot_id, instance, keep)
         if not (allow_shrink or metadata.allow_shrink):
             check_succession(store, metadata, keep)
-        return metadata
+        # Again: whoever deletes it takes it away first and looks at the record second; one of the two sees the other.
+        return catalog.read(store, machine, snapshot_id)
     except (NotFound, Corrupt, Unsupported) as error:
         raise Refused(f"snapshot {snapshot_id} is not committed and verified: {error.message}: {keep}") from None
 
@@ -45,6 +46,11 @@ def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: 
     found = (*record.owner, record.instance)
     if metadata.instance != instance or (*found, record.manifest) != (*expected, metadata.manifest):
         raise Refused(f"the verification record of {snapshot_id} is of {found}, expected {expected}: {keep}")
+    if record.failed:
+        raise Refused(
+            f"snapshot {snapshot_id} cannot be read back ({record.failure}): {keep}; hibernate it again, and delete "
+            "this snapshot once the new one is verified"
+        )
     if not record.proves:
         raise Refused(f"snapshot {snapshot_id} was verified by '{record.mode}', which is not enough: {keep}")
     unread = {part.key for part in metadata.parts if not part.borrowed} - record.read_keys

@@ -79,7 +79,7 @@ def undelete(store: Store, snapshot_id: str) -> Metadata:
         return found
     except NotFound:
         pass  # the usual case
-    store.put(hold, _hold(_record(store, owner)).seal())
+    store.put(hold, _hold(read(store, owner)).seal())
     try:
         metadata = _restored(store, owner)
     except PermanentError:
@@ -94,7 +94,7 @@ def _restored(store: Store, owner: Owner) -> Metadata:
     """The metadata of a snapshot in the trash whose parts are all there, and are held on to."""
     if marked(store, owner):
         raise Refused(f"snapshot {owner[1]} cannot be brought back: the removal of its parts has begun")
-    metadata = _record(store, owner).metadata()  # again: it may have gone before it was held on to
+    metadata = read(store, owner).metadata()  # again: it may have gone before it was held on to
     manifests.read(store, metadata)
     for part in metadata.parts:
         there = store.head(part.key).size
@@ -126,7 +126,8 @@ def marked(store: Store, owner: Owner) -> bool:
     return catalog.exists(store, keys.removing(*owner))
 
 
-def _record(store: Store, owner: Owner) -> Trashed:
+def read(store: Store, owner: Owner) -> Trashed:
+    """The trash record of a snapshot. NotFound, Corrupt, Unsupported."""
     key = keys.trash(*owner)
     return Trashed.unseal(store.get(key), key)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from poorwill.snapshot import keys
-from poorwill.snapshot.metadata import ManifestReference, Tool, misplaced
+from poorwill.snapshot.metadata import THIS_TOOL, ManifestReference, Metadata, Tool, misplaced
 from poorwill.snapshot.record import Record, SnapshotRecord
 from poorwill.store.base import Store
 
 PROVING_MODES = ("stored", "full")
 """Those that read every part: on their word a machine may be destroyed."""
+FAILED = "failed"
+"""The mode of a record that says that the snapshot cannot be read back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,11 @@ class CheckedPart(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified(SnapshotRecord):
-    """The kind `verified`. It is void for a snapshot with another manifest."""
+    """The kind `verified`. It is void for a snapshot with another manifest.
+
+    failure: what of it was found damaged or lost, by its own verification, whose mode is then FAILED, or by that of
+    another snapshot that uses it. Until all of it was read again, it proves nothing.
+    """
 
     KIND: ClassVar[str] = "verified"
     PLACE = keys.verified
@@ -45,6 +53,24 @@ class Verified(SnapshotRecord):
     bytes_read: int
     chunks_sampled: int
     parts: tuple[CheckedPart, ...]
+    failure: str | None = None
+
+    @classmethod
+    def of(
+        cls, metadata: Metadata, mode: str, read: Mapping[str, int], *, host: str = "", sampled: int = 0,
+        failure: str | None = None,
+    ) -> Verified:  # fmt: skip
+        """That of a snapshot, now. read: the bytes of each part that was read; where there was a failure none counts.
+        host: the engine's."""
+        return cls(
+            machine=metadata.machine, snapshot_id=metadata.snapshot_id, instance=metadata.instance,
+            manifest=metadata.manifest, mode=mode, verified_at_s=int(time.time()),
+            by=Verifier(THIS_TOOL.name, THIS_TOOL.version, host), bytes_read=sum(read.values()), chunks_sampled=sampled,
+            parts=tuple(
+                CheckedPart(part.key, part.bytes, failure is None and part.key in read) for part in metadata.parts
+            ),
+            failure=failure,
+        )  # fmt: skip
 
     def fault(self, key: str) -> str | None:
         return SnapshotRecord.fault(self, key) or misplaced(
@@ -52,9 +78,14 @@ class Verified(SnapshotRecord):
         )
 
     @property
+    def failed(self) -> bool:
+        """Whether its own verification found that the snapshot cannot be woken."""
+        return self.mode == FAILED
+
+    @property
     def proves(self) -> bool:
         """Whether all that was read of the snapshot proves that it can be woken."""
-        return self.mode in PROVING_MODES
+        return self.mode in PROVING_MODES and self.failure is None
 
     @property
     def read_keys(self) -> frozenset[str]:

@@ -23,8 +23,6 @@ from poorwill.store.base import Store
 
 STALE_S = 7 * 86_400.0
 NOT_ENDED = "its run has not ended"
-FAILED = "failed"
-"""The mode in a verification record of what could not be read back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +184,7 @@ def _standing(store: Store, owner: Owner) -> Standing:
         record = verified.read(store, *owner)
     except (NotFound, Corrupt, Unsupported):
         return "unknown"
-    if record.mode == FAILED:
+    if record.failed:
         return "failed"
     return "proven" if record.proves else "unknown"
 

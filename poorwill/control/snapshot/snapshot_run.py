@@ -6,15 +6,17 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from poorwill import defaults
 from poorwill.control.records import catalog, clock, trash
 from poorwill.control.records.pending import PendingRecord
 from poorwill.control.snapshot.commit import complete_part, write_manifest
+from poorwill.control.snapshot.lending import UNREADABLE, doubt_about
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol import requests
 from poorwill.engine.protocol.answers import PartSent, Planned, SnapshotManifestSent
 from poorwill.errors import NotFound, Refused
-from poorwill.snapshot import fields, labels
+from poorwill.snapshot import fields, keys, labels
 from poorwill.snapshot.metadata import THIS_TOOL, LeftOut, Metadata
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.base import Store
@@ -27,11 +29,16 @@ class SnapshotRun:
     planned, `write_metadata`. Each step may be repeated after it failed.
 
     A run that is begun again with the id of one that was killed keeps the parts that had been completed.
+
+    A parent of which there is a doubt lends nothing: everything is packed then, and `packs_in_full` says why.
+    unverified_lends: whether one may lend that was never verified, or by too little; one that failed never does.
     """
 
     store: Store
     session: EngineSession
     order: SnapshotOrder
+    unverified_lends: bool = False
+    packs_in_full: str | None = None
     planned: dict[int, int] = field(default_factory=dict)
     scanned: Planned | None = None
     done: dict[int, PartSent] = field(default_factory=dict)
@@ -65,23 +72,49 @@ class SnapshotRun:
         except Refused:
             self.remove_pending()
             raise
+        self._parent = parent
         if parent is not None:
-            try:
-                self._parent = catalog.read(self.store, *parent.owner)
-            except NotFound:
-                self._parent = None
-                self._write_pending(None)
+            self._look_at_parent(parent)
         self.adopted = self._pending.finished_parts()
         return None
 
     def _find_parent(self) -> Metadata | None:
-        if self.order.parent is not None:
-            return catalog.find(self.store, self.order.parent)
-        newest = catalog.latest(self.store, self.order.machine)
+        """The one that was named, or the machine's newest. NotFound for a name that there never was."""
+        named, machine = self.order.parent, self.order.machine
+        wanted = named or catalog.latest(self.store, machine)
+        if wanted is None or wanted == defaults.PARENT_NONE:
+            return None
         try:
-            return catalog.read(self.store, self.order.machine, newest) if newest else None
-        except NotFound:
-            return None  # removed since it was listed
+            return catalog.find(self.store, wanted) if named else catalog.read(self.store, machine, wanted)
+        except UNREADABLE as error:
+            if named and isinstance(error, NotFound) and not self._was_there(named):
+                raise
+            self._note_doubt(wanted, error.message)
+            return None
+
+    def _was_there(self, parent: str) -> bool:
+        """Whether there are traces of it: of this run's own earlier try with it, or in the store."""
+        machine = self.order.machine
+        traces = self._pending.key, keys.manifest(machine, parent), keys.trash(machine, parent)
+        return any(catalog.exists(self.store, key) for key in traces)
+
+    def _look_at_parent(self, parent: Metadata) -> None:
+        """Keep it if nothing speaks against it; it is looked at behind the pending record, which keeps its parts."""
+        try:
+            catalog.read(self.store, *parent.owner)
+            doubt = doubt_about(self.store, parent, unverified_lends=self.unverified_lends)
+        except UNREADABLE as error:
+            doubt = error.message
+        if doubt is not None:
+            self._drop_parent(parent, doubt)
+
+    def _drop_parent(self, parent: Metadata, doubt: str) -> None:
+        self._note_doubt(parent.snapshot_id, doubt)
+        self._parent = None
+        self._write_pending(None)
+
+    def _note_doubt(self, snapshot_id: str, doubt: str) -> None:
+        self.packs_in_full = f"packs in full: snapshot {snapshot_id} lends nothing: {doubt}"
 
     def _write_pending(self, parent: Metadata | None) -> None:
         self._pending.write(
@@ -94,15 +127,25 @@ class SnapshotRun:
 
     def scan(self) -> Planned:
         """Walk the workspace and plan; `planned` then holds the raw bytes of each part to pack."""
-        parent = self._parent.manifest if self._parent is not None else None
-        allowed = {found.key for found in self.adopted} | ({parent.key} if parent is not None else set())
-        scan = requests.Scan(self.order, parent, self.adopted)
         with timed(self.timings_ms, "scan"):
-            scanned = self.session.request(scan, answer=ReadGrants(self.store, allowed).answer)
+            try:
+                scanned = self._scan()
+            except UNREADABLE as error:
+                if self._parent is None or not self.session.alive:
+                    raise
+                # What cannot be read is the parent's manifest, most likely; else the same comes of it again.
+                self._drop_parent(self._parent, error.message)
+                scanned = self._scan()
         self.scanned = scanned
         self._expect(scanned)
         self._write_pending(self._parent)
         return scanned
+
+    def _scan(self) -> Planned:
+        parent = self._parent.manifest if self._parent is not None else None
+        allowed = {found.key for found in self.adopted} | ({parent.key} if parent is not None else set())
+        scan = requests.Scan(self.order, parent, self.adopted)
+        return self.session.request(scan, answer=ReadGrants(self.store, allowed).answer)
 
     def _expect(self, planned: Planned) -> None:
         self.planned = dict(planned.parts)

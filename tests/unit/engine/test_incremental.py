@@ -126,12 +126,15 @@ def test_a_file_changed_within_the_tick_of_a_scan(local_store: LocalStore, tmp_p
 
 
 def test_the_parent_was_deleted(local_store: LocalStore, tmp_path: Path) -> None:
-    """Without it everything is read and sent again; asking for it by name is an error."""
+    """Without it everything is read and sent again, and asked for by name it is said. Unknown ones are refused."""
     workspace = aged(make_large(tmp_path / "w", 1))
     first = take(local_store, workspace)
     local_store.delete(f"snapshots/{MACHINE}/{first.id}.json")
-    with pytest.raises(NotFound, match=first.id):
-        take(local_store, workspace, parent=first.id)
+    with pytest.raises(NotFound, match="20250101T000000Z-00000001"):
+        take(local_store, workspace, parent="20250101T000000Z-00000001")
+    named = take(local_store, workspace, parent=first.id)
+    assert named.metadata.parent is None and f"{first.id} does not exist" in (named.run.packs_in_full or "")
+    local_store.delete(f"snapshots/{MACHINE}/{named.id}.json")
     second = take(local_store, workspace)
     assert second.metadata.parent is None
     assert second.totals["sent_raw_bytes"] == second.totals["raw_bytes"]
