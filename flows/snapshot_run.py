@@ -18,13 +18,13 @@ from flows.slots import machine_slot
 from flows.stages import each, openings
 from poorwill.control.machine.costs import Cost
 from poorwill.control.records import catalog
-from poorwill.errors import NotFound, PoorwillError, Refused
+from poorwill.errors import Corrupt, NotFound, PoorwillError, Refused
 from poorwill.snapshot import ids, keys
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.timestamps import timed
 from tasks.destroy_instance import destroy_instance
-from tasks.events import STILL_BILLING, emit
+from tasks.events import PACKS_IN_FULL, STILL_BILLING, emit
 from tasks.machine import open_machine, run_command
 from tasks.progress import ProgressArtifacts, packing
 from tasks.reports.snapshot_report import publish_snapshot
@@ -94,7 +94,7 @@ def take(request: Request, block: Machine) -> dict[str, Any]:
             for opening in openings():
                 with opening:
                     _pack(request, done)
-        with timed(done.timings_ms, "verify"):
+        with timed(done.timings_ms, "verify"), _way_out(request, instance):
             proof = verify_snapshot(request.machine, request.store, request.order)
         price_per_hour = _price_per_hour(block)  # now: a machine that is gone has none
         samples = sessions.samples(request.snapshot_id)
@@ -134,6 +134,20 @@ def _alone_on(request: Request, block: Machine) -> Iterator[Machine]:
             yield block
         finally:
             sessions.close(request.snapshot_id)
+
+
+@contextmanager
+def _way_out(request: Request, instance: str) -> Iterator[None]:
+    """Have an error that says that the snapshot is damaged say what to do, too."""
+    try:
+        yield
+    except (Corrupt, NotFound) as error:
+        raise type(error)(
+            f"snapshot {request.snapshot_id} cannot be read back: {error.message}: instance {instance} of "
+            f"{request.machine} was not destroyed and goes on billing; do the same again with another snapshot_id or "
+            "none, which borrows nothing from this one, and delete this one after that",
+            **error.facts,
+        ) from error
 
 
 @contextmanager
@@ -219,6 +233,7 @@ def _pack(request: Request, done: _Packing) -> None:
     done.packs_in_full = scanned["packs_in_full"]
     if done.packs_in_full:
         get_run_logger().warning("%s", done.packs_in_full)
+        emit(PACKS_IN_FULL, "snapshot", run, f"snapshot {run} of {request.machine} {done.packs_in_full}")
     if scanned["adopted"]:
         get_run_logger().info("%d parts are in the store already", scanned["adopted"])
     numbers = scanned["parts"]

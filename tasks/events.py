@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 STILL_BILLING = "poorwill.machine.still-billing"
 VERIFICATION_FAILED = "poorwill.snapshot.verification-failed"
+PACKS_IN_FULL = "poorwill.snapshot.packs-in-full"
 MACHINE_IDLE = "poorwill.machine.idle"
 WEBHOOK_UNDELIVERED = "poorwill.webhook.undelivered"
 

@@ -18,7 +18,7 @@ from poorwill.control.removal import deletion
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.control.snapshot.verify_run import VerifyRun
-from poorwill.errors import Corrupt, NotFound
+from poorwill.errors import Corrupt, NotFound, Refused
 from poorwill.snapshot import documents, keys
 from poorwill.snapshot.choices import VerifyMode
 from poorwill.store.local import LocalStore
@@ -177,6 +177,18 @@ def test_what_failed_verification_is_never_borrowed(lineage: Lineage, whose: str
     assert backup.metadata.parent is None and "could be read back" in (backup.run.packs_in_full or "")
     deletion.delete(lineage.store, backup.id)
     assert "could be read back" in (lineage.next(parent=lineage.parent.id).run.packs_in_full or "")
+
+
+def test_a_lender_that_fails_before_the_gate(lineage: Lineage) -> None:
+    """What was borrowed from it was not read again, as that was done recently: the gate is shut until it is."""
+    taken = take(lineage.store, lineage.workspace, strict=True)
+    read_back(lineage.store, taken.id)
+    check_destroyable(lineage.store, MACHINE, taken.id, "i-1")
+    lineage.rot(lineage.grandparent.own_parts[0])
+    with pytest.raises(Corrupt):
+        verify(lineage.store, lineage.grandparent.id)
+    with pytest.raises(Refused, match=rf"uses parts of {lineage.grandparent.id}.*goes on billing; hibernate it again"):
+        check_destroyable(lineage.store, MACHINE, taken.id, "i-1")
 
 
 def test_a_part_that_came_back_lends_again(lineage: Lineage) -> None:

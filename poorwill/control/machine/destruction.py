@@ -6,6 +6,7 @@ import os
 
 from poorwill.control.machine.succession import check_succession
 from poorwill.control.records import catalog, manifests, prospects, verified
+from poorwill.control.snapshot.lending import lost_with_others
 from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.requests import Changed
@@ -56,6 +57,9 @@ def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: 
     unread = {part.key for part in metadata.parts if not part.borrowed} - record.read_keys
     if unread:
         raise Refused(f"{len(unread)} parts of {snapshot_id} were never read back: {keep}")
+    doubt = lost_with_others(store, metadata, record)
+    if doubt:
+        raise Refused(f"snapshot {snapshot_id} may not be whole: {doubt}: {keep}; hibernate it again")
     manifest = manifests.read(store, metadata)
     held = [store.head(metadata.key), store.head(metadata.manifest.key)]
     for row in range(len(manifest.parts)):

@@ -38,7 +38,7 @@ def doubt_about(store: Store, parent: Metadata, *, unverified_lends: bool) -> st
             unread = {part.key for part in parent.parts if not part.borrowed} - record.read_keys
             if unread:
                 return f"{len(unread)} of its parts were never read back"
-        return _lost_with_others(store, parent, record) or _missing(store, parent)
+        return lost_with_others(store, parent, record) or _missing(store, parent)
     except UNREADABLE as error:
         return error.message
 
@@ -73,9 +73,9 @@ def _record(store: Store, snapshot: Metadata) -> Verified | None:
     return record if record.manifest == snapshot.manifest else None
 
 
-def _lost_with_others(store: Store, parent: Metadata, record: Verified | None) -> str | None:
-    """That a part it borrows itself is of a snapshot of which parts were found damaged, unless it was read since."""
-    borrowed = {part.key for part in parent.parts if part.borrowed}
+def lost_with_others(store: Store, snapshot: Metadata, record: Verified | None) -> str | None:
+    """That a part it borrows is of a snapshot of which parts were found damaged, unless `record` has read it since."""
+    borrowed = {part.key for part in snapshot.parts if part.borrowed}
     for owner in sorted({owner for key in borrowed if (owner := keys.owner_of(key)) is not None}):
         try:
             lender = verified.read(store, *owner)
