@@ -19,7 +19,9 @@ from poorwill.engine.machine.control_side import ControlSide
 from poorwill.engine.machine.workspace_lock import WorkspaceLock
 from poorwill.engine.meter import Meter
 from poorwill.engine.pack.packer import Packer
+from poorwill.engine.pack.root_watch import RootWatch
 from poorwill.engine.pack.round import Adopted
+from poorwill.engine.pack.scan import OWN_STATE
 from poorwill.engine.pack.snapshot_run import SnapshotRun
 from poorwill.engine.pool import WorkPool, threads_of_this_machine
 from poorwill.engine.protocol import answers, asking, lines, requests
@@ -60,6 +62,7 @@ class Operations:
         self._transfers = Transfers(self.meter)
         self._buffers: BufferPool | None = None
         self._snapshot: SnapshotRun | None = None
+        self._watch: RootWatch | None = None
         self._restore: RestoreRun | EndedRestore | None = None
         self._verify: VerifyRun | None = None
         self._convert: ConvertRun | None = None
@@ -96,10 +99,12 @@ class Operations:
         before = self._manifest(request.parent, context) if request.parent else None
         with self._workspace.released_on_failure():
             self._workspace.take(request.settings.workspace, "snapshot", context)
-            self._snapshot = SnapshotRun(request.settings, self.meter)
+            self._snapshot, self._watch = SnapshotRun(request.settings, self.meter), RootWatch(request.settings)
             parent_hash = request.parent.blake3 if request.parent else ""
-            planned = self._snapshot.scan(before, parent_hash, adopted, context)
-        return planned._replace(warnings=(*planned.warnings, *self._workspace.warnings))
+            with self._watch.scanning():
+                planned = self._snapshot.scan(before, parent_hash, adopted, context)
+        warnings = (*planned.warnings, *self._workspace.warnings)
+        return planned._replace(warnings=warnings, surroundings=self._watch.surroundings(self._snapshot.round.scan))
 
     def _adopted(self, found: Iterable[requests.FoundPart], context: Context) -> list[Adopted]:
         adopted = []
@@ -116,7 +121,8 @@ class Operations:
         return self._packer.pack(round_, request.part, lambda: self._transfers.sink(request.part, context), context)
 
     def op_settle(self, request: requests.Settle, context: Context) -> answers.Planned:
-        return _needed(self._snapshot, "scan").settle(context)
+        with _needed(self._watch, "scan").scanning():
+            return _needed(self._snapshot, "scan").settle(context)
 
     def op_manifest(self, request: requests.Manifest, context: Context) -> answers.SnapshotManifestSent:
         snapshot = _needed(self._snapshot, "scan")
@@ -124,13 +130,15 @@ class Operations:
         coding = self._coding(snapshot.settings.codec, snapshot.settings.portable)
         left_out = tuple(snapshot.left_out.values())
         self._workspace.release()  # nothing more of it is read
-        return answers.SnapshotManifestSent(size, digest, coding, left_out[: limits.LEFT_OUT_MAX], len(left_out))
+        lost = sum(left.reason != OWN_STATE for left in left_out)
+        return answers.SnapshotManifestSent(size, digest, coding, left_out[: limits.LEFT_OUT_MAX], lost)
 
     def op_changed(self, request: requests.Changed, context: Context) -> answers.Changes:
-        found = self._manifest(request.manifest, context)
-        with self._workspace.during(request.settings.workspace, "last look before the machine goes", context):
+        found, watch = self._manifest(request.manifest, context), RootWatch(request.settings)
+        alone = self._workspace.during(request.settings.workspace, "last look before the machine goes", context)
+        with alone, watch.scanning():
             changed = SnapshotRun(request.settings, self.meter).changed(found, request.left_out, context)
-        return answers.Changes(tuple(changed))
+        return answers.Changes(tuple(changed), watch.surroundings())
 
     def op_open_restore(self, request: requests.OpenRestore, context: Context) -> answers.RestoreOpened:
         from poorwill.engine.restore.ended import EndedRestore

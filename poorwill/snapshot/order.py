@@ -8,6 +8,7 @@ from poorwill import defaults
 from poorwill.errors import UsageError
 from poorwill.snapshot import ids, labels, limits
 from poorwill.snapshot.choices import CODECS, VERIFY_MODES, WRITERS, Codec, VerifyMode, Writers
+from poorwill.snapshot.shrinkage import directory_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class PackSettings:
     allow_shrink: bool = False
 
     def __post_init__(self) -> None:
+        check_workspace(self.workspace)
         ids.checked_machine_name(self.machine)
         ids.checked_snapshot_id(self.snapshot_id)
         if self.codec not in CODECS:
@@ -73,3 +75,12 @@ class RestoreOrder:
     privileged: bool = False
     cache: str | None = None
     cache_bytes_max: int = defaults.CACHE_BYTES_MAX
+
+    def __post_init__(self) -> None:
+        check_workspace(self.workspace)
+
+
+def check_workspace(path: str) -> None:
+    """UsageError for the root of a machine: a workspace is a directory on it."""
+    if path.startswith("/") and directory_of(path, "") == "/":
+        raise UsageError(f"workspace '{path}' is the whole machine: name a directory on it, like {defaults.WORKSPACE}")

@@ -11,6 +11,10 @@ from typing import NamedTuple
 
 SHRANK, AFTERWARDS = "last before the workspace shrank", "first after the workspace shrank"
 ELSEWHERE = "last of its directory, before another one was kept"
+HOW_TO_INSIST = (
+    "look whether something is missing there, as a mount or a folder; if it is meant, hibernate again with "
+    'allow_shrink=True (in the API "allow_shrink": true, on the command line --allow-shrink)'
+)
 
 
 class Extent(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Annotated, NamedTuple
 from poorwill.snapshot.fields import Length
 
 MOUNTS_MAX = 200
-LINKS_MAX = 20
-_Text = Annotated[str, Length(8192)]
+LINKS_MAX = BESIDE_MAX = 20
+TEXT_MAX = 1000
+_Text = Annotated[str, Length(TEXT_MAX)]
 
 
 class Mount(NamedTuple):
@@ -47,15 +48,20 @@ class LinksOut(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """All of it."""
+    """All of it. beside: some disks and shares that are mounted elsewhere on the machine."""
 
     root: Root
     links_out: LinksOut = LinksOut(0, ())
     woken: Woken | None = None
+    beside: Annotated[tuple[_Text, ...], Length(BESIDE_MAX)] = ()
 
-    def not_kept(self) -> list[str]:
+    def not_kept(self, workspace: str) -> list[str]:
         """What a restore of the snapshot does not bring back, in sentences."""
-        said = []
+        also = f", as what is on {', '.join(self.beside)}" if self.beside else ""
+        said = [
+            f"what lies outside of {workspace} is not kept{also}: software that was installed elsewhere, other folders "
+            "of the machine, memory, running programs and their connections"
+        ]
         if self.links_out.total:
             shown = ", ".join(self.links_out.shown[:3]) + (", .." if self.links_out.total > 3 else "")
             said.append(

@@ -165,6 +165,6 @@ def test_one_whose_verification_failed_takes_no_place(local_store: LocalStore, w
     found = keep_last(local_store, 1)
     assert found[failed.id] == ("newest of its machine",) and found[unread.id] == ("last snapshot",)
     assert found[proved.id] == ("last snapshot of those verified",)
-    with pytest.raises(Refused, match="'failed', which is not enough"):
+    with pytest.raises(Refused, match="cannot be read back"):
         gate(local_store, failed)
     assert catalog.latest(local_store, MACHINE) == failed.id

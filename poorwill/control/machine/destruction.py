@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-from poorwill.control.machine.succession import check_succession
+from poorwill.control.machine.succession import check_succession, check_surroundings
 from poorwill.control.records import catalog, manifests, prospects, verified
 from poorwill.control.snapshot.lending import lost_with_others
 from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
+from poorwill.engine.protocol.answers import Changes
 from poorwill.engine.protocol.requests import Changed
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot.metadata import Metadata
@@ -85,19 +86,25 @@ def _check_prospects(store: Store, held: list[ObjectInfo], keep: str) -> None:
 
 
 def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> None:
-    """Refused if the workspace differs from the snapshot: somebody has worked on it since."""
-    paths = changed_paths(store, session, order, metadata)
+    """Refused if the workspace differs from the snapshot, as somebody has worked on it since, or is another directory
+    than the one that was packed, unless `allow_shrink` says that this is meant."""
+    found = changes(store, session, order, metadata)
+    paths = list(found.paths)
     if paths:
         raise Refused(
             f"the workspace of {order.machine} has changed since snapshot {order.snapshot_id} "
             f"({', '.join(paths)}): the machine was not destroyed and goes on billing; hibernate it again",
             changed=paths,
         )
+    if not (order.allow_shrink or metadata.allow_shrink):
+        check_surroundings(
+            metadata, found.surroundings, f"machine {order.machine} was not destroyed and goes on billing"
+        )
 
 
-def changed_paths(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> list[str]:
-    """A few paths whose times or sizes differ between the workspace now and a snapshot of it."""
+def changes(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> Changes:
+    """A few paths whose times or sizes differ between the workspace now and a snapshot of it, and what lies around."""
     answer = ReadGrants(store, {metadata.manifest.key}).answer
     left_out = tuple(os.fsencode(left.path) for left in metadata.left_out)
     changed = Changed(order, metadata.manifest, left_out)
-    return list(session.request(changed, deadline_s=SCAN_DEADLINE_S, answer=answer).paths)
+    return session.request(changed, deadline_s=SCAN_DEADLINE_S, answer=answer)

@@ -10,13 +10,9 @@ from poorwill.control.records import catalog, intents
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot import shrinkage
 from poorwill.snapshot.metadata import Metadata
-from poorwill.snapshot.surroundings import Woken
+from poorwill.snapshot.surroundings import Surroundings, Woken, another_root
 from poorwill.store.base import Store
 
-HOW_TO_INSIST = (
-    "look whether something is missing there, as a mount or a folder; if it is meant, hibernate again with "
-    'allow_shrink=True (in the API "allow_shrink": true, on the command line --allow-shrink)'
-)
 EARLIER_MAX = 32
 UNREADABLE = (NotFound, Corrupt, Unsupported)
 
@@ -39,7 +35,20 @@ def check_succession(store: Store, metadata: Metadata, keep: str) -> None:
     if metadata.surroundings is not None:
         said += partly_woken(metadata.workspace, metadata.surroundings.woken)
     if said:
-        raise Refused(f"snapshot {metadata.snapshot_id}: {'; '.join(dict.fromkeys(said))}: {keep}; {HOW_TO_INSIST}")
+        raise Refused(
+            f"snapshot {metadata.snapshot_id}: {'; '.join(dict.fromkeys(said))}: {keep}; {shrinkage.HOW_TO_INSIST}"
+        )
+
+
+def check_surroundings(metadata: Metadata, now: Surroundings | None, keep: str) -> None:
+    """Refused if the directory that was packed is another by now, or was woken in part, saying how to insist."""
+    if now is None:
+        return
+    said = partly_woken(metadata.workspace, now.woken)
+    if metadata.surroundings is not None:
+        said += another_root(metadata.surroundings.root, now.root)
+    if said:
+        raise Refused(f"{metadata.workspace}: {'; '.join(said[:10])}: {keep}; {shrinkage.HOW_TO_INSIST}")
 
 
 def partly_woken(workspace: str, woken: Woken | None) -> list[str]:

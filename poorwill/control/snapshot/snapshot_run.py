@@ -13,6 +13,7 @@ from poorwill.control.snapshot.commit import complete_part, write_manifest
 from poorwill.control.snapshot.lending import UNREADABLE, doubt_about
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
+from poorwill.control.snapshot.store_place import check_store_outside
 from poorwill.engine.protocol import requests
 from poorwill.engine.protocol.answers import PartSent, Planned, SnapshotManifestSent
 from poorwill.errors import NotFound, Refused
@@ -55,6 +56,8 @@ class SnapshotRun:
     def open(self) -> Metadata | None:
         """Write the pending record, then read the parent again; the metadata if this snapshot is already committed.
 
+        UsageError, before anything is written, for a store inside the workspace.
+
         Refused when the id is pending for another workspace, or is that of a snapshot that was removed. Whoever
         removes snapshots moves their metadata away first and looks for pending records second: one of the two sees
         the other.
@@ -65,6 +68,7 @@ class SnapshotRun:
             pass  # the usual case: it is about to be taken
         owner = self.order.machine, self.order.snapshot_id
         trash.check_not_removed(self.store, owner)
+        check_store_outside(self.store, self.order)
         parent = self._find_parent()
         self._write_pending(parent)
         try:
@@ -191,6 +195,7 @@ class SnapshotRun:
             left_out=tuple(LeftOut(os.fsdecode(left.path), left.reason) for left in sent.left_out),
             left_out_count=sent.left_out_count,
             allow_shrink=self.order.allow_shrink,
+            surroundings=self.scanned.surroundings if self.scanned is not None else None,
             facts=fields.write(self.session.facts) if self.session.facts is not None else {},
             timings_ms=dict(self.timings_ms),
         )

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from poorwill.snapshot.surroundings import BESIDE_MAX, TEXT_MAX
+
 MOUNTINFO = "/proc/self/mountinfo"
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
@@ -64,6 +66,22 @@ def mount_of(path: bytes, table: list[MountLine]) -> MountLine | None:
         if above and (best is None or len(line.path) >= len(best.path)):
             best = line
     return best
+
+
+def mounts_beside(root: bytes, table: list[MountLine]) -> tuple[str, ...]:
+    """Disks and shares that are mounted somewhere else than in `root`, a real path, with their kinds: some of them."""
+    said = []
+    for line in table:
+        local, mounted = line.source.startswith(b"/dev/"), line.path.rstrip(b"/") + b"/"
+        if (
+            mounted.startswith(root + b"/")
+            or (root + b"/").startswith(mounted)
+            or not (local or b":" in line.source or line.source.startswith(b"//"))
+        ):
+            continue
+        if not local or os.path.isdir(line.path):  # a share that hangs is not looked at
+            said.append(f"{os.fsdecode(line.path)} ({line.kind})"[:TEXT_MAX])
+    return tuple(dict.fromkeys(said))[:BESIDE_MAX]
 
 
 def mounts_below(

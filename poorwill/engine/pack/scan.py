@@ -23,8 +23,9 @@ from poorwill.snapshot.globs import Globs
 from poorwill.snapshot.tables import Entries, Kind, Targets, XattrSets
 
 _KIND_OF = {stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFREG: Kind.FILE, stat.S_IFLNK: Kind.SYMLINK, stat.S_IFIFO: Kind.FIFO}
+OWN_STATE = "poorwill's own state on this machine: never kept"
 _BLOCK_ROWS = 1 << 14
-_INODE_MASK = (1 << 63) - 1  # some network file systems use the 64th bit
+INODE_MASK = (1 << 63) - 1  # some network file systems use the 64th bit
 _CLOCK = 5 if sys.platform == "linux" else time.CLOCK_REALTIME
 """The clock file times are taken from: comparing them with a finer one would misjudge the last tick.
 5 is CLOCK_REALTIME_COARSE (linux/time.h), which Python has no name for."""
@@ -69,6 +70,14 @@ def _head(path: bytes) -> bytes:
         return b""  # pack will meet the same error, and report it
 
 
+def _directory(path: bytes) -> tuple[int, int] | None:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino
+
+
 def path_below(root: bytes, path: bytes) -> bytes:
     """`path`, which lies below the workspace `root`, as a snapshot spells it."""
     return path[len(root.rstrip(b"/")) + 1 :]
@@ -82,7 +91,7 @@ class Walk:
     ) -> None:
         """on_entries is called after each directory with the entries seen so far; it may raise to stop the walk."""
         self.root, self.exclude, self.skip = os.path.realpath(root), exclude, skip
-        self.state_dir, self.on_entries = os.path.realpath(state_dir), on_entries
+        self.own, self.on_entries = _directory(state_dir), on_entries
         # Rows are gathered as Python values and turned into columns block by block: a tenth of the memory.
         self.rows = array("q")
         self.names: list[bytes] = []
@@ -154,7 +163,8 @@ class Walk:
     def _child(self, parent: int, child: os.DirEntry[bytes], info: os.stat_result, kind: Kind) -> None:
         path = child.path
         if kind == Kind.DIRECTORY:
-            if path == self.state_dir:
+            if (info.st_dev, info.st_ino) == self.own:
+                self.skipped.append(LeftOut(self._below(path), OWN_STATE))
                 return
             self.directories[self.count] = path
         elif kind == Kind.FILE and self.check_access and not os.access(path, os.R_OK):
@@ -181,7 +191,7 @@ class Walk:
         # One row, in the order of Entries.SCHEMA; a method call per column would take as long as the system calls.
         self.rows.extend((
             parent, kind, info.st_mode & 0o7777, info.st_uid, info.st_gid, size, info.st_mtime_ns, info.st_ctime_ns,
-            info.st_ino & _INODE_MASK, link, 0, 0,
+            info.st_ino & INODE_MASK, link, 0, 0,
         ))  # fmt: skip
         self.names.append(name)
         self.count += 1

@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 from poorwill.engine.protocol.asking import GPUS_MAX, PartBytes, PartNumber, PartRow, PlannedParts, Text
 from poorwill.snapshot import limits
 from poorwill.snapshot.fields import Length, Range
+from poorwill.snapshot.surroundings import Surroundings
 from poorwill.store.base import Piece
 
 
@@ -61,6 +62,7 @@ class Planned(NamedTuple):
     parts: PlannedParts
     plan_hash: Annotated[str, Length(100)]
     warnings: tuple[str, ...] = ()
+    surroundings: Surroundings | None = None
 
 
 class PartSent(NamedTuple):
@@ -108,6 +110,7 @@ class Changes(NamedTuple):
     """A few of the paths that differ."""
 
     paths: tuple[str, ...]
+    surroundings: Surroundings | None = None
 
 
 class PartListed(NamedTuple):

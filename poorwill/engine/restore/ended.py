@@ -6,15 +6,14 @@ begun to work, so nothing is looked at and nothing is touched.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, NamedTuple
 
 from poorwill.engine import state
+from poorwill.engine.identity import identity_of
 from poorwill.engine.journal import Journal, boot_id
 from poorwill.engine.protocol.answers import PartRestored, Restored, RestoreOpened
 from poorwill.engine.protocol.context import Context
@@ -26,8 +25,6 @@ from poorwill.snapshot.fields import Range
 from poorwill.snapshot.order import RestoreOrder
 from poorwill.snapshot.tables import Manifest
 from poorwill.timestamps import now
-
-_AT_FDCWD, _STATX_BTIME, _STATX_BYTES, _BTIME_AT = -100, 0x800, 256, 80  # linux/stat.h
 
 
 class Ended(NamedTuple):
@@ -47,7 +44,7 @@ class Ended(NamedTuple):
 
     @classmethod
     def of(cls, root: bytes, manifest: str, selection: list[str], mtime_ns: int, result: Restored) -> Ended:
-        return cls(manifest, tuple(sorted(selection)), _identity(root), boot_id(), now(), mtime_ns, False, result)
+        return cls(manifest, tuple(sorted(selection)), identity_of(root), boot_id(), now(), mtime_ns, False, result)
 
     def save(self, root: bytes) -> None:
         """Best effort: where it is lost, the same restore is refused once the workspace holds something."""
@@ -81,7 +78,7 @@ class EndedRestore:
                 return None
             text = state.file_of("restored", root, ".json").read_text()
             ended = fields.read(Ended, json.loads(text), "the last restore")
-            same = (manifest_hash, tuple(sorted(selection)), _identity(root), boot_id())
+            same = (manifest_hash, tuple(sorted(selection)), identity_of(root), boot_id())
         except (OSError, ValueError, Corrupt):
             return None
         if (ended.manifest, ended.selection, ended.root, ended.boot) != same:
@@ -105,21 +102,3 @@ class EndedRestore:
 
     def close(self) -> None:
         """There is nothing to close."""
-
-
-def _identity(root: bytes) -> str:
-    found = os.stat(root)
-    return f"{found.st_dev} {found.st_ino} {_born_ns(root)}"
-
-
-def _born_ns(path: bytes) -> int:
-    """When the file was made; 0 where that is not known. Inodes are given out again, times are not."""
-    answer = ctypes.create_string_buffer(_STATX_BYTES)
-    try:
-        failed = ctypes.CDLL(None).statx(_AT_FDCWD, path, 0, _STATX_BTIME, answer)
-    except AttributeError:
-        return 0  # a C library older than 2.28
-    if failed or not struct.unpack_from("<I", answer)[0] & _STATX_BTIME:
-        return 0
-    seconds, nanoseconds = struct.unpack_from("<qI", answer, _BTIME_AT)
-    return int(seconds) * 1_000_000_000 + int(nanoseconds)

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from poorwill.engine import state
+from poorwill.engine import last_wake, state
 from poorwill.engine.journal import NAME, Journal
 from poorwill.engine.meter import Meter
 from poorwill.engine.pool import Bench, Job
@@ -97,6 +97,7 @@ class RestoreRun:
         self.tree = self._in_place or Tree(self.root, manifest, self.wanted, order.privileged, check)
         try:
             forget(self.root)
+            self._warnings = last_wake.begun(self.root, manifest, bool(self.wanted.all()))
             self._journal.start()
             self._prepare()
         except BaseException:
@@ -318,6 +319,7 @@ class RestoreRun:
         # The journal goes last: who finds it gone finds that this restore has ended.
         ended = Ended.of(self.root, self.manifest_hash, self._selection, int(self.manifest.entries.mtime_ns[0]), result)
         ended.save(self.root)
+        last_wake.ended(self.root, self.manifest, bool(self.wanted.all()))
         self._journal.end()
         tree.settle_root_times()
         self.close()
@@ -330,7 +332,7 @@ class RestoreRun:
     def _result(self) -> Restored:
         tree, sums = self.tree, self._sums.read()
         counts = {kind.name.lower(): int((self.wanted & (self.manifest.entries.kind == kind)).sum()) for kind in Kind}
-        warnings = [self._cache.warning] if self._cache is not None and self._cache.warning else []
+        warnings = self._warnings + ([self._cache.warning] if self._cache is not None and self._cache.warning else [])
         if self._journal.owes:
             warnings.append(
                 f"{os.fsdecode(self.root)}: a restore that was interrupted there before is still not whole, so no "

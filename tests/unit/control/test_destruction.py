@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from poorwill.control.machine.destruction import changed_paths, check_destroyable, check_unchanged
+from poorwill.control.machine.destruction import changes, check_destroyable, check_unchanged
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.errors import Refused
 from poorwill.snapshot import documents, keys
@@ -152,7 +152,7 @@ def test_a_workspace_that_changed_since(local_store: LocalStore, taken: Taken, t
         (workspace / "new").write_text("new")
         (workspace / "3.txt").unlink()
         (workspace / "4.txt").write_text("changed")
-        assert changed_paths(*given) == ["3.txt", "4.txt", "new"]
+        assert changes(*given).paths == ("3.txt", "4.txt", "new")
         with pytest.raises(Refused, match=r"\(3.txt, 4.txt, new\): the machine was not destroyed"):
             check_unchanged(*given)
     finally:
