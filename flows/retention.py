@@ -110,6 +110,7 @@ def _result(store: str, planned: Planned, purged: Purged | None, price: float) -
         "abandoned_count": len(plan.abandoned),
         "stale_runs": _ids(plan.stale),
         "unreadable": plan.unreadable[:LISTED_MAX],
+        "unused_bytes": {snapshot_id: size for (_, snapshot_id), size in islice(plan.unused.items(), LISTED_MAX)},
         "stored_bytes": plan.stored_bytes,
         "freed_now_bytes": plan.freed_now_bytes,
         "freed_later_bytes": plan.freed_later_bytes,

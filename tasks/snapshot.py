@@ -9,6 +9,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from poorwill.control.records import catalog
+from poorwill.control.snapshot.lending import doubt_about, doubt_about_backup
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.control.snapshot.verify_run import VerifyRun
 from poorwill.snapshot.order import SnapshotOrder
@@ -26,8 +27,8 @@ def scan_workspace(run: str, order: SnapshotOrder) -> dict[str, Any]:
     """
     live = sessions.get(run)
     # A run that proves nothing itself asks no proof of its parent.
-    lenient = order.verify == "sample"
-    snapshot = SnapshotRun(live.store, live.session, live.located(order), unverified_lends=lenient)
+    doubt = doubt_about_backup if order.verify == "sample" else doubt_about
+    snapshot = SnapshotRun(live.store, live.session, live.located(order), doubt=doubt)
     if snapshot.open() is not None:
         return {"committed": True, "parts": []}
     scanned = snapshot.scan()

@@ -44,7 +44,7 @@ def retention(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         {
             "kept": len(plan.verdicts) - len(plan.going), "going": len(plan.going), "removed": len(done.removed),
             "freed_bytes": done.freed_bytes, "freed_later_bytes": plan.freed_later_bytes,
-            "uploads_aborted": done.uploads_aborted,
+            "unused_bytes": sum(plan.unused.values()), "uploads_aborted": done.uploads_aborted,
         },
         dry_run=arguments.dry_run,
     )  # fmt: skip
@@ -75,6 +75,12 @@ def _line(verdict: Verdict) -> str:
 
 def _notes(plan: Plan) -> list[str]:
     notes = [f"cannot be read: {what}" for what in plan.unreadable[:10]]
+    if plan.unused:
+        shown = ", ".join(sorted(snapshot_id for _, snapshot_id in plan.unused)[:10])
+        notes.append(
+            f"{human(sum(plan.unused.values()))} in parts of tries that were cut off, which their own snapshots do not "
+            f"use, are freed now: {shown}"
+        )
     for (machine, snapshot_id), age_s in list(plan.stale.items())[:10]:
         notes.append(
             f"the run of snapshot {snapshot_id} of {machine} has not ended for {durations.rough(age_s)} (more than "

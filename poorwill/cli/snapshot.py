@@ -8,6 +8,7 @@ from contextlib import closing
 from poorwill.cli import hosts
 from poorwill.cli.output import LEFT_OUT, Output
 from poorwill.cli.parts import all_parts
+from poorwill.control.snapshot.lending import doubt_about_backup
 from poorwill.control.snapshot.presigned_grants import check_reachable
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
@@ -41,7 +42,7 @@ def snapshot(arguments: argparse.Namespace, output: Output, host: Host) -> int:
         store = open_store(arguments.store)
         check_reachable(store, host)
         # Nothing that this program takes is verified unless somebody asks for it.
-        run = SnapshotRun(store, session, order, unverified_lends=True)
+        run = SnapshotRun(store, session, order, doubt=doubt_about_backup)
         metadata = run.open()
         if metadata is None:
             output.hint = f"to continue: run the same command again with --machine {machine} --id {order.snapshot_id}"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from poorwill.errors import StoreRefused, StoreUnavailable
+from poorwill.file_lock import FileLock, lock_file
 from poorwill.positioned_io import closing_fd
 
 ABANDONED_S = 24 * 3600
@@ -41,12 +43,16 @@ class DirectoryTree:
         return path
 
     def create(self, path: str) -> int:
-        """A descriptor of a new, empty file; missing folders are made."""
+        """A descriptor of a new, empty file, locked (flock) where that is possible; missing folders are made."""
         for _ in range(ATTEMPTS_MAX):
             self._make_folders(os.path.dirname(path))
-            # Another process may prune the folder just made.
+            # Another process may prune the folder just made, or sweep the file before it is locked.
             with contextlib.suppress(FileNotFoundError):
-                return os.open(path, _CREATE, 0o666)
+                fd = os.open(path, _CREATE, 0o666)
+                if _is_locked(fd):
+                    return fd
+                os.close(fd)
+                os.unlink(path)
         raise StoreUnavailable(f"{os.path.dirname(path)} keeps disappearing while it is written to")
 
     def place(self, temporary: str, path: str, *, replace: bool) -> bool:
@@ -75,13 +81,13 @@ class DirectoryTree:
                 os.rmdir(folder)
                 folder = os.path.dirname(folder)
 
-    def sweep(self, folder: str) -> None:
-        """Remove the files of a folder that were not changed for ABANDONED_S."""
+    def sweep(self, folder: str, lock: Callable[..., FileLock | None] = lock_file) -> None:
+        """Remove the files of a folder that their writers have left: nobody holds the lock that `create` took or, where
+        there are no locks, they were not changed for ABANDONED_S."""
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
-                    if entry.stat(follow_symlinks=False).st_mtime < time.time() - ABANDONED_S:
-                        os.unlink(entry.path)
+                    _remove_if_left(entry, lock)
 
     def walk(self, base: str, prefix: str, *, without: str = "") -> Iterator[tuple[str, str]]:
         """(name relative to `base`, path) of the regular files whose name starts with `prefix`, in the order of the
@@ -145,6 +151,31 @@ def sync_file(path: str | os.PathLike[str]) -> None:
 def _sync(path: str | os.PathLike[str], flags: int) -> None:
     with closing_fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)) as fd:
         os.fsync(fd)
+
+
+def _is_locked(fd: int) -> bool:
+    """Lock a new file, so that nobody sweeps it; True also where there are no locks. False if it was swept already."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return os.fstat(fd).st_nlink > 0
+
+
+def _remove_if_left(entry: os.DirEntry[str], lock: Callable[..., FileLock | None]) -> None:
+    try:
+        held = lock(entry.path, create=False)
+    except FileNotFoundError:
+        return
+    except OSError:
+        if entry.stat(follow_symlinks=False).st_mtime < time.time() - ABANDONED_S:
+            os.unlink(entry.path)
+        return
+    if held is not None:
+        with held:
+            os.unlink(entry.path)
 
 
 def _link(temporary: str, path: str) -> None:

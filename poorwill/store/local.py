@@ -1,6 +1,6 @@
 """A store in a directory: `<root>/<key>` is the object.
 
-    <root>/.uploads/puts/<random>              an object on its way to its name
+    <root>/.uploads/puts/<random>              an object on its way to its name; swept once its writer is gone
     <root>/.uploads/multipart/<key>/<id>       an unfinished upload: one file, pieces at their offsets
 
 Everything else under the root is objects. An object appears when a file that is already on disk is renamed or linked,
@@ -170,7 +170,10 @@ class LocalStore:
             with self._refusals("write", key):
                 self._tree.sweep(self._puts)
         with self._written(key, os.path.join(self._puts, secrets.token_hex(16)), blocks) as temporary:
-            self._tree.place(temporary, path, replace=True)
+            try:
+                self._tree.place(temporary, path, replace=True)
+            except FileNotFoundError:
+                raise StoreUnavailable(f"{self.url}: {key} was removed while it was written", key=key) from None
 
     def _put_fenced(self, key: str, data: bytes, check: Check, *, replace: bool) -> bool:
         path, upload_id = self._path(key), secrets.token_hex(16)
@@ -183,7 +186,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _written(self, key: str, temporary: str, blocks: Iterable[bytes]) -> Iterator[str]:
-        """A file that is on disk, to be given its name; it is gone afterwards, if it did not get one."""
+        """A file that is on disk, to be given its name, and locked; it is gone afterwards, if it did not get one."""
         with self._refusals("write", key, names=True):
             fd = self._tree.create(temporary)
             try:
@@ -191,7 +194,7 @@ class LocalStore:
                     file.writelines(blocks)
                     file.flush()
                     os.fsync(file.fileno())
-                yield temporary
+                    yield temporary
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)

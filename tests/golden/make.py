@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from deployments.demo.tree_listing import Entry, Listing, list_tree
+from poorwill.control.snapshot.lending import doubt_about_backup
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.engine.protocol.answers import MachineFacts
@@ -117,7 +118,7 @@ def take(store: Store, root: Path, snapshot_id: str, codec: str, parent: str | N
             store,
             session,
             SnapshotOrder(MACHINE, snapshot_id, str(root), codec=codec, parent=parent),
-            unverified_lends=True,
+            doubt=doubt_about_backup,
         )
         if run.open() is not None:
             raise SystemExit(f"{snapshot_id} is made already, and golden snapshots are never made again")

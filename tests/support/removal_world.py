@@ -128,7 +128,7 @@ class RemovalWorld:
 
     def _open(self, process: Process, order: SnapshotOrder, wanted: frozenset[int]) -> Taking | None:
         engine: Any = SmallEngine(process, wanted)
-        taking = Taking(process, SnapshotRun(process, engine, order, unverified_lends=True), wanted)
+        taking = Taking(process, SnapshotRun(process, engine, order, doubt=lambda store, parent: None), wanted)
         try:
             if taking.run.open() is not None:
                 taking.stage = 2  # it was committed before its process died

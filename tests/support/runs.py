@@ -11,6 +11,7 @@ from typing import Any
 from poorwill.control.records import catalog
 from poorwill.control.records.verified import Verified
 from poorwill.control.snapshot.convert_run import ConvertRun
+from poorwill.control.snapshot.lending import doubt_about, doubt_about_backup
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
@@ -68,7 +69,9 @@ def take(
     whether only a parent that was verified lends."""
     session = EngineSession(host or ThreadHost())
     try:
-        run = SnapshotRun(store, session, order(workspace, snapshot_id, **fields), unverified_lends=not strict)
+        run = SnapshotRun(
+            store, session, order(workspace, snapshot_id, **fields), doubt=doubt_about if strict else doubt_about_backup
+        )
         assert run.open() is None
         session.hello(str(workspace))
         run.scan()

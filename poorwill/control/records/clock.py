@@ -5,19 +5,26 @@ from __future__ import annotations
 import secrets
 
 from poorwill.control.records import catalog
+from poorwill.errors import NotFound, StoreUnavailable
 from poorwill.snapshot import keys
 from poorwill.snapshot.keys import Owner
 from poorwill.store.base import Store
 
+TRIES = 5
+
 
 def store_time_s(store: Store) -> float:
     """The time by the store's own clock, which is that of an object just written. Only this is compared with others."""
-    key = keys.clock(secrets.token_hex(8))
-    store.put(key, b"\n")
-    try:
-        return store.head(key).modified_s
-    finally:
-        store.delete(key)
+    for _ in range(TRIES):
+        key = keys.clock(secrets.token_hex(8))
+        store.put(key, b"\n")
+        try:
+            return store.head(key).modified_s
+        except NotFound:
+            pass  # somebody removes what others have left
+        finally:
+            store.delete(key)
+    raise StoreUnavailable(f"{store.describe()}: objects vanish as soon as they are written", prefix=keys.TRASH)
 
 
 def commit_time_ms(store: Store, owner: Owner) -> int:

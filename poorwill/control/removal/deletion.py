@@ -6,10 +6,12 @@ from typing import Any
 
 from poorwill.control.records import catalog, trash, verified
 from poorwill.control.records.holdings import THREADS, Holdings
+from poorwill.control.records.trash import Trashed
 from poorwill.control.removal import purging
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot import ids, keys
 from poorwill.snapshot.keys import Owner
+from poorwill.snapshot.metadata import Metadata
 from poorwill.store.base import Store
 
 _NOT_ENDED = (
@@ -21,36 +23,55 @@ _NOT_ENDED = (
 def delete(store: Store, snapshot_id: str, *, force: bool = False, threads: int = THREADS) -> dict[str, Any]:
     """Remove a snapshot, except parts that others may use: committed, in the trash or being taken. Idempotent.
 
-    Both phases of a removal, without the grace period between them: a running wake from this snapshot fails. Refused
-    while the run that takes this snapshot has not ended (it may be about to destroy the machine), unless the snapshot
-    could not be read back, by which that run came to nothing, or with `force`, which also gives up an interrupted run;
-    no other run may work on the snapshot then. NotFound; Refused if something cannot be read: then the snapshot stays
-    in the trash.
+    Parts of snapshots that were deleted before, and that only this one needed, go with it. Both phases of a removal,
+    without the grace period between them: a running wake from this snapshot fails. Refused while the run that takes
+    this snapshot has not ended (it may be about to destroy the machine), unless the snapshot could not be read back, by
+    which that run came to nothing, or with `force`, which also gives up an interrupted run; no other run may work on
+    the snapshot then. NotFound; Corrupt for one whose own documents cannot be read, unless `force`; Refused if others
+    cannot: then the snapshot stays in the trash.
     """
     owner = _owner_of(store, ids.checked_snapshot_id(snapshot_id), force)
     not_ended = not force and catalog.exists(store, keys.pending(*owner))
     if not_ended and not _failed(store, owner):
         raise Refused(_NOT_ENDED.format(snapshot_id))
+    if force:
+        _drop_damaged(store, owner)
     try:
         trash.move(store, owner)
     except NotFound:
         pass  # an earlier deletion was interrupted, or the snapshot was never committed
+    except Corrupt as error:
+        raise Corrupt(f"{error.message}: delete it with force", **error.facts) from None
     if not_ended and not _failed(store, owner):
         # Read back whole since: its run goes on, and the gate, which reads the metadata last, may have seen it.
         trash.undelete(store, snapshot_id)
         raise Refused(_NOT_ENDED.format(snapshot_id))
     force |= not_ended
     holdings = Holdings(store, threads)
-    uploads = list(store.list_uploads(keys.parts_of(*owner)))
+    uploads = list(purging.uploads_of(store, owner))
     if force:
         store.delete(keys.pending(*owner))
     holdings.refresh()
-    in_trash = {owner} & holdings.trash.keys()
-    purged = purging.remove(holdings, in_trash, {owner} - in_trash - holdings.committed.keys())
+    # What was deleted before and was needed until now goes with it.
+    going = {owner} | (holdings.removing - holdings.pending.keys())
+    in_trash = going & holdings.trash.keys()
+    purged = purging.remove(holdings, in_trash, going - in_trash - holdings.committed.keys())
+    purging.sweep(holdings)
     for key, upload_id in uploads:
         store.abort_upload(key, upload_id)
     left = [info.key for info in store.list(keys.parts_of(*owner)) if keys.is_part(info.key)]
     return {"snapshot_id": snapshot_id, "machine": owner[0], "freed_bytes": purged.freed_bytes, "kept_parts": left}
+
+
+def _drop_damaged(store: Store, owner: Owner) -> None:
+    """Remove those documents of a snapshot that are damaged: while they are there nothing can be removed."""
+    for kind, key in ((Metadata, keys.metadata(*owner)), (Trashed, keys.trash(*owner))):
+        try:
+            kind.unseal(store.get(key), key)
+        except NotFound:
+            pass
+        except Corrupt:
+            store.delete(key)
 
 
 def _failed(store: Store, owner: Owner) -> bool:

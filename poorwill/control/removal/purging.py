@@ -9,18 +9,18 @@ writes nothing: only the grace period, which must be longer than a wake takes, p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control.records import clock
+from poorwill.control.records import catalog, clock
 from poorwill.control.records.holdings import Holdings, Needs, at_once
 from poorwill.control.records.trash import Removing
 from poorwill.snapshot import keys
 from poorwill.snapshot.keys import Owner
 from poorwill.store.base import ObjectInfo, Store
 
-STRAY_S = 86_400.0
 DOCUMENTS = (keys.manifest, keys.verified, keys.trash, keys.removing)
 """What is deleted after the parts, in this order: without the mark, which is last, a trash record can be undeleted."""
 
@@ -36,12 +36,14 @@ class Usage:
 
 @dataclass(slots=True)
 class Purged:
-    """What a purge did. `kept`: snapshots in the trash whose parts are needed, and the bytes of these."""
+    """What a purge did, by snapshot in bytes of parts. `kept`: of those in the trash, what others need. `unused`: what
+    went because nothing used it."""
 
     freed_bytes: int = 0
     removed: list[Owner] = field(default_factory=list)
     abandoned: list[Owner] = field(default_factory=list)
     kept: dict[Owner, int] = field(default_factory=dict)
+    unused: dict[Owner, int] = field(default_factory=dict)
     uploads_aborted: int = 0
 
 
@@ -60,23 +62,55 @@ def usage(store: Store) -> dict[Owner, Usage]:
 
 
 def purge(holdings: Holdings, grace_s: float) -> Purged:
-    """Remove what has been in the trash for `grace_s`, what was abandoned for as long, and uploads without an owner.
+    """Remove what has been in the trash for `grace_s`, what was abandoned for as long, and at any age parts that their
+    own, committed snapshot does not use, uploads without an owner and objects that were to tell the time.
 
     Abandoned are objects of snapshots that are neither committed, nor pending, nor in the trash. Refused if something
     cannot be read. Safe to interrupt and to repeat.
     """
     store = holdings.store
     now_s = clock.store_time_s(store)
-    lying, uploads = usage(store), list(store.list_uploads(keys.PARTS))
+    lying, uploads = usage(store), list(uploads_of(store))
     holdings.refresh()
     holdings.check_readable()
     left = abandoned(holdings, lying, now_s, grace_s)
     purged = remove(holdings, expired(holdings, now_s, grace_s), left, lying)
+    for owner in unused(holdings, lying):
+        purged.unused[owner] = _remove_unused(holdings, owner)
+    purged.freed_bytes += sum(purged.unused.values())
     purged.uploads_aborted = _abort_unowned(holdings, uploads)
-    for stray in holdings.strays:
-        if now_s - stray.modified_s > STRAY_S:
-            store.delete(stray.key)
+    sweep(holdings)
     return purged
+
+
+def unused(holdings: Holdings, lying: dict[Owner, Usage]) -> dict[Owner, int]:
+    """Committed snapshots that have own parts which they do not use, and the bytes of these.
+
+    They are of tries that were cut off, or hold what changed before it had settled. No part is added to a snapshot that
+    is committed, and only what it uses is ever lent. `lying` was listed before the holdings.
+    """
+    found = {}
+    for owner in lying.keys() & holdings.committed.keys() - holdings.pending.keys():
+        held = holdings.committed[owner]
+        left_bytes = lying[owner].part_bytes - int(held.sizes[holdings.own(held)].sum(dtype=np.int64))
+        if left_bytes > 0:
+            found[owner] = left_bytes
+    return found
+
+
+def sweep(holdings: Holdings) -> None:
+    """Remove the objects of processes that were killed while they asked what time it is."""
+    for stray in holdings.strays:
+        holdings.store.delete(stray.key)
+
+
+def uploads_of(store: Store, owner: Owner | None = None) -> Iterator[tuple[str, str]]:
+    """The unfinished uploads of one snapshot, or of all: of parts, of manifests and of metadata."""
+    places = keys.PARTS, keys.MANIFESTS, keys.SNAPSHOTS
+    if owner is not None:
+        places = keys.parts_of(*owner), keys.manifest(*owner), keys.metadata(*owner)
+    for place in places:
+        yield from store.list_uploads(place)
 
 
 def expired(holdings: Holdings, now_s: float, grace_s: float) -> set[Owner]:
@@ -171,12 +205,27 @@ def _remove(holdings: Holdings, owner: Owner, needs: Needs) -> tuple[int, bool]:
     return freed, True
 
 
+def _remove_unused(holdings: Holdings, owner: Owner) -> int:
+    store, freed = holdings.store, 0
+    needs = holdings.needs()
+    parts = [info for info in store.list(keys.parts_of(*owner)) if keys.is_part(info.key)]
+    if not catalog.exists(store, keys.metadata(*owner)) or catalog.exists(store, keys.pending(*owner)):
+        return 0  # it was removed, and is taken again
+    needed = needs.of(owner, holdings.numbers.of(info.key for info in parts))
+    for info, stays in zip(parts, needed.tolist(), strict=True):
+        if not stays:
+            store.delete(info.key)
+            freed += info.size
+    return freed
+
+
 def _abort_unowned(holdings: Holdings, uploads: list[tuple[str, str]]) -> int:
-    """`uploads` were listed before the pending records, so that these include the owner of each upload that has one."""
-    aborted = 0
+    """`uploads` were listed before the pending records, so that these include the owner of each upload that has one, or
+    the record by which its undeletion holds on to it."""
+    aborted, held = 0, holdings.needs().whole
     for key, upload_id in uploads:
         owner = keys.owner_of(key)
-        if owner is not None and keys.is_part(key) and owner not in holdings.pending:
+        if owner is not None and owner not in holdings.pending and owner[1] not in held:
             holdings.store.abort_upload(key, upload_id)
             aborted += 1
     return aborted

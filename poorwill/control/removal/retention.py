@@ -44,7 +44,8 @@ class Plan:
 
     expired, abandoned: what is removed for good now. in_trash: what waits for the end of its grace period, and its time
     in the trash. stale: pending records older than STALE_S, and their age; each keeps parts until its run is ended or
-    given up. kept_bytes: the bytes in the trash that other snapshots need.
+    given up. unused: bytes of parts that their own, committed snapshot does not use, of tries that were cut off; they
+    go now. kept_bytes: the bytes in the trash that other snapshots need.
     """
 
     verdicts: list[Verdict] = field(default_factory=list)
@@ -52,6 +53,7 @@ class Plan:
     expired: set[Owner] = field(default_factory=set)
     abandoned: set[Owner] = field(default_factory=set)
     stale: dict[Owner, float] = field(default_factory=dict)
+    unused: dict[Owner, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     stored_bytes: int = 0
     freed_now_bytes: int = 0
@@ -198,7 +200,9 @@ def _count(found: Plan, holdings: Holdings, verdicts: dict[Owner, tuple[str, ...
     freed = {owner: _freed(holdings, held[owner], later, lying) for owner in in_trash | going}
     from_trash = sum(_freed(holdings, held[owner], soon, lying) for owner in found.expired)
     found.stored_bytes = sum(usage.part_bytes for usage in lying.values())
-    found.freed_now_bytes = from_trash + sum(lying[owner].part_bytes for owner in found.abandoned & lying.keys())
+    found.unused = {owner: size for owner, size in purging.unused(holdings, lying).items() if owner not in going}
+    found.freed_now_bytes = from_trash + sum(found.unused.values())
+    found.freed_now_bytes += sum(lying[owner].part_bytes for owner in found.abandoned & lying.keys())
     found.freed_later_bytes = sum(freed.values()) - from_trash
     found.kept_bytes = sum(lying[owner].part_bytes - freed[owner] for owner in in_trash & lying.keys())
     for owner, reasons in verdicts.items():

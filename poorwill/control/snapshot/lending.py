@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from poorwill.control.records import catalog, trash, verified
 from poorwill.control.records.verified import Verified
@@ -19,7 +20,7 @@ UNREADABLE = (Corrupt, NotFound, Unsupported)
 LOOKS_AT_ONCE = 16
 
 
-def doubt_about(store: Store, parent: Metadata, *, unverified_lends: bool) -> str | None:
+def doubt_about(store: Store, parent: Metadata, *, unverified_lends: bool = False) -> str | None:
     """Why nothing may be borrowed from a snapshot, in words that follow its name; None if all of it may be.
 
     Its verification has to prove it, for what it lends is not read again soon; with `unverified_lends` it need only not
@@ -41,6 +42,10 @@ def doubt_about(store: Store, parent: Metadata, *, unverified_lends: bool) -> st
         return lost_with_others(store, parent, record) or _missing(store, parent)
     except UNREADABLE as error:
         return error.message
+
+
+doubt_about_backup = partial(doubt_about, unverified_lends=True)
+"""For snapshots that prove nothing themselves."""
 
 
 def withdraw(store: Store, part: str, failure: str) -> None:

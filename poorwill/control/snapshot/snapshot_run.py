@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,13 +33,13 @@ class SnapshotRun:
     A run that is begun again with the id of one that was killed keeps the parts that had been completed.
 
     A parent of which there is a doubt lends nothing: everything is packed then, and `packs_in_full` says why.
-    unverified_lends: whether one may lend that was never verified, or by too little; one that failed never does.
+    doubt: says why one lends nothing, or None; `doubt_about_backup` has one lend, too, that nobody has verified.
     """
 
     store: Store
     session: EngineSession
     order: SnapshotOrder
-    unverified_lends: bool = False
+    doubt: Callable[[Store, Metadata], str | None] = doubt_about
     packs_in_full: str | None = None
     planned: dict[int, int] = field(default_factory=dict)
     scanned: Planned | None = None
@@ -106,7 +107,7 @@ class SnapshotRun:
         """Keep it if nothing speaks against it; it is looked at behind the pending record, which keeps its parts."""
         try:
             catalog.read(self.store, *parent.owner)
-            doubt = doubt_about(self.store, parent, unverified_lends=self.unverified_lends)
+            doubt = self.doubt(self.store, parent)
         except UNREADABLE as error:
             doubt = error.message
         if doubt is not None:
