@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,6 +22,7 @@ from poorwill.control.machine import idleness
 from poorwill.control.machine.costs import summed
 from poorwill.control.machine.idleness import Limits, Observation, Verdict, Watch
 from poorwill.errors import PoorwillError, Refused, UsageError
+from poorwill.runs import Failure
 from poorwill.snapshot import durations
 from tasks import idle_watch
 from tasks.events import MACHINE_IDLE, emit
@@ -31,6 +33,9 @@ AT_ONCE_MAX = 8
 HIBERNATE = "hibernate/poorwill"
 NEVER = "never"
 NOTHING = "nothing"
+REFUSAL_CHARS_MAX = 1000
+_INSISTING = ("--writers ignore", "--allow-shrink")
+"""What a refusal says may be added to go on all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +196,17 @@ def _why_unreachable(answer: Any) -> str:
 def _act(row: Row, verdict: Verdict, request: Request) -> tuple[Row, Watch]:
     """Start, keep or withdraw the hibernation of a machine, at most one at a time.
 
-    After one that failed the time begins anew: whatever was in its way gets as long to go away.
+    After one that failed the time begins anew: whatever was in its way gets as long to go away. One that was refused is
+    told once, with the command that insists, until the machine is used again.
     """
     watch = verdict.watch
     run = started_runs.find(watch.run) if watch.run else None
     if run is not None:
         if run.state is None or run.state.is_final():
-            return replace(row, done=_ended(run), idle_s=0.0), idleness.begun_anew(watch)
+            refusal = _refusal(run)
+            if refusal and not watch.refused:
+                _announce(replace(row, error=_how_to_insist(row, request, refusal)), dry_run=False)
+            return replace(row, done=_ended(run), idle_s=0.0), idleness.begun_anew(watch, refused=bool(refusal))
         if verdict.active and started_runs.withdraw(run, f"{row.machine} is {row.state}: {verdict.why}"):
             return replace(row, done=f"hibernation {run.name}, which waited for a worker, was cancelled"), watch
         return replace(row, done=f"hibernation {run.name} is under way", run=str(run.id)), watch
@@ -208,7 +217,8 @@ def _act(row: Row, verdict: Verdict, request: Request) -> tuple[Row, Watch]:
         row = _hibernate(row, watch, request)
     except PoorwillError as error:
         row = replace(row, error=error.message)
-    if not watch.told or row.run:  # once for each time that it is idle, and again when a dry run's words become deeds
+    # Once for each time that it is idle, and again when a dry run's words become deeds; no more after a refusal.
+    if not watch.refused and (not watch.told or row.run):
         _announce(row, request.dry_run)
     return row, replace(watch, told=True)
 
@@ -217,6 +227,19 @@ def _ended(run: FlowRun) -> str:
     state = run.state
     message = f": {state.message[:300]}" if state is not None and state.message else ""
     return f"watched anew: hibernation {run.name} ended as {state.name if state is not None else 'unknown'}{message}"
+
+
+def _refusal(run: FlowRun) -> str:
+    """Why a hibernation would not destroy its machine; "" if it ended otherwise."""
+    state = run.state
+    found = Failure.parse(state.message or "") if state is not None and state.is_failed() else None
+    return found.message if found is not None and found.type == Refused.__name__ else ""
+
+
+def _how_to_insist(row: Row, request: Request, refusal: str) -> str:
+    options = "".join(f" {option}" for option in _INSISTING if option in refusal)
+    command = f"poorwill hibernate {row.machine} --store {request.store} --workspace {shlex.quote(request.workspace)}"
+    return f"its hibernation was refused: {refusal[:REFUSAL_CHARS_MAX]}; by hand: {command}{options}"
 
 
 def _hibernate(row: Row, watch: Watch, request: Request) -> Row:

@@ -17,6 +17,7 @@ from blocks.providers import OwnMachines
 from flows.slots import machine_slot
 from flows.stages import each, openings
 from poorwill.control.machine.costs import Cost
+from poorwill.control.machine.last_look import hidden_said
 from poorwill.control.records import catalog
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Refused
 from poorwill.snapshot import ids, keys
@@ -97,16 +98,19 @@ def take(request: Request, block: Machine) -> dict[str, Any]:
         with timed(done.timings_ms, "verify"), _way_out(request, instance):
             proof = verify_snapshot(request.machine, request.store, request.order)
         price_per_hour = _price_per_hour(block)  # now: a machine that is gone has none
-        samples = sessions.samples(request.snapshot_id)
+        samples, hidden = sessions.samples(request.snapshot_id), 0
         if request.destroy:
             with timed(done.timings_ms, "destroy"), _alert_if_it_bills(request, instance):
-                destroy_instance(request.machine, request.store, request.order)
+                hidden = destroy_instance(request.machine, request.store, request.order)["hidden_processes"]
         else:
             _remove_pending(request, block)
         metadata = _committed(request, block)
         assert metadata is not None
         cost = _cost(request, metadata, price_per_hour)
         sentence = cost.sentence(request.destroy) if cost is not None else "Cost: the provider did not tell the price."
+        if hidden:
+            get_run_logger().warning("of the processes on %s, %s before it went", block.name, hidden_said(hidden))
+            sentence += f" Of the processes on the machine, {hidden_said(hidden)} before it went."
         parts = [done.packed[number] for number in sorted(done.packed)]
         publish_snapshot(
             request.store, request.snapshot_id, parts, samples, done.timings_ms, sentence, done.packs_in_full

@@ -26,21 +26,21 @@ def destroy_instance(machine: str, store: str, order: SnapshotOrder) -> dict[str
 
     It re-reads all of that from the store and the machine, whoever calls it. Asks the provider until the
     instance is gone, then notes it in the machine's block and removes the records that it was awake and pending.
-    Refused otherwise.
+    Refused otherwise. `hidden_processes` in the result: how many could not be looked into.
     """
     block, snapshot_id = machine_block(machine), order.snapshot_id
-    provider, instance = block.provider.open(), block.instance
+    provider, instance, hidden = block.provider.open(), block.instance, 0
     with closing(store_block(store).open()) as opened:
         metadata = check_destroyable(opened, block.name, snapshot_id, instance, allow_shrink=order.allow_shrink)
         if provider.exists(instance):
             live = sessions.reach(snapshot_id, machine, store, order.workspace)
-            check_unchanged(live.store, live.session, live.located(order), metadata)
+            hidden = check_unchanged(live.store, live.session, live.located(order), metadata).hidden
             sessions.stop(snapshot_id)
             provider.destroy(instance, DESTROY_TIMEOUT_S)
             if provider.exists(instance):
                 raise EngineFailed(f"{provider.describe()} says that {instance} is still there: it goes on billing")
         note_asleep(machine, block, opened, snapshot_id, provider.describe())
-    return {"instance": instance, "destroyed": True}
+    return {"instance": instance, "destroyed": True, "hidden_processes": hidden}
 
 
 def note_asleep(name: str, block: Machine, store: Store, snapshot_id: str, provider: str) -> None:

@@ -18,6 +18,7 @@ from poorwill.engine.machine import facts
 from poorwill.engine.machine.control_side import ControlSide
 from poorwill.engine.machine.workspace_lock import WorkspaceLock
 from poorwill.engine.meter import Meter
+from poorwill.engine.pack.file_systems import FileSystems
 from poorwill.engine.pack.packer import Packer
 from poorwill.engine.pack.root_watch import RootWatch
 from poorwill.engine.pack.round import Adopted
@@ -50,7 +51,11 @@ class Operations:
     """What works on the requests that a Server takes, by their names."""
 
     def __init__(
-        self, toolset: Toolset | None = None, command_umask: int = -1, control: ControlSide | None = None
+        self,
+        toolset: Toolset | None = None,
+        command_umask: int = -1,
+        control: ControlSide | None = None,
+        file_systems: FileSystems | None = None,
     ) -> None:
         """command_umask: with which commands run; -1: with that of this process. control: for whom it works."""
         self.meter = Meter()
@@ -61,6 +66,7 @@ class Operations:
         self._packer = Packer(self._pool, self.meter)
         self._transfers = Transfers(self.meter)
         self._buffers: BufferPool | None = None
+        self._file_systems = file_systems or FileSystems()
         self._snapshot: SnapshotRun | None = None
         self._watch: RootWatch | None = None
         self._restore: RestoreRun | EndedRestore | None = None
@@ -99,7 +105,8 @@ class Operations:
         before = self._manifest(request.parent, context) if request.parent else None
         with self._workspace.released_on_failure():
             self._workspace.take(request.settings.workspace, "snapshot", context)
-            self._snapshot, self._watch = SnapshotRun(request.settings, self.meter), RootWatch(request.settings)
+            self._snapshot = SnapshotRun(request.settings, self.meter, self._file_systems)
+            self._watch = RootWatch(request.settings)
             parent_hash = request.parent.blake3 if request.parent else ""
             with self._watch.scanning():
                 planned = self._snapshot.scan(before, parent_hash, adopted, context)
@@ -134,11 +141,14 @@ class Operations:
         return answers.SnapshotManifestSent(size, digest, coding, left_out[: limits.LEFT_OUT_MAX], lost)
 
     def op_changed(self, request: requests.Changed, context: Context) -> answers.Changes:
+        from poorwill.engine.pack.gate import Gate
+
         found, watch = self._manifest(request.manifest, context), RootWatch(request.settings)
+        gate = Gate(request.settings, found, request.left_out, self._file_systems, self.meter)
         alone = self._workspace.during(request.settings.workspace, "last look before the machine goes", context)
         with alone, watch.scanning():
-            changed = SnapshotRun(request.settings, self.meter).changed(found, request.left_out, context)
-        return answers.Changes(tuple(changed), watch.surroundings())
+            changes = gate.changes(context)
+        return changes._replace(surroundings=watch.surroundings())
 
     def op_open_restore(self, request: requests.OpenRestore, context: Context) -> answers.RestoreOpened:
         from poorwill.engine.restore.ended import EndedRestore

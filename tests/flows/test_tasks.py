@@ -116,7 +116,7 @@ class TestDestroying:
         """Then it destroys, and a repeated call finds it done."""
         snapshot(world)
         instance = world.block().instance
-        assert destroy(world) == {"instance": instance, "destroyed": True}
+        assert destroy(world).items() >= {"instance": instance, "destroyed": True}.items()
         assert not world.provider.exists(instance) and os.listdir(world.provider.root) == []
         assert world.block().status == "asleep"
 

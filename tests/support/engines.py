@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from poorwill.codecs.toolset import Toolset
 from poorwill.engine.operations import Operations
+from poorwill.engine.pack.file_systems import FileSystems
 from poorwill.engine.protocol import lines
 from poorwill.engine.protocol.asking import Request
 from poorwill.engine.protocol.context import Context
@@ -39,7 +40,7 @@ class ThreadHost:
     """Runs the engine on threads of this process.
 
     before, after: called with the request before the engine works on it, and before its result is told. toolset: what
-    it codes with, instead of what this machine has.
+    it codes with, instead of what this machine has. file_systems: how it flushes, and by what clock.
     """
 
     silence_s_max = SILENCE_S_MAX
@@ -49,10 +50,11 @@ class ThreadHost:
         before: dict[str, Hook] | None = None,
         after: dict[str, Hook] | None = None,
         toolset: Toolset | None = None,
+        file_systems: FileSystems | None = None,
     ) -> None:
         os.umask(0)  # as the engine's own process does
         self.before, self.after = before or {}, after or {}
-        self.operations = Operations(toolset)
+        self.operations = Operations(toolset, file_systems=file_systems)
 
     def describe(self) -> str:
         return "a thread"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from poorwill.control.machine import last_look
 from poorwill.control.machine.succession import check_succession, check_surroundings
 from poorwill.control.records import catalog, manifests, prospects, verified
 from poorwill.control.snapshot.lending import lost_with_others
@@ -85,25 +86,21 @@ def _check_prospects(store: Store, held: list[ObjectInfo], keep: str) -> None:
         )
 
 
-def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> None:
-    """Refused if the workspace differs from the snapshot, as somebody has worked on it since, or is another directory
-    than the one that was packed, unless `allow_shrink` says that this is meant."""
+def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> Changes:
+    """What the last look at the workspace found. Refused if it differs from the snapshot, as somebody has worked on it
+    since; if something can still write to it; or if it is another directory than the one that was packed, unless
+    `allow_shrink` says that this is meant."""
     found = changes(store, session, order, metadata)
-    paths = list(found.paths)
-    if paths:
-        raise Refused(
-            f"the workspace of {order.machine} has changed since snapshot {order.snapshot_id} "
-            f"({', '.join(paths)}): the machine was not destroyed and goes on billing; hibernate it again",
-            changed=paths,
-        )
+    last_look.check(found, order)
     if not (order.allow_shrink or metadata.allow_shrink):
         check_surroundings(
             metadata, found.surroundings, f"machine {order.machine} was not destroyed and goes on billing"
         )
+    return found
 
 
 def changes(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> Changes:
-    """A few paths whose times or sizes differ between the workspace now and a snapshot of it, and what lies around."""
+    """How the workspace differs now from a snapshot of it, what lies around it, and who may write there."""
     answer = ReadGrants(store, {metadata.manifest.key}).answer
     left_out = tuple(os.fsencode(left.path) for left in metadata.left_out)
     changed = Changed(order, metadata.manifest, left_out)

@@ -105,7 +105,7 @@ class Watch:
     """What is remembered of a machine from one look to the next. Times are POSIX seconds of the control side.
 
     idle_since_s: None while it is active. run: the hibernation that was started for it. told: whether an event was sent
-    that it has been idle for longer than it may.
+    that it has been idle for longer than it may. refused: and one that its hibernation was refused.
     """
 
     instance: str
@@ -116,6 +116,7 @@ class Watch:
     cpu_s: float | None = None
     run: str = ""
     told: bool = False
+    refused: bool = False
 
     @classmethod
     def read(cls, kept: Any) -> Watch | None:
@@ -134,6 +135,7 @@ class Watch:
             cpu_s=_number(kept.get("cpu_s")),
             run=_text(kept.get("run")),
             told=kept.get("told") is True,
+            refused=kept.get("refused") is True,
         )
 
 
@@ -162,7 +164,8 @@ def judge(
     signs = signs_of(seen, past, now_s, limits)
     watch = Watch(instance, now_s, boot=seen.boot, network_bytes=seen.network_bytes, cpu_s=seen.cpu_s)
     if past is not None:
-        watch = replace(watch, run=past.run)
+        # While a hibernation is under way, what is seen of use may be its own.
+        watch = replace(watch, run=past.run, refused=past.refused and (not signs or bool(past.run)))
     if signs:
         return Verdict(True, _sentence(signs), 0.0, False, watch)
     since_s = now_s if past is None or past.idle_since_s is None else past.idle_since_s
@@ -177,9 +180,11 @@ def unreachable(before: Watch | None, instance: str, now_s: float) -> Watch:
     return Watch(instance, now_s, run=run)
 
 
-def begun_anew(watch: Watch) -> Watch:
-    """The watch after a failed hibernation: the machine has to be idle again before the next one."""
-    return replace(watch, run="", told=False, idle_since_s=None if watch.idle_since_s is None else watch.seen_s)
+def begun_anew(watch: Watch, *, refused: bool = False) -> Watch:
+    """The watch after a failed hibernation: the machine has to be idle again before the next one. One that was refused
+    is told once, until the machine is used."""
+    since_s = None if watch.idle_since_s is None else watch.seen_s
+    return replace(watch, run="", told=False, refused=refused, idle_since_s=since_s)
 
 
 def signs_of(seen: Observation, before: Watch | None, now_s: float, limits: Limits) -> tuple[str, ...]:

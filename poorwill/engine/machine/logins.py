@@ -15,11 +15,11 @@ from poorwill.engine.machine import processes
 from poorwill.engine.machine.processes import Process
 
 KEEPER = "poorwill.remote.link.keeper"
-_SSHD = ("sshd", "sshd-session", "sshd-auth")  # the latter two since OpenSSH 9.8
+SSHD = ("sshd", "sshd-session", "sshd-auth")  # the latter two since OpenSSH 9.8
 _TITLE = re.compile(r"sshd(?:-session|-auth)?: (?P<about>.*)", re.DOTALL)
 _LISTENER = "[listener]"
 _UNAUTHENTICATED = ("[net]", "[preauth]", "[accepted]")
-_DROPBEAR = "dropbear"
+DROPBEAR = "dropbear"
 WHO_MAX = 80
 
 
@@ -74,7 +74,7 @@ def terminals(root: Path, found: Iterable[Process], now_s: float) -> list[Termin
 
 def _session(root: Path, process: Process) -> str | None:
     """What the title of an SSH server's process for one connection says; None for any other process."""
-    if process.name not in _SSHD:
+    if process.name not in SSHD:
         return None
     title = _TITLE.match(" ".join(processes.arguments(root, process.pid)).strip())
     return title["about"] if title is not None and _LISTENER not in title["about"] else None
@@ -103,7 +103,7 @@ def _ways_to(root: Path, found: Mapping[int, Process], keeper: str, sessions: Ma
     ways: list[int] = []
     for process in found.values() if keeper else ():
         if process.name.startswith("python") and _keeper_name(processes.arguments(root, process.pid)) == keeper:
-            ways += [ancestor for ancestor in _ancestors(process, found) if ancestor in sessions][:1]
+            ways += [ancestor for ancestor in ancestors(process, found) if ancestor in sessions][:1]
     return ways
 
 
@@ -112,7 +112,7 @@ def _keeper_name(arguments: list[str]) -> str:
     return arguments[at] if at < len(arguments) else ""
 
 
-def _ancestors(process: Process, found: Mapping[int, Process]) -> list[int]:
+def ancestors(process: Process, found: Mapping[int, Process]) -> list[int]:
     line = [process.parent]
     while line[-1] in found and len(line) < len(found):  # pids are used again: what is read bit by bit may be a ring
         line.append(found[line[-1]].parent)
@@ -121,7 +121,7 @@ def _ancestors(process: Process, found: Mapping[int, Process]) -> list[int]:
 
 def _dropbear_logins(found: Mapping[int, Process]) -> list[Login]:
     """Dropbear titles no process: a connection with a process of its own is authenticated."""
-    servers = {p.pid for p in found.values() if p.name == _DROPBEAR}
+    servers = {p.pid for p in found.values() if p.name == DROPBEAR}
     serving = {pid for pid in servers if found[pid].parent in servers}
-    with_shell = {p.parent for p in found.values() if p.name != _DROPBEAR and p.parent in serving}
-    return [Login(pid, _DROPBEAR) for pid in with_shell]
+    with_shell = {p.parent for p in found.values() if p.name != DROPBEAR and p.parent in serving}
+    return [Login(pid, DROPBEAR) for pid in with_shell]

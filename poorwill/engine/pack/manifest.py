@@ -11,6 +11,9 @@ from poorwill.engine.pack.round import Round, parts_of
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Chunks, Entries, Kind, Manifest, Parts, Segments, Targets, XattrSets
 
+MAPPED_NS = -2
+"""The ctime of a file that a process may have changed, through a mapping, without moving its times: no file has it."""
+
 
 def empty_manifest(machine: str, snapshot_id: str) -> Manifest:
     """What the first snapshot of a machine is compared with."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from poorwill.engine.pack import attributes
 from poorwill.engine.pack.chunk_records import ChunkRecords
-from poorwill.engine.pack.matching import racy, unchanged_since
+from poorwill.engine.pack.matching import compare, unsure
 from poorwill.engine.pack.scan import Scan
 from poorwill.engine.pack.source_reader import Torn
 from poorwill.snapshot import plan
@@ -34,7 +34,7 @@ class Round:
     """What is known, what is to be done, and what has become of it.
 
     base_parts, base_chunks: everything already in the store that this snapshot may refer to.
-    matched: for each entry its unchanged row in `previous`, or -1.
+    matched: for each entry its unchanged row in `previous`, or -1. steady: nothing came, went or changed since then.
     """
 
     settings: PackSettings
@@ -43,6 +43,7 @@ class Round:
     base_parts: Parts
     base_chunks: Chunks
     matched: Array
+    steady: bool
     plan: plan.Plan
     sources: Array
     records: ChunkRecords
@@ -53,11 +54,23 @@ class Round:
 
 
 def begin(
-    settings: PackSettings, scan: Scan, previous: Manifest, adopted: Sequence[Adopted], numbers: Sequence[int]
+    settings: PackSettings,
+    scan: Scan,
+    previous: Manifest,
+    adopted: Sequence[Adopted],
+    numbers: Sequence[int],
+    at_rest: Array | None = None,
 ) -> Round:
     """Plan a round: files unchanged since `previous` keep their segments; chunks that an adopted part holds
-    are done; the rest is dealt to the part `numbers`, no more of them than the settings allow."""
-    matched = unchanged_since(scan, previous.entries, previous.scanned_at_ns)
+    are done; the rest is dealt to the part `numbers`, no more of them than the settings allow.
+
+    at_rest: if `previous` is what this very run scanned last, a tick ago or more, the entries that were at rest then.
+    """
+    matched, alike = compare(scan, previous.entries, previous.scanned_at_ns, at_rest)
+    steady = len(previous.entries) == len(scan.entries) and bool((matched >= 0).all())
+    if at_rest is not None:
+        scan.at_rest = alike
+    matched[scan.again] = -1
     attributes.fill(scan, matched, previous)
     entries = scan.entries
     rows = np.flatnonzero((entries.kind == Kind.FILE) & (matched < 0))
@@ -65,8 +78,8 @@ def begin(
     planned = plan.plan_chunks(entries.size, rows, scan.starts(rows), extents)
     sources = plan.source_keys(planned, entries).copy()
     # A racy file could change again within its tick: what was read from it must not be taken for it later.
-    unsure = np.unique(planned.chunk_of_segments()[racy(entries, scan.scanned_at_ns)[planned.row]])
-    sources[unsure] = 0
+    doubted = unsure(scan) | scan.mapped | scan.again
+    sources[np.unique(planned.chunk_of_segments()[doubted[planned.row]])] = 0
     base_parts, base_chunks = _with_adopted(settings, previous, adopted)
     records = ChunkRecords(len(planned), base_chunks)
     done = match_sources(sources, adopted, len(previous.chunks))
@@ -77,7 +90,7 @@ def begin(
     count = plan.parts_for(int(raw.sum()), settings.parts)
     shares = plan.split_parts(raw[todo], numbers[:count])
     return Round(
-        settings, scan, previous, base_parts, base_chunks, matched, planned, sources, records,
+        settings, scan, previous, base_parts, base_chunks, matched, steady, planned, sources, records,
         {number: todo[share] for number, share in shares},
     )  # fmt: skip
 

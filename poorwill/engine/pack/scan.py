@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-import sys
-import time
 from array import array
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
@@ -25,32 +24,47 @@ from poorwill.snapshot.tables import Entries, Kind, Targets, XattrSets
 _KIND_OF = {stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFREG: Kind.FILE, stat.S_IFLNK: Kind.SYMLINK, stat.S_IFIFO: Kind.FIFO}
 OWN_STATE = "poorwill's own state on this machine: never kept"
 _BLOCK_ROWS = 1 << 14
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+_LISTED_TIMES = 3
 INODE_MASK = (1 << 63) - 1  # some network file systems use the 64th bit
-_CLOCK = 5 if sys.platform == "linux" else time.CLOCK_REALTIME
-"""The clock file times are taken from: comparing them with a finer one would misjudge the last tick.
-5 is CLOCK_REALTIME_COARSE (linux/time.h), which Python has no name for."""
 
 
 @dataclass(slots=True)
 class Scan:
     """A workspace at one moment; `entries.segments` and `entries.xattrs` are still zero everywhere. directories: row ->
-    absolute path. starts, extents: as plan.plan_chunks wants them."""
+    absolute path. starts, extents: as plan.plan_chunks wants them.
+
+    scanned_at_ns: whatever was written later moved the times of its file. For each entry: devices, its `st_dev`;
+    at_rest, whether its times can be trusted although they are recent, or ahead of the clock; mapped, whether a process
+    can change it without moving them; again, whether it is read again whatever its times say.
+    """
 
     root: bytes
     scanned_at_ns: int
     entries: Entries
+    devices: Array
     targets: Targets
     xattr_sets: XattrSets
     directories: dict[int, bytes]
     extents: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     unreadable: list[LeftOut] = field(default_factory=list)
     skipped: list[LeftOut] = field(default_factory=list)
+    at_rest: Array = field(init=False)
+    mapped: Array = field(init=False)
+    again: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.at_rest, self.mapped, self.again = (np.zeros(len(self.entries), bool) for _ in range(3))
 
     def path(self, row: int) -> bytes:
         """Absolute path of an entry."""
         if row in self.directories:
             return self.directories[row]
         return self.directories[int(self.entries.parent[row])] + b"/" + self.entries.name[row]
+
+    def identity(self, row: int) -> tuple[int, int]:
+        """`st_dev` and `st_ino`."""
+        return int(self.devices[row]), int(self.entries.inode[row])
 
     def starts(self, rows: Array) -> dict[int, int]:
         """Offsets of the tensor data of the large files among `rows`, where their format is known."""
@@ -78,6 +92,24 @@ def _directory(path: bytes) -> tuple[int, int] | None:
     return info.st_dev, info.st_ino
 
 
+def _children(path: bytes) -> list[os.DirEntry[bytes]]:
+    """What is in a directory, by name; nothing if it is gone, or something else by now. OSError if it cannot be read.
+
+    One that is there, and yet is not found, is looked at again: another one may have come in its place.
+    """
+    for _ in range(_LISTED_TIMES):
+        try:
+            with os.scandir(path) as found:
+                return sorted(found, key=attrgetter("name"))
+        except OSError as error:
+            failed = error
+            if error.errno not in _GONE:
+                break
+            if not os.path.isdir(path) or os.path.islink(path):
+                return []
+    raise failed
+
+
 def path_below(root: bytes, path: bytes) -> bytes:
     """`path`, which lies below the workspace `root`, as a snapshot spells it."""
     return path[len(root.rstrip(b"/")) + 1 :]
@@ -93,7 +125,7 @@ class Walk:
         self.root, self.exclude, self.skip = os.path.realpath(root), exclude, skip
         self.own, self.on_entries = _directory(state_dir), on_entries
         # Rows are gathered as Python values and turned into columns block by block: a tenth of the memory.
-        self.rows = array("q")
+        self.rows, self.devices = array("q"), array("q")
         self.names: list[bytes] = []
         self.blocks: list[Entries] = []
         self.count = 0
@@ -105,9 +137,9 @@ class Walk:
         self.skipped: list[LeftOut] = []
         self.check_access = os.geteuid() != 0
 
-    def run(self) -> Scan:
-        """WorkspaceError if the root is not a directory that can be read."""
-        scanned_at_ns = time.clock_gettime_ns(_CLOCK)
+    def run(self, scanned_at_ns: int) -> Scan:
+        """scanned_at_ns: a time before the file systems were flushed. WorkspaceError if the root cannot be read, or is
+        no directory."""
         try:
             info = os.stat(self.root)
             if not stat.S_ISDIR(info.st_mode):
@@ -127,14 +159,13 @@ class Walk:
         entries = Entries.joined(self.blocks)
         self.blocks.clear()
         return Scan(
-            self.root, scanned_at_ns, entries, Targets(Blobs.of(self.targets)), XattrSets.zeros(),
-            self.directories, self.extents, self.unreadable, self.skipped,
+            self.root, scanned_at_ns, entries, np.array(self.devices, np.int64), Targets(Blobs.of(self.targets)),
+            XattrSets.zeros(), self.directories, self.extents, self.unreadable, self.skipped,
         )  # fmt: skip
 
     def _enter(self, row: int, path: bytes) -> None:
         try:
-            with os.scandir(path) as found:
-                children = sorted(found, key=attrgetter("name"))
+            children = _children(path)
         except OSError as error:
             if row == 0:
                 raise WorkspaceError(f"workspace {os.fsdecode(path)}: {error.strerror}: nothing was read") from None
@@ -148,7 +179,7 @@ class Walk:
                 continue
             try:
                 info = child.stat(follow_symlinks=False)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue  # gone since the directory was listed: not part of this moment
             except OSError as error:
                 self.unreadable.append(LeftOut(below, str(error.strerror)))
@@ -168,7 +199,8 @@ class Walk:
                 return
             self.directories[self.count] = path
         elif kind == Kind.FILE and self.check_access and not os.access(path, os.R_OK):
-            self.unreadable.append(LeftOut(self._below(path), "Permission denied"))
+            if os.path.lexists(path):
+                self.unreadable.append(LeftOut(self._below(path), "Permission denied"))
             return
         self._add(parent, child.name, info, kind, path)
 
@@ -181,11 +213,13 @@ class Walk:
                 if first != self.count:
                     kind, link, size = Kind.HARDLINK, first, 0
             if size >= limits.FRAGMENT_BYTES_MAX and is_sparse(info):
-                self.extents[self.count] = _extents(path, size)
+                self.extents[self.count] = data_extents(path, size)
         elif kind == Kind.SYMLINK:
             try:
                 self.targets.append(os.readlink(path))
-            except OSError:
+            except OSError as error:
+                if os.path.islink(path):  # else it is gone, or something else by now: the next scan will see
+                    self.unreadable.append(LeftOut(self._below(path), str(error.strerror)))
                 return
             link = len(self.targets) - 1
         # One row, in the order of Entries.SCHEMA; a method call per column would take as long as the system calls.
@@ -193,6 +227,7 @@ class Walk:
             parent, kind, info.st_mode & 0o7777, info.st_uid, info.st_gid, size, info.st_mtime_ns, info.st_ctime_ns,
             info.st_ino & INODE_MASK, link, 0, 0,
         ))  # fmt: skip
+        self.devices.append(info.st_dev)
         self.names.append(name)
         self.count += 1
         if len(self.names) == _BLOCK_ROWS:
@@ -209,7 +244,7 @@ class Walk:
         return path_below(self.root, path)
 
 
-def _extents(path: bytes, size: int) -> list[tuple[int, int]]:
+def data_extents(path: bytes, size: int) -> list[tuple[int, int]]:
     """The (offset, length) that hold data, as the file system tells; all of it where it cannot."""
     found, at = [], 0
     try:
@@ -217,11 +252,15 @@ def _extents(path: bytes, size: int) -> list[tuple[int, int]]:
             while at < size:
                 try:
                     start = os.lseek(fd, at, os.SEEK_DATA)
-                except OSError:
-                    break  # ENXIO: only a hole is left
+                except OSError as error:
+                    if error.errno != errno.ENXIO:
+                        raise
+                    break  # only a hole is left
+                if start >= size:
+                    break  # it has grown meanwhile
                 at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
                 if at <= start:
-                    break
+                    raise OSError(errno.EINVAL, "data that ends before it begins")
                 found.append((start, at - start))
         return found
     except OSError:

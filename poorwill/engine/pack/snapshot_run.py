@@ -4,42 +4,47 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 
 import numpy as np
 
 from poorwill.engine import state
 from poorwill.engine.journal import Journal
+from poorwill.engine.machine.open_files import Identity
 from poorwill.engine.meter import Meter
-from poorwill.engine.pack.manifest import assemble, empty_manifest, unsettled, without
-from poorwill.engine.pack.matching import racy_for_s, unchanged_since
+from poorwill.engine.pack.file_systems import FileSystems
+from poorwill.engine.pack.manifest import MAPPED_NS, assemble, empty_manifest, unsettled, without
+from poorwill.engine.pack.matching import compare, unsure_for_s
 from poorwill.engine.pack.round import Adopted, Round, begin
-from poorwill.engine.pack.scan import Scan, Walk
-from poorwill.engine.protocol.answers import LeftOut, Planned
+from poorwill.engine.pack.scan import INODE_MASK, Scan
+from poorwill.engine.pack.workspace import PATHS_SHOWN, Seen, Workspace, check_readable, rows_of
+from poorwill.engine.protocol.answers import WRITERS_TOLD, LeftOut, Planned, writers_said
 from poorwill.engine.protocol.context import Context
 from poorwill.errors import Refused, UsageError, WorkspaceError
 from poorwill.snapshot import fields, limits, plan
+from poorwill.snapshot.columns import Array
 from poorwill.snapshot.globs import Globs
 from poorwill.snapshot.order import PackSettings
 from poorwill.snapshot.tables import Kind, Manifest
 
 SETTLE_ROUNDS = 3
-PATHS_SHOWN = 20
+MAPPED_READS = 2
+_TICK_S = 0.02
 
 
 class SnapshotRun:
     """One snapshot being taken: what is in its rounds. Not for concurrent use."""
 
-    def __init__(self, settings: PackSettings, meter: Meter) -> None:
+    def __init__(self, settings: PackSettings, meter: Meter, file_systems: FileSystems | None = None) -> None:
         self.settings = settings
         self._root = os.fsencode(settings.workspace)
-        self._exclude = Globs(settings.exclude)
-        self._meter = meter
+        self._workspace = Workspace(self._root, Globs(settings.exclude), file_systems or FileSystems(), meter)
         self._round: Round | None = None
         self._before: Manifest | None = None
         self._rounds, self._trusted_s = 0, 0.0
         self._used: set[int] = set()
         self._unreadable: set[bytes] = set()
+        self._at_rest: Array | None = None
+        self._mapped: dict[Identity, int] = {}
         self.left_out: dict[bytes, LeftOut] = {}
 
     def scan(self, parent: Manifest | None, parent_hash: str, adopted: list[Adopted], context: Context) -> Planned:
@@ -53,37 +58,48 @@ class SnapshotRun:
             state.apply_woken(self._root, parent_hash, parent)
         self._used = {found.number for found in adopted}
         previous = parent or empty_manifest(self.settings.machine, self.settings.snapshot_id)
-        return self._begin(self._scan(context), previous, adopted)
+        seen = self._look(context)
+        if self.settings.writers == "stop":
+            seen = self._stopped(self._workspace.end_writers(seen, context, self._unreadable))
+        if seen.ahead:  # at rest, whatever the times say, if a second look finds the same
+            context.pause(max(_TICK_S, unsure_for_s(seen.scan)))
+            first, seen = seen.scan, self._look(context)
+            seen.scan.at_rest = compare(seen.scan, first.entries, first.scanned_at_ns).alike
+        seen.scan.again |= seen.doubtful
+        return self._begin(seen.scan, previous, adopted)
 
-    def _scan(self, context: Context) -> Scan:
-        def count(entries: int) -> None:
-            context.check()
-            self._meter.set(entries=entries)
+    def _look(self, context: Context) -> Seen:
+        seen = self._workspace.look(context, self._unreadable, descriptors=self.settings.writers == "stop")
+        self._note(seen.scan.unreadable, seen.scan.skipped)
+        return seen
 
-        found = Walk(self._root, self._exclude, self._unreadable, os.fsencode(state.state_dir()), count).run()
-        self._note(found.unreadable, found.skipped)
-        return found
+    def _stopped(self, seen: Seen) -> Seen:
+        """Refused if processes go on writing."""
+        told = seen.writers[:WRITERS_TOLD]
+        if told:
+            raise Refused(
+                f"{writers_said(told, len(seen.writers))} in {self.settings.workspace}: it was asked to end and did "
+                'not, or must not be: stop it, exclude what it writes, or insist with writers="ignore" (--writers '
+                "ignore); nothing was packed",
+                writers=[fields.write(writer) for writer in told],
+            )
+        return seen
 
     def _note(self, unreadable: list[LeftOut], skipped: list[LeftOut]) -> None:
         for left in skipped:
             self.left_out[left.path] = left
-        if unreadable and not self.settings.skip_unreadable:
-            shown = "; ".join(f"{os.fsdecode(left.path)}: {left.reason}" for left in unreadable[:PATHS_SHOWN])
-            raise WorkspaceError(
-                f"{len(unreadable)} entries of {self.settings.workspace} cannot be read: {shown}: "
-                "make them readable, exclude them, or skip what is unreadable",
-                unreadable=[fields.write(left) for left in unreadable[: limits.LEFT_OUT_MAX]],
-            )
+        check_readable(unreadable, self.settings)
         for left in unreadable:
             self.left_out[left.path] = left
 
     def _begin(self, found: Scan, previous: Manifest, adopted: list[Adopted]) -> Planned:
         free = [n for n in range(limits.PART_NUMBER_MAX + 1) if n not in self._used]
         planned = [n for n in free if n < self.settings.parts] if self._rounds == 0 else []
-        self._round = begin(self.settings, found, previous, adopted, planned or free[:1])
-        self._note([], found.skipped)
-        self._rounds += 1
-        self._trusted_s = time.monotonic() + racy_for_s(found)
+        self._read_mapped_again(found)
+        self._round = begin(self.settings, found, previous, adopted, planned or free[:1], self._at_rest)
+        self._note(found.unreadable, found.skipped)
+        self._rounds += bool(self._round.parts or not self._rounds)
+        self._trusted_s = time.monotonic() + unsure_for_s(found)
         self._used.update(self._round.parts)
         raw = self._round.plan.raw_bytes()
         entries = found.entries
@@ -96,6 +112,19 @@ class SnapshotRun:
             parts=parts,
             plan_hash=plan.plan_hash(self._round.sources),
         )
+
+    def _read_mapped_again(self, found: Scan) -> None:
+        """A file that is changed through a mapping, and does not show it, is read twice, and once more when no process
+        maps it any longer; what is read then can be trusted."""
+        mapped = {found.identity(row): row for row in np.flatnonzero(found.mapped).tolist()}
+        for identity, row in mapped.items():
+            self._mapped[identity] = self._mapped.get(identity, 0) + 1
+            found.again[row] |= self._mapped[identity] <= MAPPED_READS
+        given_up = self._mapped.keys() - mapped.keys()
+        for row in rows_of(found, given_up).values():
+            found.again[row] = True
+        for identity in given_up:
+            del self._mapped[identity]
 
     @property
     def round(self) -> Round:
@@ -110,15 +139,26 @@ class SnapshotRun:
         `parts` is empty in the answer when nothing is left to pack. After `SETTLE_ROUNDS` rounds a file that
         still changes is a WorkspaceError that names it.
         """
+        for _ in range(SETTLE_ROUNDS):
+            planned = self._settle_once(context)
+            # What moved while a scan went by, from where it had not looked yet to where it had, is found by the next.
+            if planned.parts or self.round.steady:
+                break
+        return planned
+
+    def _settle_once(self, context: Context) -> Planned:
         if self._round is not None:
             # What the last round scanned is not needed beside what the next one scans: only its manifest is.
+            at_rest, entries = self._round.scan.at_rest, len(self._round.scan.entries)
             self._before, self._round = self._finished(), None
+            same_rows = len(self._before.entries) == entries
+            self._at_rest = at_rest if same_rows else np.zeros(len(self._before.entries), bool)
         assert self._before is not None
         if self._rounds > SETTLE_ROUNDS:
             self._give_up(self._before, context)
         # On a fast machine all rounds would else fit into one tick of the file system's clock, none trusting the last.
-        time.sleep(max(0.0, self._trusted_s - time.monotonic()))
-        return self._begin(self._scan(context), self._before, [])
+        context.pause(max(0.0, self._trusted_s - time.monotonic()))
+        return self._begin(self._look(context).scan, self._before, [])
 
     def _finished(self) -> Manifest:
         assert self._round is not None
@@ -134,7 +174,8 @@ class SnapshotRun:
         return without(manifest_, np.array([r for r in files if manifest_.entries.path(r) in gone], np.int64))
 
     def _give_up(self, previous: Manifest, context: Context) -> None:
-        probe = begin(self.settings, self._scan(context), previous, [], [limits.PART_NUMBER_MAX])
+        scan = self._look(context).scan
+        probe = begin(self.settings, scan, previous, [], [limits.PART_NUMBER_MAX], self._at_rest)
         rows = np.unique(probe.plan.row).tolist()
         if rows:
             names = ", ".join(os.fsdecode(probe.scan.entries.path(r)) for r in rows[:PATHS_SHOWN])
@@ -150,18 +191,7 @@ class SnapshotRun:
         if rows:
             names = ", ".join(os.fsdecode(found.entries.path(r)) for r in rows[:PATHS_SHOWN])
             raise WorkspaceError(f"{len(rows)} files changed while they were read: {names}")
+        # Whoever compares with it finds these changed: they may be, and not show it.
+        inodes = np.array([inode & INODE_MASK for _, inode in self._mapped], np.uint64)
+        found.entries.ctime_ns[np.isin(found.entries.inode, inodes) & (found.entries.kind == Kind.FILE)] = MAPPED_NS
         return found
-
-    def changed(self, before: Manifest, left_out: Sequence[bytes], context: Context) -> list[str]:
-        """Paths added, removed or changed since `before` was scanned, but for `left_out`; at most `PATHS_SHOWN`."""
-        self._unreadable.update(left_out)
-        now = self._scan(context)
-        same = unchanged_since(now, before.entries, 1 << 62)
-        # Directories change their times with their entries; those differ themselves.
-        new = np.flatnonzero((same < 0) & (now.entries.kind != Kind.DIRECTORY))
-        gone = np.ones(len(before.entries), bool)
-        gone[same[same >= 0]] = False
-        gone &= before.entries.kind != Kind.DIRECTORY
-        paths = {os.fsdecode(now.entries.path(r)) for r in new[:PATHS_SHOWN].tolist()}
-        paths |= {os.fsdecode(before.entries.path(r)) for r in np.flatnonzero(gone)[:PATHS_SHOWN].tolist()}
-        return sorted(paths)[:PATHS_SHOWN]

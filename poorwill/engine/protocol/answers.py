@@ -5,7 +5,7 @@ They are NamedTuples: the classes are made in an eighth of the time of dataclass
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
 
 from poorwill.engine.protocol.asking import GPUS_MAX, PartBytes, PartNumber, PartRow, PlannedParts, Text
@@ -22,6 +22,8 @@ class LeftOut(NamedTuple):
     reason: str
 
 
+WRITERS_TOLD = 20
+BLIND_TOLD = 20
 LeftOutList = Annotated[tuple[LeftOut, ...], Length(limits.LEFT_OUT_MAX)]
 
 
@@ -106,11 +108,47 @@ class SnapshotManifestSent(NamedTuple):
     left_out_count: int
 
 
+class Writer(NamedTuple):
+    """A file of the workspace, at `path` below it, that a process has open for writing, or mapped shared and writable.
+    command: the beginning of its command line."""
+
+    pid: int
+    name: Text
+    command: Text
+    path: str
+    mapped: bool
+
+
+class Blind(NamedTuple):
+    """A file system mounted at `path` whose times do not tell of all writes. shared: other hosts may write there."""
+
+    path: str
+    why: Text
+    shared: bool
+
+
 class Changes(NamedTuple):
-    """A few of the paths that differ."""
+    """A few of the paths that differ; and who may write there still: a few of the writers and how many there are, how
+    many processes could not be looked into, and where times tell nothing; and what lies around the workspace."""
 
     paths: tuple[str, ...]
+    writers: Annotated[tuple[Writer, ...], Length(WRITERS_TOLD)] = ()
+    writers_count: int = 0
+    hidden: int = 0
+    blind: Annotated[tuple[Blind, ...], Length(BLIND_TOLD)] = ()
     surroundings: Surroundings | None = None
+
+
+def writers_said(writers: Sequence[Writer], count: int) -> str:
+    """Who writes, in words: `count` of them, some of which are `writers`."""
+    said = []
+    for pid in dict.fromkeys(writer.pid for writer in writers):
+        theirs = [writer for writer in writers if writer.pid == pid]
+        mapped = {writer.path for writer in theirs if writer.mapped}
+        paths = [f"{path} (mapped)" if path in mapped else path for path in dict.fromkeys(w.path for w in theirs)]
+        shown = ", ".join(paths[:3]) + (", .." if len(paths) > 3 else "")
+        said.append(f"{theirs[0].name} (pid {pid}: {theirs[0].command[:80]}) has {shown} open for writing")
+    return "; ".join(said) + ("; .." if count > len(writers) else "")
 
 
 class PartListed(NamedTuple):

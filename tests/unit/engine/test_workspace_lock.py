@@ -28,7 +28,9 @@ from tests.support.engines import ThreadHost, WatchedHost
 from tests.support.runs import order, restore, take
 from tests.support.workspaces import aged, make_large
 
-CONTEXT = Context("test", 60.0)
+
+def context() -> Context:
+    return Context("test", 60.0)
 
 
 @pytest.fixture
@@ -132,11 +134,11 @@ def test_an_engine_whose_control_side_was_killed_is_ended(tmp_path: Path) -> Non
         assert control.stdout.readline() == "taken\n"
         ours, born = WorkspaceLock(patience_s=0.2), processes.born(Path("/"), engine)
         with pytest.raises(Refused, match=f"process {engine} .* of process {control.pid}"):
-            ours.take(str(workspace), "snapshot", CONTEXT)
+            ours.take(str(workspace), "snapshot", context())
     finally:
         control.kill()
         control.wait()
-    ours.take(str(workspace), "snapshot", CONTEXT)
+    ours.take(str(workspace), "snapshot", context())
     assert not processes.runs(Path("/"), engine, born)
     ours.release()
 
@@ -146,19 +148,19 @@ def test_a_holder_that_left_no_note(tmp_path: Path) -> None:
     held = lock_directory(tmp_path)
     assert held is not None
     with held, pytest.raises(Refused, match=f"another process has locked the directory.*fuser -v {tmp_path}"):
-        WorkspaceLock(patience_s=0.1).take(str(tmp_path), "snapshot", CONTEXT)
+        WorkspaceLock(patience_s=0.1).take(str(tmp_path), "snapshot", context())
 
 
 def test_a_holder_on_another_machine_is_named_and_never_ended(tmp_path: Path) -> None:
     """Where the state directory is shared, a process of the same number here is another one."""
     held = lock_directory(tmp_path)
     assert held is not None
-    with subprocess.Popen(["sleep", "600"]) as bystander, held:
+    with subprocess.Popen(["sleep", "30"]) as bystander, held:
         mine = Holder.of_this_process("restore", None)
         theirs = mine._replace(pid=bystander.pid, control=1 << 22, place="far-away boot pids")
         HolderNote(os.fsencode(tmp_path)).write(theirs)
         with pytest.raises(Refused, match=f"process {bystander.pid} .* of far-away, seen from elsewhere"):
-            WorkspaceLock(patience_s=0.1).take(str(tmp_path), "snapshot", CONTEXT)
+            WorkspaceLock(patience_s=0.1).take(str(tmp_path), "snapshot", context())
         assert bystander.poll() is None
         bystander.kill()
 
@@ -171,15 +173,15 @@ def test_a_file_system_without_locks(tmp_path: Path, number: int) -> None:
         raise OSError(number, os.strerror(number))
 
     ours = WorkspaceLock(lock=lock, patience_s=0.1)
-    with subprocess.Popen(["sleep", "600"]) as other:
+    with subprocess.Popen(["sleep", "30"]) as other:
         note = HolderNote(os.fsencode(tmp_path))
         born = Path(f"/proc/{other.pid}/stat").read_text().split()[21]
         note.write(Holder.of_this_process("restore", None)._replace(pid=other.pid, born=born, control=0))
         with pytest.raises(Refused, match=f"another engine works there, process {other.pid}"):
-            ours.take(str(tmp_path), "snapshot", CONTEXT)
+            ours.take(str(tmp_path), "snapshot", context())
         other.kill()
         other.wait()
-        ours.take(str(tmp_path), "snapshot", CONTEXT)
+        ours.take(str(tmp_path), "snapshot", context())
     (warning,) = ours.warnings
     assert "its file system has no locks" in warning and "nothing keeps engines of other machines" in warning
     assert (found := note.read()) is not None and found.pid == os.getpid()
@@ -190,7 +192,7 @@ def test_a_file_system_without_locks(tmp_path: Path, number: int) -> None:
 def test_another_error_of_the_lock(tmp_path: Path) -> None:
     """A directory that is not there, or may not be read, is named."""
     with pytest.raises(WorkspaceError, match=r"nowhere: No such file or directory: nothing was read or written there"):
-        WorkspaceLock().take(str(tmp_path / "nowhere"), "snapshot", CONTEXT)
+        WorkspaceLock().take(str(tmp_path / "nowhere"), "snapshot", context())
 
 
 def test_the_same_engine_keeps_it_and_a_child_never_has_it(tmp_path: Path) -> None:
@@ -198,21 +200,21 @@ def test_the_same_engine_keeps_it_and_a_child_never_has_it(tmp_path: Path) -> No
     first, second, alias = tmp_path / "1", tmp_path / "2", tmp_path / "alias"
     first.mkdir(), second.mkdir(), alias.symlink_to(first)
     ours = WorkspaceLock()
-    ours.take(str(first), "restore", CONTEXT)
-    ours.take(str(alias), "restore", CONTEXT)
+    ours.take(str(first), "restore", context())
+    ours.take(str(alias), "restore", context())
     assert lock_directory(first) is None
-    with subprocess.Popen(["sleep", "600"], close_fds=False) as child:
-        ours.take(str(second), "snapshot", CONTEXT)
+    with subprocess.Popen(["sleep", "30"], close_fds=False) as child:
+        ours.take(str(second), "snapshot", context())
         for folder, free in ((first, True), (second, False)):
             found = lock_directory(folder)
             assert (found is not None) == free
             if found is not None:
                 found.close()
-        with ours.during(str(second), "look", CONTEXT):
+        with ours.during(str(second), "look", context()):
             pass
         assert lock_directory(second) is None  # it was held before, and is
         ours.release()
-        with ours.during(str(second), "look", CONTEXT):
+        with ours.during(str(second), "look", context()):
             assert lock_directory(second) is None
         with lock_directory(second):  # type: ignore[union-attr]
             pass
