@@ -79,7 +79,7 @@ def _notes(plan: Plan) -> list[str]:
         shown = ", ".join(sorted(snapshot_id for _, snapshot_id in plan.unused)[:10])
         notes.append(
             f"{human(sum(plan.unused.values()))} in parts of tries that were cut off, which their own snapshots do not "
-            f"use, are freed now: {shown}"
+            f"use and retention frees: {shown}"
         )
     for (machine, snapshot_id), age_s in list(plan.stale.items())[:10]:
         notes.append(

@@ -57,14 +57,15 @@ def markdown(store: str, planned: Planned, grace_s: float, price_per_gb_month: f
         "| | bytes | $ per month |",
         "|---|---|---|",
         f"| stored before | {human(plan.stored_bytes)} | {cost[0]} |",
-        f"| freed by this run, from the trash | {human(plan.freed_now_bytes)} | |",
+        f"| freed by this run, from the trash and of tries that were cut off | {human(plan.freed_now_bytes)} | |",
         f"| freed when {grace} in the trash are over | {human(plan.freed_later_bytes)} | |",
         f"| stored then | {human(plan.left_bytes)} | {cost[1]} |",
         "",
         f"{len(plan.going)} snapshots go to the trash, from where they can be brought back for {grace} "
         f"(`poorwill undelete`). {len(plan.in_trash)} are there already, {len(plan.expired)} have been there for long "
         f"enough; other snapshots need {human(plan.kept_bytes)} of them, which stay. {len(plan.abandoned)} were never "
-        "committed and abandoned.",
+        f"committed and abandoned; {human(sum(plan.unused.values()))} are parts of tries that were cut off, which "
+        f"{len(plan.unused)} snapshots do not use.",
         "",
         *_held(plan),
         *_small(planned.shares, planned.unmeasured),

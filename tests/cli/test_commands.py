@@ -128,7 +128,8 @@ def test_exit_codes_of_mistakes(
     tmp_path: Path, local_store: LocalStore, arguments: list[str], code: int, says: str
 ) -> None:
     """One line that says what, no password in it, and nothing left behind in the store."""
-    filled = [argument.format(tmp=tmp_path) for argument in arguments]
+    (tmp_path / "w").mkdir()
+    filled = [argument.format(tmp=tmp_path / "w") for argument in arguments]
     if "--store" not in filled:
         filled += ["--store", local_store.url]
     ran = poorwill(*filled)

@@ -233,7 +233,7 @@ def test_a_part_lost_meanwhile(lineage: Lineage, when: str) -> None:
             with pytest.raises(NotFound):
                 VerifyRun(store, session, metadata, all_parts=False).run_all()
         else:
-            with pytest.raises(NotFound):
+            with pytest.raises(NotFound, match="the snapshot was not committed: do the same again"):
                 run.write_metadata()
     finally:
         session.close()

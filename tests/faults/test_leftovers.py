@@ -98,6 +98,18 @@ def test_what_the_program_says_of_them(tmp_path: Path) -> None:
     assert len(keys_in(store)) == len(before) - 1
 
 
+def test_a_run_that_never_ended_is_listed(tmp_path: Path) -> None:
+    """Until it is ended or given up; with that the store is empty."""
+    store = LocalStore(tmp_path / "store")
+    cut_off(store, write(tmp_path / "w", 1000, 1), ONE)
+    (line, _) = poorwill("ls", "--store", store.url).out.splitlines()
+    assert line.split()[:4] == [ONE, MACHINE, "not", "ended:"] and line.endswith("delete it with --force")
+    listed = poorwill("ls", "--store", store.url, "--json").events
+    assert listed[0] == {"event": "unfinished", "machine": MACHINE, "snapshot_id": ONE}
+    assert poorwill("delete", ONE, "--store", store.url, "--force").code == 0
+    assert keys_in(store) == [] and "not ended" not in poorwill("ls", "--store", store.url).out
+
+
 def test_parts_that_are_being_borrowed_stay(local_store: LocalStore, tmp_path: Path) -> None:
     """Whoever takes a snapshot may borrow from one that has such parts: none of it goes meanwhile."""
     workspace = write(tmp_path / "w", 300_000, 1)

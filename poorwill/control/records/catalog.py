@@ -56,6 +56,16 @@ def names(store: Store, machine: str | None = None) -> Iterator[tuple[str, str]]
             yield owner
 
 
+def unfinished(store: Store, machine: str | None = None) -> Iterator[tuple[str, str]]:
+    """(machine, snapshot id) of every run that has begun, and neither committed its snapshot nor given up."""
+    for found in store.list(keys.PENDING):
+        owner = keys.owner_of(found.key)
+        if owner is None or machine not in (None, owner[0]) or found.key != keys.pending(*owner):
+            continue
+        if not exists(store, keys.metadata(*owner)):
+            yield owner
+
+
 def latest(store: Store, machine: str) -> str | None:
     """The newest committed snapshot of a machine, or None."""
     return next((snapshot_id for snapshot_id, _ in newest_first(store, machine)), None)

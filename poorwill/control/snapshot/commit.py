@@ -13,13 +13,14 @@ from poorwill.control.snapshot.presigned_grants import PartGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.answers import ManifestSent, PartSent, SnapshotManifestSent
 from poorwill.engine.protocol.asking import Request
-from poorwill.errors import Corrupt, EngineFailed
+from poorwill.errors import Corrupt, EngineFailed, NotFound
 from poorwill.snapshot import fields, keys, limits, manifest
 from poorwill.snapshot.keys import Owner
 from poorwill.snapshot.metadata import CodecTotals, Coding, ManifestReference, Totals, UsedPart
 from poorwill.snapshot.tables import Kind, Manifest
 from poorwill.store.base import Store
 
+_NOT_COMMITTED = "the snapshot was not committed: do the same again, which uses only what is there"
 Sent = TypeVar("Sent", ManifestSent, SnapshotManifestSent)
 
 
@@ -86,9 +87,12 @@ def _checked_parts(store: Store, found: Manifest) -> tuple[UsedPart, ...]:
     parts = []
     for row in range(len(found.parts)):
         key, size = found.parts.key(row), int(found.parts.size[row])
-        there = store.head(key).size
+        try:
+            there = store.head(key).size
+        except NotFound as error:
+            raise NotFound(f"{error.message}: {_NOT_COMMITTED}", **error.facts) from None
         if there != size:
-            raise Corrupt(f"{key}: {there} bytes in the store, expected {size}: the snapshot was not committed")
+            raise Corrupt(f"{key}: {there} bytes in the store, expected {size}: {_NOT_COMMITTED}")
         parts.append(UsedPart(key, size, borrowed=not key.startswith(own)))
     return tuple(parts)
 
