@@ -45,7 +45,8 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 
     def mount_(at: Path, bind: Path | None = None) -> Path:
         at.mkdir(exist_ok=True)
-        what = ["--bind", str(bind)] if bind is not None else ["-t", "tmpfs", "none"]
+        tmpfs = ["-t", "tmpfs", "-o", f"mode={at.stat().st_mode & 0o7777:o}", "none"]
+        what = ["--bind", str(bind)] if bind is not None else tmpfs
         if subprocess.run(["mount", *what, str(at)], capture_output=True, check=False).returncode:
             pytest.skip("nothing can be mounted here")
         mounted.append(at)

@@ -87,20 +87,19 @@ def _check_prospects(store: Store, held: list[ObjectInfo], keep: str) -> None:
 
 
 def check_unchanged(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> Changes:
-    """What the last look at the workspace found. Refused if it differs from the snapshot, as somebody has worked on it
-    since; if something can still write to it; or if it is another directory than the one that was packed, unless
-    `allow_shrink` says that this is meant."""
+    """What the last look at the workspace found. Refused if it is another directory than the one that was packed,
+    unless `allow_shrink` says that this is meant; if it differs from the snapshot, as somebody has worked on it since;
+    or if something can still write to it."""
     found = changes(store, session, order, metadata)
-    last_look.check(found, order)
     if not (order.allow_shrink or metadata.allow_shrink):
-        check_surroundings(
-            metadata, found.surroundings, f"machine {order.machine} was not destroyed and goes on billing"
-        )
+        keep = f"machine {order.machine} was not destroyed and goes on billing"
+        check_surroundings(metadata, found.surroundings, keep)
+    last_look.check(found, order)
     return found
 
 
 def changes(store: Store, session: EngineSession, order: SnapshotOrder, metadata: Metadata) -> Changes:
-    """How the workspace differs now from a snapshot of it, what lies around it, and who may write there."""
+    """How the workspace differs now from a snapshot of it, who may write there, and what lies around."""
     answer = ReadGrants(store, {metadata.manifest.key}).answer
     left_out = tuple(os.fsencode(left.path) for left in metadata.left_out)
     changed = Changed(order, metadata.manifest, left_out)

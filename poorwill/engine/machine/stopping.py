@@ -38,7 +38,8 @@ def never_signalled(pids: Iterable[int], engine_pid: int, root: Path = Path("/")
 def _let_in(root: Path, pid: int, found: Mapping[int, Process]) -> bool:
     process = found[pid]
     above = found.get(process.parent)
-    if process.name in _DOORS or (process.name in _SHELLS and above is not None and above.name in _DOORS):
+    came_in = process.parent == 0 or (above is not None and above.name in _DOORS)  # 0: into a container, from outside
+    if process.name in _DOORS or (process.name in _SHELLS and came_in):
         return True
     arguments = processes.arguments(root, pid)
     return arguments[:1] != [] and (arguments[0].startswith("-") or _ENGINE in arguments or logins.KEEPER in arguments)

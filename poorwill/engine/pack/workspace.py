@@ -11,7 +11,7 @@ import numpy as np
 
 from poorwill.engine import state
 from poorwill.engine.machine import open_files, processes, stopping
-from poorwill.engine.machine.open_files import Identity, OpenFile
+from poorwill.engine.machine.open_files import Identity
 from poorwill.engine.meter import Meter
 from poorwill.engine.pack.file_systems import Distrusted, FileSystems
 from poorwill.engine.pack.mounts import MountLine, mount_of, mount_table, mounts_below
@@ -36,8 +36,8 @@ class Seen:
     """What one look found: the files, and what else can write to them.
 
     writers: files of the workspace that processes have open for writing, or mapped so. hidden: processes that could not
-    be looked into; doubtful: for each entry, whether one of them may change it unseen. distrusted: file systems there
-    whose times do not tell of all writes. ahead: whether there are times ahead of the clock.
+    be looked into; doubtful: for each entry, whether one of them may change it unseen. distrusted: file systems with
+    files, or other hosts, whose times do not tell of all writes. ahead: whether there are times ahead of the clock.
     """
 
     scan: Scan
@@ -71,7 +71,7 @@ class Workspace:
         for _ in range(WALKS_MAX):
             at_ns = self._file_systems.clock()
             elsewhere = [path for path in (self._state_dir, TEMPORARY) if not self._touches(path)]
-            known = self._file_systems.flush(self._mounts(skipped), elsewhere, context)
+            known = self._file_systems.flush(self._mounts(), elsewhere, context)
             distrusted = {device: found for device, found in self._file_systems.distrusted.items() if device in known}
             opened = open_files.Look((), 0)
             if descriptors or distrusted:  # after the clock was read: whoever maps a file later moves its times
@@ -94,18 +94,13 @@ class Workspace:
         context.check()
         return self.look(context, skip, descriptors=True)
 
-    def _mounts(self, skip: frozenset[bytes]) -> list[MountLine]:
+    def _mounts(self) -> list[MountLine]:
         """Where to flush: the root, what is mounted below it, and what else an earlier walk has come across."""
-
-        def unseen(below: bytes) -> bool:
-            names = below.split(b"/")
-            above = [b"/".join(names[: n + 1]) for n in range(len(names))]
-            return any(path in skip or self.exclude.match(path) for path in above)
-
         table = mount_table()
         start = self.root.rstrip(b"/") + b"/"
-        paths = [self.root, *(start + below for below in mounts_below(self.root, table, unseen))]
-        paths += [path for path in self._file_systems.met if path.startswith(start) and not unseen(path[len(start) :])]
+        paths = [self.root, *(start + below for below in mounts_below(self.root, table, self.exclude.covers))]
+        met = [path for path in self._file_systems.met if path.startswith(start)]
+        paths += [path for path in met if not self.exclude.covers(path[len(start) :])]
         unlisted = MountLine(self.root, 0, b"/", "file system", b"", frozenset())
         return [(mount_of(path, table) or unlisted)._replace(path=path) for path in dict.fromkeys(paths)]
 
@@ -121,20 +116,23 @@ class Workspace:
         return [scan.path(row) for device, row in pairs if device not in known]
 
     def _seen(self, scan: Scan, opened: open_files.Look, distrusted: dict[int, Distrusted]) -> Seen:
-        devices = np.array(sorted(distrusted), np.int64)
+        devices, files = np.array(sorted(distrusted), np.int64), scan.entries.kind == Kind.FILE
         # Beside a file's own device that of its directory: on some overlays files have devices of their own.
-        blind = np.isin(scan.devices, devices) | np.isin(scan.devices[scan.entries.parent], devices)
+        above = scan.devices[scan.entries.parent]
+        blind = np.isin(scan.devices, devices) | np.isin(above, devices)
+        with_files = {*np.unique(scan.devices[files]).tolist(), *np.unique(above[files]).tolist()}
         rows = rows_of(scan, (identity for file in opened.files for identity in file.identities))
         writers: dict[tuple[int, int], Writer] = {}
         for file in opened.files:
             row = next((rows[identity] for identity in file.identities if identity in rows), None)
             if row is not None:
-                # A file that is open and mapped is told as mapped, which comes last.
-                writers[file.pid, row] = _writer(scan, file, row)
+                known = writers.get((file.pid, row)) or _writer(scan, file.pid, row)
+                writers[file.pid, row] = known._replace(mapped=known.mapped or file.mapped)
                 scan.mapped[row] |= file.mapped and blind[row]
-        doubtful = blind & (scan.entries.kind == Kind.FILE) if opened.hidden else np.zeros(len(blind), bool)
+        doubtful = blind & files if opened.hidden else np.zeros(len(blind), bool)
         ahead = bool((scan.entries.ctime_ns > self._file_systems.clock()).any())
-        return Seen(scan, doubtful, ahead, list(writers.values()), opened.hidden, list(distrusted.values()))
+        told = [found for device, found in distrusted.items() if found.shared or device in with_files]
+        return Seen(scan, doubtful, ahead, list(writers.values()), opened.hidden, told)
 
 
 def check_readable(unreadable: Sequence[LeftOut], settings: PackSettings) -> None:
@@ -157,11 +155,11 @@ def rows_of(scan: Scan, identities: Iterable[Identity]) -> dict[Identity, int]:
     return {wanted[key]: row for key, row in found.items() if key in wanted}
 
 
-def _writer(scan: Scan, file: OpenFile, row: int) -> Writer:
+def _writer(scan: Scan, pid: int, row: int) -> Writer:
     root = Path("/")
     try:
-        name = processes.read_text(root / "proc" / str(file.pid) / "comm").strip()
+        name = processes.read_text(root / "proc" / str(pid) / "comm").strip()
     except OSError:
         name = ""  # it has ended meanwhile
-    command = " ".join(processes.arguments(root, file.pid)).strip()[:TEXT_MAX]
-    return Writer(file.pid, name, command, os.fsdecode(scan.entries.path(row)), file.mapped)
+    command = " ".join(processes.arguments(root, pid)).strip()[:TEXT_MAX]
+    return Writer(pid, name, command, os.fsdecode(scan.entries.path(row)), mapped=False)

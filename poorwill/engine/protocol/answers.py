@@ -144,8 +144,7 @@ def writers_said(writers: Sequence[Writer], count: int) -> str:
     said = []
     for pid in dict.fromkeys(writer.pid for writer in writers):
         theirs = [writer for writer in writers if writer.pid == pid]
-        mapped = {writer.path for writer in theirs if writer.mapped}
-        paths = [f"{path} (mapped)" if path in mapped else path for path in dict.fromkeys(w.path for w in theirs)]
+        paths = [f"{writer.path} (mapped)" if writer.mapped else writer.path for writer in theirs]
         shown = ", ".join(paths[:3]) + (", .." if len(paths) > 3 else "")
         said.append(f"{theirs[0].name} (pid {pid}: {theirs[0].command[:80]}) has {shown} open for writing")
     return "; ".join(said) + ("; .." if count > len(writers) else "")
