@@ -23,7 +23,7 @@ from poorwill.store.base import Store
 from poorwill.store.local import LocalStore
 from tests.support.runs import Taken, order, take
 from tests.support.workspaces import aged, make_large
-from tests.support.writers import DEAF, MAPS, OPENS, READS, writer
+from tests.support.writers import DEAF, MAPS, OPENS, READS, ext4_image, mounted, writer
 
 
 @pytest.fixture
@@ -82,6 +82,30 @@ def test_a_writer_in_another_mount_namespace(local_store: LocalStore, workspace:
             taken = take(local_store, workspace)
             with pytest.raises(Refused, match=rf"pid {process.pid}: .*has 5.txt"):
                 gate(local_store, workspace, taken)
+
+
+def test_a_hard_link_from_outside(local_store: LocalStore, workspace: Path, tmp_path: Path) -> None:
+    """A process that has the file open under a name beside the workspace writes to what is in it."""
+    (tmp_path / "beside").hardlink_to(workspace / "5.txt")
+    taken = take(local_store, workspace)
+    for code in (OPENS, MAPS):
+        with writer(code, tmp_path / "beside") as process:
+            os.sync()
+            taken = take(local_store, workspace)
+            with pytest.raises(Refused, match=rf"pid {process.pid}: .*has 5.txt"):
+                gate(local_store, workspace, taken)
+
+
+def test_a_file_that_is_a_disk(local_store: LocalStore, workspace: Path, tmp_path: Path) -> None:
+    """What is mounted from it reaches it when the kernel likes: it is named, and nobody is signalled."""
+    image = ext4_image(workspace / "disk.img")
+    with mounted(tmp_path / "disk", "ext4", "loop", source=image):
+        os.sync()
+        taken = take(local_store, workspace)
+        with pytest.raises(Refused, match=r"the kernel \(pid 0: a loop device\) has disk.img open for writing"):
+            gate(local_store, workspace, taken)
+        with pytest.raises(Refused, match=r"has disk.img open for writing .*must not be"):
+            take(local_store, workspace, writers="stop")
 
 
 def test_writers_are_ended_before_the_first_scan(local_store: LocalStore, workspace: Path) -> None:
@@ -148,8 +172,10 @@ def test_whoever_is_logged_in_is_never_signalled(local_store: LocalStore, worksp
         }  # fmt: skip
         with pytest.raises(Refused, match=rf"pid {shell}: .*must not be"):
             take(local_store, workspace, writers="stop", host=LocalHost())
-        with open(workspace / "6.txt", "ab"), pytest.raises(Refused, match=rf"pid {os.getpid()}: .*6.txt"):
-            take(local_store, workspace, writers="stop", host=LocalHost())
+        with open(workspace / "6.txt", "ab"), writer(OPENS, workspace / "7.txt") as other:
+            with pytest.raises(Refused, match=rf"pid {os.getpid()}: .*6.txt"):
+                take(local_store, workspace, writers="stop", host=LocalHost())
+            assert other.process.poll() is None, "ended in vain, as the machine is kept for the other"
         assert server.poll() is None and Path(f"/proc/{shell}").exists()
     finally:
         for pid in (shell, server.pid):

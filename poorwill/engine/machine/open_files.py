@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 PROC = "/proc"
@@ -30,6 +32,8 @@ _NO_FILES_OF_DISKS = (
     b"/drm mm object",
 )
 _KERNEL_THREAD = 0x00200000
+KERNEL = 0
+"""Stands for a pid: the kernel itself writes, to a file that is a disk (losetup(8))."""
 
 Identity = tuple[int, int]
 """`st_dev` and `st_ino` of a file."""
@@ -79,7 +83,18 @@ def look(*, descriptors: bool, below: bytes = b"/", proc: str = PROC) -> Look:
             continue  # it has ended
         except OSError:
             hidden += 1
+    if descriptors:
+        files += (OpenFile(KERNEL, False, (found,)) for found in _disks())
     return Look(tuple(dict.fromkeys(files)), hidden)
+
+
+def _disks(blocks: str = "/sys/block") -> Iterator[Identity]:
+    """Files that are loop devices' disks, and may be written."""
+    for folder in glob.glob(f"{blocks}/loop*"):
+        with suppress(OSError):
+            if _read(f"{folder}/ro", 8).strip() == b"0":
+                info = os.stat(_read(f"{folder}/loop/backing_file", 1 << 16).rstrip(b"\n"))
+                yield info.st_dev, info.st_ino
 
 
 def _own_pid(proc: str) -> int:

@@ -56,8 +56,5 @@ def stop(pids: Iterable[int], patience_s: float = PATIENCE_S, root: Path = Path(
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
     ends_s = time.monotonic() + patience_s
-    while time.monotonic() < ends_s:
-        living = processes.read_processes(root)
-        if not any(pid in living and processes.born(root, pid) == born for pid, born in asked.items()):
-            return
+    while any(processes.runs(root, *one) for one in asked.items()) and time.monotonic() < ends_s:
         time.sleep(LOOK_EVERY_S)

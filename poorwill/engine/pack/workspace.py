@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from poorwill.engine import state
 from poorwill.engine.machine import open_files, processes, stopping
-from poorwill.engine.machine.open_files import Identity
+from poorwill.engine.machine.open_files import Identity, OpenFile
 from poorwill.engine.meter import Meter
 from poorwill.engine.pack.file_systems import Distrusted, FileSystems
 from poorwill.engine.pack.mounts import MountLine, mount_of, mount_table, mounts_below
@@ -85,12 +86,16 @@ class Workspace:
         raise WorkspaceError(f"file systems came and went below {os.fsdecode(self.root)} ({names}): try again")
 
     def end_writers(self, seen: Seen, context: Context, skip: Collection[bytes]) -> Seen:
-        """Ask those who write there to end, and look again; `writers` are then those that did not, or must not."""
-        pids = {writer.pid for writer in seen.writers}
-        ended = pids - stopping.never_signalled(pids, os.getpid())
-        if not ended:
-            return seen
-        stopping.stop(ended)
+        """Ask those who write there to end, and look again; `writers` are then those that did not.
+
+        Where some must not be asked, nobody is: `writers` are then those.
+        """
+        opened = open_files.look(descriptors=True, below=self.root)  # a walk takes long, and pids are used again
+        pids = {file.pid for file, _ in _of(seen.scan, opened)}
+        spared = stopping.never_signalled(pids, os.getpid())
+        if spared:
+            return replace(seen, writers=[writer for writer in seen.writers if writer.pid in spared] or seen.writers)
+        stopping.stop(pids)
         context.check()
         return self.look(context, skip, descriptors=True)
 
@@ -121,14 +126,11 @@ class Workspace:
         above = scan.devices[scan.entries.parent]
         blind = np.isin(scan.devices, devices) | np.isin(above, devices)
         with_files = {*np.unique(scan.devices[files]).tolist(), *np.unique(above[files]).tolist()}
-        rows = rows_of(scan, (identity for file in opened.files for identity in file.identities))
         writers: dict[tuple[int, int], Writer] = {}
-        for file in opened.files:
-            row = next((rows[identity] for identity in file.identities if identity in rows), None)
-            if row is not None:
-                known = writers.get((file.pid, row)) or _writer(scan, file.pid, row)
-                writers[file.pid, row] = known._replace(mapped=known.mapped or file.mapped)
-                scan.mapped[row] |= file.mapped and blind[row]
+        for file, row in _of(scan, opened):
+            known = writers.get((file.pid, row)) or _writer(scan, file.pid, row)
+            writers[file.pid, row] = known._replace(mapped=known.mapped or file.mapped)
+            scan.mapped[row] |= file.mapped and blind[row]
         doubtful = blind & files if opened.hidden else np.zeros(len(blind), bool)
         ahead = bool((scan.entries.ctime_ns > self._file_systems.clock()).any())
         told = [found for device, found in distrusted.items() if found.shared or device in with_files]
@@ -155,11 +157,21 @@ def rows_of(scan: Scan, identities: Iterable[Identity]) -> dict[Identity, int]:
     return {wanted[key]: row for key, row in found.items() if key in wanted}
 
 
+def _of(scan: Scan, opened: open_files.Look) -> Iterator[tuple[OpenFile, int]]:
+    """Those of the files that are in the scan, with their rows."""
+    rows = rows_of(scan, (identity for file in opened.files for identity in file.identities))
+    for file in opened.files:
+        row = next((rows[identity] for identity in file.identities if identity in rows), None)
+        if row is not None:
+            yield file, row
+
+
 def _writer(scan: Scan, pid: int, row: int) -> Writer:
-    root = Path("/")
-    try:
+    path = os.fsdecode(scan.entries.path(row))
+    if pid == open_files.KERNEL:
+        return Writer(pid, "the kernel", "a loop device", path, mapped=False)
+    root, name = Path("/"), ""
+    with suppress(OSError):  # it has ended meanwhile
         name = processes.read_text(root / "proc" / str(pid) / "comm").strip()
-    except OSError:
-        name = ""  # it has ended meanwhile
     command = " ".join(processes.arguments(root, pid)).strip()[:TEXT_MAX]
-    return Writer(pid, name, command, os.fsdecode(scan.entries.path(row)), mapped=False)
+    return Writer(pid, name, command, path, mapped=False)
