@@ -90,7 +90,11 @@ def test_to_sleep_and_awake(world: World, env: dict[str, str]) -> None:
 
 def test_how_a_failed_run_ends(world: World, env: dict[str, str]) -> None:
     """The exit code of the error that the flow failed with, its message, and where to look further."""
-    world.machine()
+    workspace = world.machine()
+    with open(workspace / "5.txt", "ab"):
+        written = ended(hibernate, world.hibernation())
+    ran = poorwill("runs", "follow", written, env=env)
+    assert ran.code == 6 and "5.txt open for writing" in ran.err and "--writers stop" in ran.err
     elsewhere = {"snapshot": "latest", "machine": "nobody", "store": world.store_name}
     refused = ended(hibernate, world.hibernation(verify="sample"))
     failed = ended(hibernate, world.hibernation(workspace="/none"))

@@ -3,51 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
-from poorwill.engine.protocol.answers import Changes, writers_said
+from poorwill.engine.protocol.answers import Changes
+from poorwill.engine.protocol.writers_said import IGNORE, short, way_on, who_writes
 from poorwill.errors import Refused
 from poorwill.snapshot import fields
 from poorwill.snapshot.order import SnapshotOrder
 
 KEPT = "the machine was not destroyed and goes on billing"
-IGNORE = 'insist with writers="ignore" (--writers ignore)'
+PATHS_SHOWN = 10
+REASONS_SHOWN = 4
 
 
 def check(found: Changes, order: SnapshotOrder) -> None:
     """Refused if the workspace differs from the snapshot, or if something can still write to it, and that matters."""
-    writers = writers_said(found.writers, found.writers_count)
+    writers = who_writes(found.writers, found.writers_count)
     facts = {"changed": list(found.paths), "writers": [fields.write(writer) for writer in found.writers]}
     if found.paths:
-        also = f"; {writers}: {_way_out(order)}" if writers else ""
+        shown = ", ".join(map(short, found.paths[:PATHS_SHOWN])) + (", .." if len(found.paths) > PATHS_SHOWN else "")
+        also = f"; {writers}: {way_on(order.writers)}" if writers else ""
         raise Refused(
             f"the workspace of {order.machine} has changed since snapshot {order.snapshot_id} "
-            f"({', '.join(found.paths)}): {KEPT}; hibernate it again{also}",
+            f"({shown}): {KEPT}; hibernate it again{also}",
             **facts,
         )
     if order.writers == "ignore":
         return
     if writers:
-        raise Refused(f"{writers} in the workspace of {order.machine}: {KEPT}: {_way_out(order)}", **facts)
-    reasons = list(_unseen(found))
+        raise Refused(f"{writers} in the workspace of {order.machine}: {KEPT}: {way_on(order.writers)}", **facts)
+    reasons = list(islice(_unseen(found), REASONS_SHOWN))
     if reasons:
         message = f"what is written in the workspace of {order.machine} may be missed: {'; '.join(reasons)}: {KEPT}"
         raise Refused(f"{message}: make that place quiet, exclude it, or {IGNORE}", **facts)
 
 
-def _way_out(order: SnapshotOrder) -> str:
-    if order.writers == "stop":
-        return f"it was asked to end and did not, or must not be: stop it, exclude what it writes, or {IGNORE}"
-    if order.writers == "ignore":
-        return "stop it first"
-    return f'stop it, or let hibernate do that with writers="stop" (--writers stop), or {IGNORE}'
-
-
 def _unseen(found: Changes) -> Iterator[str]:
     for blind in found.blind:
         if blind.shared:
-            yield f"{blind.path} ({blind.why})"
+            yield f"{short(blind.path)} ({blind.why})"
         elif found.hidden:
-            yield f"{hidden_said(found.hidden)}, and the times of {blind.path} do not tell of all writes ({blind.why})"
+            unseen = f"the times of {short(blind.path)} do not tell of all writes"
+            yield f"{hidden_said(found.hidden)}, and {unseen} ({blind.why})"
 
 
 def hidden_said(hidden: int) -> str:

@@ -17,8 +17,9 @@ from poorwill.engine.pack.matching import compare, unsure_for_s
 from poorwill.engine.pack.round import Adopted, Round, begin
 from poorwill.engine.pack.scan import INODE_MASK, Scan
 from poorwill.engine.pack.workspace import PATHS_SHOWN, Seen, Workspace, check_readable, rows_of
-from poorwill.engine.protocol.answers import WRITERS_TOLD, LeftOut, Planned, writers_said
+from poorwill.engine.protocol.answers import WRITERS_TOLD, LeftOut, Planned
 from poorwill.engine.protocol.context import Context
+from poorwill.engine.protocol.writers_said import way_on, who_writes
 from poorwill.errors import Refused, UsageError, WorkspaceError
 from poorwill.snapshot import fields, limits, plan
 from poorwill.snapshot.columns import Array
@@ -78,9 +79,8 @@ class SnapshotRun:
         told = seen.writers[:WRITERS_TOLD]
         if told:
             raise Refused(
-                f"{writers_said(told, len(seen.writers))} in {self.settings.workspace}: it was asked to end and did "
-                'not, or must not be: stop it, exclude what it writes, or insist with writers="ignore" (--writers '
-                "ignore); nothing was packed",
+                f"{who_writes(told, len(seen.writers))} in {self.settings.workspace}: {way_on('stop')}; nothing was "
+                "packed",
                 writers=[fields.write(writer) for writer in told],
             )
         return seen

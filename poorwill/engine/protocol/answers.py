@@ -5,7 +5,7 @@ They are NamedTuples: the classes are made in an eighth of the time of dataclass
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 from poorwill.engine.protocol.asking import GPUS_MAX, PartBytes, PartNumber, PartRow, PlannedParts, Text
@@ -137,17 +137,6 @@ class Changes(NamedTuple):
     hidden: int = 0
     blind: Annotated[tuple[Blind, ...], Length(BLIND_TOLD)] = ()
     surroundings: Surroundings | None = None
-
-
-def writers_said(writers: Sequence[Writer], count: int) -> str:
-    """Who writes, in words: `count` of them, some of which are `writers`."""
-    said = []
-    for pid in dict.fromkeys(writer.pid for writer in writers):
-        theirs = [writer for writer in writers if writer.pid == pid]
-        paths = [f"{writer.path} (mapped)" if writer.mapped else writer.path for writer in theirs]
-        shown = ", ".join(paths[:3]) + (", .." if len(paths) > 3 else "")
-        said.append(f"{theirs[0].name} (pid {pid}: {theirs[0].command[:80]}) has {shown} open for writing")
-    return "; ".join(said) + ("; .." if count > len(writers) else "")
 
 
 class PartListed(NamedTuple):
