@@ -56,6 +56,52 @@ class Writer:
         assert self.process.stdout.readline() == word + "\n"
 
 
+_MAPPER = """
+import mmap, sys
+areas = {}
+for line in sys.stdin:
+    what, path, text = line.rstrip("\\n").split("\\t")
+    if what == "map":
+        with open(path, "r+b") as file:
+            areas[path] = mmap.mmap(file.fileno(), 0)
+    elif what == "poke":
+        areas[path][: len(text)] = text.encode()
+    else:
+        areas.pop(path).close()
+    print("done", flush=True)
+"""
+
+
+class Mapper:
+    """A process that maps files, changes them through the mappings and gives them up, as it is told."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", _MAPPER]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.mapped: list[Path] = []
+
+    def map(self, path: Path) -> None:
+        self._tell("map", path)
+        self.mapped.append(path)
+
+    def poke(self, path: Path, text: str) -> None:
+        self._tell("poke", path, text)
+
+    def unmap(self, path: Path) -> None:
+        self._tell("unmap", path)
+        self.mapped.remove(path)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=30)
+
+    def _tell(self, what: str, path: Path, text: str = "") -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{what}\t{path}\t{text}\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "done\n"
+
+
 @contextmanager
 def writer(code: str, *paths: Path, prefix: tuple[str, ...] = ()) -> Iterator[Writer]:
     """A process that runs `code` with those paths, then waits. prefix: what starts it."""
