@@ -28,7 +28,7 @@ from tasks.destroy_instance import destroy_instance
 from tasks.events import PACKS_IN_FULL, STILL_BILLING, emit
 from tasks.machine import open_machine, run_command
 from tasks.progress import ProgressArtifacts, packing
-from tasks.reports.snapshot_report import publish_snapshot
+from tasks.reports.snapshot_report import publish_not_kept, publish_snapshot
 from tasks.sessions import sessions
 from tasks.snapshot import pack_part, scan_workspace, settle, verify_snapshot, write_metadata
 
@@ -97,6 +97,9 @@ def take(request: Request, block: Machine) -> dict[str, Any]:
                     _pack(request, done)
         with timed(done.timings_ms, "verify"), _way_out(request, instance):
             proof = verify_snapshot(request.machine, request.store, request.order)
+        metadata = _committed(request, block)
+        assert metadata is not None
+        publish_not_kept(metadata)
         price_per_hour = _price_per_hour(block)  # now: a machine that is gone has none
         samples, hidden = sessions.samples(request.snapshot_id), 0
         if request.destroy:
@@ -104,8 +107,6 @@ def take(request: Request, block: Machine) -> dict[str, Any]:
                 hidden = destroy_instance(request.machine, request.store, request.order)["hidden_processes"]
         else:
             _remove_pending(request, block)
-        metadata = _committed(request, block)
-        assert metadata is not None
         cost = _cost(request, metadata, price_per_hour)
         sentence = cost.sentence(request.destroy) if cost is not None else "Cost: the provider did not tell the price."
         if hidden:

@@ -31,7 +31,7 @@ from poorwill.timestamps import timed
 from tasks.events import STILL_BILLING, emit
 from tasks.machine import open_machine, run_command
 from tasks.progress import ProgressArtifacts, restoring
-from tasks.provision import discard, note_awake, provision, source_of
+from tasks.provision import discard, note_awake, note_partial, provision, source_of
 from tasks.reports.machine_report import publish_offers
 from tasks.reports.wake_report import publish_wake
 from tasks.restore import finish_restore, open_restore, restore_part
@@ -301,9 +301,16 @@ def _restore(
         "already_done": woken,
         "restored": {},
     }
-    for opening in () if woken else openings():
+    if woken:
+        return result
+    partial_ = bool(request.order.include)
+    if partial_:
+        note_partial(target.machine, request.store, instance, True)
+    for opening in openings():
         with opening:
             result.update(_restore_once(request, target, timings_ms))
+    if not partial_:
+        note_partial(target.machine, request.store, instance, False)
     return result
 
 

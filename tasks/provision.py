@@ -84,6 +84,12 @@ def note_awake(name: str, store: str, label: str) -> None:
     save_machine(name, block)
 
 
+def note_partial(machine: str, store: str, instance: str, partial: bool) -> None:
+    """Put into the store whether a machine is woken in part: before that begins, or when all of it is restored."""
+    with closing(store_block(store).open()) as records:
+        intents.note_partial(records, machine, instance, partial)
+
+
 def discard(name: str, machine: str, store: str, provider: str | None, snapshot_id: str) -> str:
     """Destroy what was provisioned for a wake that failed. Returns what became of it, for the error's message.
 

@@ -71,10 +71,11 @@ def _take(run: SnapshotRun, output: Output) -> Metadata:
                 run.remove_pending()  # nothing was begun, and a record left behind would keep the parent's parts
                 output.hint = ""
             raise
-    output.warnings([*scanned.warnings, *filter(None, [run.packs_in_full])])
+    not_kept = scanned.surroundings.not_kept() if scanned.surroundings is not None else []
+    output.warnings([*scanned.warnings, *filter(None, [run.packs_in_full]), *not_kept])
     output.event(
         "scanned", entries=scanned.entries, raw_bytes=scanned.raw_bytes, parts=len(run.planned),
-        warnings=scanned.warnings, packs_in_full=run.packs_in_full,
+        warnings=scanned.warnings, packs_in_full=run.packs_in_full, not_kept=not_kept,
     )  # fmt: skip
     total = scanned.pack_bytes
     while run.planned:

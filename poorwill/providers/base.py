@@ -155,7 +155,9 @@ def checked_path(path: str) -> str:
     """`path`, or UsageError if it is not an absolute path on a machine, below its root."""
     components = path.split("/")
     if not path.startswith("/") or ".." in components or "\0" in path or not set(components) - {"", "."}:
-        raise UsageError(f"'{path[:200]}': expected an absolute path on the machine, without '..', like /workspace")
+        raise UsageError(
+            f"'{path[:200]}': expected an absolute path below the root of the machine, without '..', like /workspace"
+        )
     return path
 
 

@@ -73,6 +73,18 @@ def is_successor(now: Extent, before: Extent) -> bool:
     return not now.is_nothing and not moved(now, before) and not lost(now, before)
 
 
+def last_before_a_fall(now: Extent, oldest_first: Sequence[Extent]) -> Extent | None:
+    """What `now` may not have lost most of: the last of its directory that is a likely successor of those before it, or
+    that is meant. However many came after a fall, they do not hide it."""
+    last: Extent | None = None
+    for extent in oldest_first:
+        if extent.meant:
+            last = None
+        if extent.directory == now.directory and not extent.is_nothing and (last is None or is_successor(extent, last)):
+            last = extent
+    return last
+
+
 def kept_for_a_fall(oldest_first: Sequence[Extent]) -> dict[str, str]:
     """Snapshot id -> reason: of one machine, what is not to be given up until somebody says so.
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
+from poorwill.errors import one_line
 from poorwill.snapshot.fields import Length
 
 MOUNTS_MAX = 200
-LINKS_MAX = BESIDE_MAX = 20
+LINKS_MAX = BESIDE_MAX = SHOWN_MAX = 20
 TEXT_MAX = 1000
 _Text = Annotated[str, Length(TEXT_MAX)]
 
@@ -55,27 +56,20 @@ class Surroundings(NamedTuple):
     woken: Woken | None = None
     beside: Annotated[tuple[_Text, ...], Length(BESIDE_MAX)] = ()
 
-    def not_kept(self, workspace: str) -> list[str]:
-        """What a restore of the snapshot does not bring back, in sentences."""
-        also = f", as what is on {', '.join(self.beside)}" if self.beside else ""
+    def not_kept(self) -> list[str]:
+        """What a restore of the snapshot does not bring back, or not as it was, in lines that may be printed."""
+        links, mounts = self.links_out, [f"{mount.path} ({mount.kind})" for mount in self.root.mounts]
         said = [
-            f"what lies outside of {workspace} is not kept{also}: software that was installed elsewhere, other folders "
-            "of the machine, memory, running programs and their connections"
+            (links.shown, links.total, "links lead out of the workspace, and what they lead to is not kept"),
+            (mounts, len(mounts), "mounted inside the workspace; kept, and restored as files of one directory"),
+            (self.beside, len(self.beside), "mounted outside of the workspace, and not kept"),
         ]
-        if self.links_out.total:
-            shown = ", ".join(self.links_out.shown[:3]) + (", .." if self.links_out.total > 3 else "")
-            said.append(
-                f"{self.links_out.total} links lead out of the workspace ({shown}): the links are kept, and not what "
-                "they lead to"
-            )
-        if self.root.mounts:
-            named = ", ".join(f"{mount.path} ({mount.kind})" for mount in self.root.mounts[:10])
-            more = ", .." if len(self.root.mounts) > 10 else ""
-            said.append(
-                f"mounted inside the workspace: {named}{more}: the files there are kept, and come back as files of "
-                "one directory"
-            )
-        return said
+        lines = [
+            f"{what}: {', '.join(shown[:SHOWN_MAX])}" + (f" and {count - SHOWN_MAX} more" if count > SHOWN_MAX else "")
+            for shown, count, what in said
+            if count
+        ]
+        return [one_line(line.encode("utf-8", "backslashreplace").decode()) for line in lines]
 
 
 def another_root(before: Root, now: Root, may_come: bool = False) -> list[str]:

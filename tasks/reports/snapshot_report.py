@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
+from prefect.logging import get_run_logger
 
 from blocks.lookup import store_block
 from poorwill.control.records import catalog, manifests
@@ -29,6 +30,7 @@ from tasks.sessions import Sample
 
 KINDS_MAX = 8
 PART_ROWS_MAX = 64
+OUTSIDE = "software installed elsewhere, other folders, memory, running programs and their connections"
 
 
 def publish_snapshot(
@@ -55,6 +57,16 @@ def publish_snapshot(
         publish_markdown("snapshot", text, f"Snapshot {snapshot_id}")
         named = {name: getattr(metadata, name) for name in ("snapshot_id", "machine", "parent", "left_out_count")}
         publish_facts({**named, "packs_in_full": packs_in_full, **metadata.totals.document()})
+
+
+def publish_not_kept(metadata: Metadata) -> None:
+    """What a wake will not bring back, as an artifact of the current run and in its log. To be called before a machine
+    is destroyed."""
+    said = metadata.surroundings.not_kept() if metadata.surroundings is not None else []
+    for line in said:
+        get_run_logger().warning("snapshot %s: %s", metadata.snapshot_id, line)
+    rows = [{"not kept": f"what lies outside of {metadata.workspace}: {OUTSIDE}"}, *({"not kept": s} for s in said)]
+    publish_markdown("not-kept", bounded([markdown_table(rows)]), f"What snapshot {metadata.snapshot_id} does not keep")
 
 
 def part_rows(manifest: Manifest, metadata: Metadata, packed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

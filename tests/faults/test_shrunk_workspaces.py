@@ -110,6 +110,43 @@ def test_a_backup_does_not_hide_a_fall(local_store: LocalStore, workspace: Path)
     gate(local_store, taken(local_store, workspace))
 
 
+def test_many_backups_do_not_hide_a_fall(local_store: LocalStore, workspace: Path) -> None:
+    """Each is a likely successor of the one before, but for the first. Once most of it is back the gate opens."""
+    full = taken(local_store, workspace)
+    files(emptied(workspace), 5)
+    for _ in range(3):
+        fallen = taken(local_store, workspace)
+    with pytest.raises(Refused, match=f"of 20 files in snapshot {full.id} 5 are left"):
+        gate(local_store, fallen)
+    assert keep_last(local_store)[full.id] == (SHRANK,)
+    gate(local_store, taken(local_store, files(workspace, 12)))
+    assert keep_last(local_store)[full.id] == (SHRANK,)
+
+
+def test_a_fall_in_steps(local_store: LocalStore, workspace: Path) -> None:
+    """Of less than half each is work on the files, until it is more than half of what was woken."""
+    full = taken(local_store, workspace)
+    taken(local_store, files(emptied(workspace), 12))
+    made = taken(local_store, files(emptied(workspace), 7))
+    gate(local_store, made)
+    wake = Intent("poorwill-01234567-m1-0123456789ab", MACHINE, full.id, "p", "2026-01-01T00:00:00Z", "i-1", True)
+    intents.write(local_store, wake)
+    with pytest.raises(Refused, match=f"of 20 files in snapshot {full.id} 7 are left"):
+        gate(local_store, made)
+
+
+def test_a_wake_in_part_by_the_record_alone(local_store: LocalStore, workspace: Path) -> None:
+    """The machine has forgotten it, as somebody removed its state."""
+    made = taken(local_store, workspace)
+    wake = Intent("poorwill-01234567-m1-0123456789ab", MACHINE, made.id, "p", "2026-01-01T00:00:00Z", "i-1", True)
+    intents.write(local_store, wake)
+    intents.note_partial(local_store, MACHINE, "i-1", True)
+    with pytest.raises(Refused, match=f"woken only in part .* from snapshot {made.id}"):
+        gate(local_store, made)
+    intents.note_partial(local_store, MACHINE, "i-1", False)
+    gate(local_store, made)
+
+
 def test_another_directory(local_store: LocalStore, workspace: Path, tmp_path: Path) -> None:
     """A mistyped path, as large as the right one. The last of the right one is kept."""
     right = taken(local_store, workspace)
@@ -117,6 +154,9 @@ def test_another_directory(local_store: LocalStore, workspace: Path, tmp_path: P
     with pytest.raises(Refused, match=rf"it is of .*/v, and snapshot {right.id} is of .*/w: .*{INSISTING}"):
         gate(local_store, wrong)
     assert keep_last(local_store)[right.id] == (ELSEWHERE,)
+    again = taken(local_store, tmp_path / "v")
+    with pytest.raises(Refused, match=rf"it is of .*/v, and snapshot {right.id} is of .*/w"):
+        gate(local_store, again)
     gate(local_store, wrong, allow_shrink=True)
 
 

@@ -69,11 +69,12 @@ EVERY: Mapping[str, SealedRecord] = {
         Verified(
             machine=MACHINE, snapshot_id=SNAPSHOT_ID, instance="", manifest=MANIFEST, mode="stored", verified_at_s=0,
             by=Verifier("poorwill", "0", "box"), bytes_read=1, chunks_sampled=8,
-            parts=(CheckedPart(f"parts/{MACHINE}/{SNAPSHOT_ID}/00", 1, True),),
+            parts=(CheckedPart(f"parts/{MACHINE}/{SNAPSHOT_ID}/00", 1, True),), failure="a part is lost",
         ),
         Removing(machine=MACHINE, snapshot_id=SNAPSHOT_ID),
         Intent(
-            LABEL, MACHINE, SNAPSHOT_ID, "vast", "2026-01-02T03:04:05Z", "i-1", False, {"gpu": "H100"}, "run", "1.5"
+            LABEL, MACHINE, SNAPSHOT_ID, "vast", "2026-01-02T03:04:05Z", "i-1", False, {"gpu": "H100"}, "run", "1.5",
+            True,
         ),
     )
 }  # fmt: skip

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
 
 from poorwill.control.records import catalog, intents
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot import shrinkage
 from poorwill.snapshot.metadata import Metadata
+from poorwill.snapshot.shrinkage import Extent
 from poorwill.snapshot.surroundings import Surroundings, Woken, another_root
 from poorwill.store.base import Store
 
-EARLIER_MAX = 32
+EARLIER_MAX = 1000
 UNREADABLE = (NotFound, Corrupt, Unsupported)
 
 
 def check_succession(store: Store, metadata: Metadata, keep: str) -> None:
     """Refused if losing the machine would leave much less than there was, or something else, saying how to insist.
 
-    It is compared with its parent, with what the machine was woken from, and with its newest other snapshot; while that
-    is itself no likely successor, with the one before. What cannot be read is not compared: it cannot be woken either.
-    keep: what became of the machine, for the message.
+    It is compared with its parent, with what the machine was woken from, and with the machine's other snapshots since
+    that, or since one that is meant: with the last one before a fall, and all of them for their directories. What
+    cannot be read is not compared: it cannot be woken either. keep: what became of the machine, for the message.
     """
-    now, said = metadata.extent, list[str]()
+    now, wakes = metadata.extent, _wakes(store, metadata)
+    woken = metadata.surroundings.woken if metadata.surroundings is not None else None
+    said = partly_woken(metadata.workspace, [woken] if woken is not None else wakes)
     if now.is_nothing:
         said.append(f"there is nothing in {metadata.workspace}, no file and no byte")
     else:
-        for other in _earlier(store, metadata):
-            said += shrinkage.moved(now, other.extent) or shrinkage.lost(now, other.extent)
-        for origin in _origins(store, metadata):
+        origins = {wake.snapshot_id for wake in (*wakes, woken) if wake is not None}
+        earlier = _earlier(store, metadata, origins)
+        before = shrinkage.last_before_a_fall(now, earlier)
+        said += next(filter(None, (shrinkage.moved(now, other) for other in reversed(earlier))), [])
+        said += shrinkage.lost(now, before) if before is not None else []
+        for origin in _read(store, sorted(filter(None, {*origins, metadata.parent}))):
             said += shrinkage.lost(now, origin.extent)
-    if metadata.surroundings is not None:
-        said += partly_woken(metadata.workspace, metadata.surroundings.woken)
     if said:
         raise Refused(
             f"snapshot {metadata.snapshot_id}: {'; '.join(dict.fromkeys(said))}: {keep}; {shrinkage.HOW_TO_INSIST}"
@@ -44,43 +47,46 @@ def check_surroundings(metadata: Metadata, now: Surroundings | None, keep: str) 
     """Refused if the directory that was packed is another by now, or was woken in part, saying how to insist."""
     if now is None:
         return
-    said = partly_woken(metadata.workspace, now.woken)
+    said = partly_woken(metadata.workspace, filter(None, [now.woken]))
     if metadata.surroundings is not None:
         said += another_root(metadata.surroundings.root, now.root)
     if said:
         raise Refused(f"{metadata.workspace}: {'; '.join(said[:10])}: {keep}; {shrinkage.HOW_TO_INSIST}")
 
 
-def partly_woken(workspace: str, woken: Woken | None) -> list[str]:
+def partly_woken(workspace: str, wakes: Iterable[Woken]) -> list[str]:
     """That a workspace lacks what was not named when it was woken, in words."""
-    if woken is None or not woken.partial:
-        return []
-    return [f"{workspace} was woken only in part (include) from snapshot {woken.snapshot_id}, and lacks the rest"]
+    return [
+        f"{workspace} was woken only in part (include) from snapshot {woken.snapshot_id}, and lacks the rest"
+        for woken in wakes
+        if woken.partial
+    ]
 
 
-def _earlier(store: Store, metadata: Metadata) -> Iterator[Metadata]:
-    """The newest other snapshot; while one is no successor and nobody said that it is meant, the one before, too."""
-    others = (
-        found
-        for snapshot_id, found in catalog.newest_first(store, metadata.machine)
-        if found is not None and metadata.snapshot_id not in (snapshot_id, found.converted_from)
-    )
-    later: Metadata | None = None
-    for found in islice(others, EARLIER_MAX):
-        if later is not None and (later.allow_shrink or shrinkage.is_successor(later.extent, found.extent)):
-            return
-        yield found
-        later = found
+def _earlier(store: Store, metadata: Metadata, origins: set[str]) -> list[Extent]:
+    """The machine's other snapshots, oldest first, from the last one on that is meant, by somebody's word or since the
+    machine was woken from it. Those since then may be of hibernations that were refused, and hide nothing."""
+    found: list[Extent] = []
+    for snapshot_id, other in catalog.newest_first(store, metadata.machine):
+        if other is not None and metadata.snapshot_id not in (snapshot_id, other.converted_from):
+            found.append(other.extent)
+            if other.allow_shrink or other.snapshot_id in origins or len(found) == EARLIER_MAX:
+                break
+    return found[::-1]
 
 
-def _origins(store: Store, metadata: Metadata) -> Iterator[Metadata]:
-    """The parent, and what the machine was woken from, by the engine's word and by the store's record of the wake."""
-    named = {metadata.parent} if metadata.parent is not None else set[str]()
-    if metadata.surroundings is not None and metadata.surroundings.woken is not None:
-        named.add(metadata.surroundings.woken.snapshot_id)
+def _wakes(store: Store, metadata: Metadata) -> list[Woken]:
+    """What the machine was woken from, by the store's records; only of a machine that is on record."""
     with suppress(*UNREADABLE):
-        woken = [intent for intent in intents.of_machine(store, metadata.machine) if intent.woken and intent.instance]
-        named |= {intent.snapshot_id for intent in woken if intent.instance == metadata.instance}
-    for snapshot_id in sorted(named):
+        return [
+            Woken(intent.machine, intent.snapshot_id, intent.partial)
+            for intent in intents.of_machine(store, metadata.machine)
+            if intent.woken and intent.instance and intent.instance == metadata.instance
+        ]
+    return []
+
+
+def _read(store: Store, snapshot_ids: Iterable[str]) -> Iterator[Metadata]:
+    for snapshot_id in snapshot_ids:
         with suppress(*UNREADABLE):
             yield catalog.find(store, snapshot_id)

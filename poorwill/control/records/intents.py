@@ -14,7 +14,7 @@ import math
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 from blake3 import blake3
@@ -22,6 +22,7 @@ from blake3 import blake3
 from poorwill.errors import Corrupt, NotFound
 from poorwill.providers.base import Wish, checked_label
 from poorwill.snapshot import ids, keys
+from poorwill.snapshot.fields import SPARSE
 from poorwill.snapshot.record import SealedRecord
 from poorwill.store.base import Store
 
@@ -50,6 +51,7 @@ class Intent(SealedRecord):
     wish: Mapping[str, str] = field(default_factory=dict)  # what was asked for, and its values as text
     flow_run: str = ""  # Prefect's id of the run that wrote it; empty outside of one
     price_per_hour: str = ""  # US dollars, when it was created, as text: sealed documents hold no floats
+    partial: bool = field(default=False, metadata=SPARSE)  # only what `include` named was woken
 
     @property
     def price(self) -> float | None:
@@ -118,6 +120,13 @@ def of_machine(store: Store, machine: str) -> list[Intent]:
     ending = f"-{machine}"
     named = _read_all(store, lambda label: label[:-13].endswith(ending))
     return [intent for intent in named if intent.machine == machine]
+
+
+def note_partial(store: Store, machine: str, instance: str, partial: bool) -> None:
+    """Whether the last wake of a machine's instance was one in part. Idempotent."""
+    for intent in of_machine(store, machine):
+        if intent.instance == instance and intent.partial != partial:
+            write(store, replace(intent, partial=partial))
 
 
 def close(store: Store, label: str) -> None:

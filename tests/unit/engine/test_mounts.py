@@ -63,3 +63,15 @@ def test_a_pattern_covers_what_is_below_what_it_matches() -> None:
     globs = Globs(["cache", "a/*.tmp"])
     assert globs.covers(b"x/cache/y/z") and globs.covers(b"cache") and globs.covers(b"a/b.tmp/c")
     assert not globs.covers(b"a/b/c.tmp") and not globs.covers(b"cached") and not Globs([]).covers(b"a/b")
+
+
+def test_what_is_mounted_beside_a_workspace(tmp_path: Path) -> None:
+    """Disks, where they are directories, and shares; not what the workspace itself lies on, nor what is in memory."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "hostname").write_text("")
+    table = TABLE.split(b"not a line")[0].replace(b"/ws/cache rw - fuse", b"/share rw - fuse")
+    for number, name in enumerate(("disk", "hostname")):
+        table += f"4{number} 1 8:33 /{name} {tmp_path}/{name} rw - ext4 /dev/sdc1 rw\n".encode()
+    (tmp_path / "table").write_bytes(table)
+    found = mounts.mount_table(str(tmp_path / "table"))
+    assert mounts.mounts_beside(b"/ws", found) == ("/share (fuse.sshfs)", f"{tmp_path}/disk (ext4)")
