@@ -19,8 +19,9 @@ from flows.stages import each, openings
 from poorwill.control.machine.costs import Cost
 from poorwill.control.machine.last_look import hidden_said
 from poorwill.control.records import catalog
+from poorwill.control.records.pending import PendingRecord
 from poorwill.errors import Corrupt, NotFound, PoorwillError, Refused
-from poorwill.snapshot import ids, keys
+from poorwill.snapshot import ids
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.timestamps import timed
@@ -254,4 +255,4 @@ def _pack(request: Request, done: _Packing) -> None:
 
 def _remove_pending(request: Request, block: Machine) -> None:
     with closing(store_block(request.store).open()) as store:
-        store.delete(keys.pending(block.name, request.snapshot_id))
+        PendingRecord(store, block.name, request.snapshot_id, sessions.attempt(request.snapshot_id)).remove()

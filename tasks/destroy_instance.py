@@ -12,6 +12,7 @@ from blocks.machines import Machine
 from poorwill.control.machine.destruction import check_destroyable, check_unchanged
 from poorwill.control.machine.provisioning import DESTROY_TIMEOUT_S
 from poorwill.control.records import intents
+from poorwill.control.records.pending import PendingRecord
 from poorwill.errors import EngineFailed
 from poorwill.snapshot import keys
 from poorwill.snapshot.order import SnapshotOrder
@@ -26,7 +27,8 @@ def destroy_instance(machine: str, store: str, order: SnapshotOrder) -> dict[str
 
     It re-reads all of that from the store and the machine, whoever calls it. Asks the provider until the
     instance is gone, then notes it in the machine's block and removes the records that it was awake and pending.
-    Refused otherwise. `hidden_processes` in the result: how many could not be looked into.
+    Refused otherwise, and if another run has gone on with the snapshot. `hidden_processes` in the result: how many
+    could not be looked into.
     """
     block, snapshot_id = machine_block(machine), order.snapshot_id
     provider, instance, hidden = block.provider.open(), block.instance, 0
@@ -35,6 +37,7 @@ def destroy_instance(machine: str, store: str, order: SnapshotOrder) -> dict[str
         if provider.exists(instance):
             live = sessions.reach(snapshot_id, machine, store, order.workspace)
             hidden = check_unchanged(live.store, live.session, live.located(order), metadata).hidden
+            PendingRecord(opened, block.name, snapshot_id, sessions.attempt(snapshot_id)).check()
             sessions.stop(snapshot_id)
             provider.destroy(instance, DESTROY_TIMEOUT_S)
             if provider.exists(instance):
@@ -45,8 +48,9 @@ def destroy_instance(machine: str, store: str, order: SnapshotOrder) -> dict[str
 
 def note_asleep(name: str, block: Machine, store: Store, snapshot_id: str, provider: str) -> None:
     """The bookkeeping after an instance is gone. The pending record goes last: a run that continues needs it."""
-    instance = block.instance
-    block.instance, block.status, block.snapshot = "", "asleep", snapshot_id
-    save_machine(name, block)
+    instance, block = block.instance, machine_block(name)
+    if block.instance == instance:  # else somebody who overtook us has noted it, and may have woken the machine since
+        block.instance, block.status, block.snapshot = "", "asleep", snapshot_id
+        save_machine(name, block)
     intents.close_of_instance(store, block.name, provider, instance)
     store.delete(keys.pending(block.name, snapshot_id))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from blocks.lookup import machine_block, save_machine, store_block
 from blocks.machines import Machine
+from poorwill.control.records.pending import Attempt
 from poorwill.control.snapshot.presigned_grants import check_reachable
 from poorwill.control.snapshot.restore_run import RestoreRun
 from poorwill.control.snapshot.session import EngineSession
@@ -60,6 +61,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._lives: dict[str, Live] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._lock = threading.Lock()
 
     def get(self, run: str) -> Live:
@@ -82,6 +84,11 @@ class Sessions:
         if live.restore is None:
             raise EngineLost(f"the engine on {live.instance} has no open restore: open it again")
         return live.restore
+
+    def attempt(self, run: str) -> Attempt:
+        """The run's try at its snapshot, with whichever engine; until it is closed."""
+        with self._lock:
+            return self._attempts.setdefault(run, Attempt())
 
     def _peek(self, run: str) -> Live | None:
         with self._lock:
@@ -110,7 +117,7 @@ class Sessions:
         before = self._peek(run)
         if before is not None and before.session.alive:
             return before
-        self.close(run)
+        self._drop(run)
         live = _open(machine, store, workspace)
         if before is not None:
             live.began_s, live.samples = before.began_s, before.samples
@@ -126,6 +133,11 @@ class Sessions:
 
     def close(self, run: str) -> None:
         """Forget a run. Idempotent."""
+        self._drop(run)
+        with self._lock:
+            self._attempts.pop(run, None)
+
+    def _drop(self, run: str) -> None:
         with self._lock:
             live = self._lives.pop(run, None)
         if live is not None:

@@ -9,6 +9,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from poorwill.control.records import catalog
+from poorwill.control.records.pending import PendingRecord
 from poorwill.control.snapshot.lending import doubt_about, doubt_about_backup
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.control.snapshot.verify_run import VerifyRun
@@ -28,7 +29,8 @@ def scan_workspace(run: str, order: SnapshotOrder) -> dict[str, Any]:
     live = sessions.get(run)
     # A run that proves nothing itself asks no proof of its parent.
     doubt = doubt_about_backup if order.verify == "sample" else doubt_about
-    snapshot = SnapshotRun(live.store, live.session, live.located(order), doubt=doubt)
+    order = live.located(order)
+    snapshot = SnapshotRun(live.store, live.session, order, doubt=doubt, attempt=sessions.attempt(run))
     if snapshot.open() is not None:
         return {"committed": True, "parts": []}
     scanned = snapshot.scan()
@@ -81,7 +83,10 @@ def verify_snapshot(machine: str, store: str, order: SnapshotOrder) -> dict[str,
     """
     live = sessions.reach(order.snapshot_id, machine, store, order.workspace)
     metadata = catalog.read(live.store, live.machine, order.snapshot_id)
-    record = VerifyRun(live.store, live.session, metadata, mode=order.verify, all_parts=False).run_all()
+    pending = PendingRecord(live.store, live.machine, order.snapshot_id, sessions.attempt(order.snapshot_id))
+    pending.take_over_existing()
+    run = VerifyRun(live.store, live.session, metadata, mode=order.verify, all_parts=False, fence=pending.check)
+    record = run.run_all()
     return {
         "mode": record.mode,
         "bytes_read": record.bytes_read,

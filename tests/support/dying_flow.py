@@ -20,7 +20,7 @@ import pytest
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 import blocks.stores
-from poorwill.store.base import Grant, Pieces
+from poorwill.store.base import Check, Grant, Pieces
 from poorwill.store.local import LocalStore
 
 PRELOADED = ["pytest", "tests.support.dying_flow", "flows.hibernate", "flows.wake"]
@@ -52,6 +52,19 @@ class DyingStore(LocalStore):
             self.moment.note("before-put", key)
             super().put(key, data)
             self.moment.note("put", key)
+
+    def put_fenced(self, key: str, data: bytes, check: Check) -> None:
+        with self.moment.lock:
+            self.moment.note("before-put", key)
+            super().put_fenced(key, data, check)
+            self.moment.note("put", key)
+
+    def put_new(self, key: str, data: bytes, check: Check = lambda: None) -> bool:
+        with self.moment.lock:
+            self.moment.note("before-put", key)
+            written = super().put_new(key, data, check)
+            self.moment.note("put", key)
+            return written
 
     def complete_upload(self, key: str, upload_id: str, pieces: Pieces, size: int) -> None:
         with self.moment.lock:

@@ -62,6 +62,10 @@ class ThreadHost:
     def start(self) -> Channel:
         return _PipeChannel(self._serve)
 
+    def leave_workspace(self) -> None:
+        """As if whoever goes on with the work had ended this engine's process."""
+        self.operations._workspace.release()
+
     def _serve(self, requests: IO[bytes], events: IO[bytes]) -> None:
         def operation(request: Request[Any], context: Context) -> Any:
             self.before.get(request.op, _nothing)(request)

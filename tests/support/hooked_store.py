@@ -25,6 +25,8 @@ class _HookedStore:
 
     def __getattr__(self, name: str) -> Any:
         inner = getattr(self._inner, name)
+        if name in ("put_fenced", "put_new"):
+            name = "put"  # to who looks on from outside, an object is written
         if name not in self._before and name not in self._after:
             return inner
 

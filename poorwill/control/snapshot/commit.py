@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import blake3
 import numpy as np
 
 from poorwill.codecs import registry
+from poorwill.control.records import catalog
 from poorwill.control.snapshot.presigned_grants import PartGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.answers import ManifestSent, PartSent, SnapshotManifestSent
 from poorwill.engine.protocol.asking import Request
-from poorwill.errors import Corrupt, EngineFailed, NotFound
+from poorwill.errors import Corrupt, EngineFailed, NotFound, Refused, UploadLost
 from poorwill.snapshot import fields, keys, limits, manifest
 from poorwill.snapshot.keys import Owner
-from poorwill.snapshot.metadata import CodecTotals, Coding, ManifestReference, Totals, UsedPart
+from poorwill.snapshot.metadata import CodecTotals, Coding, ManifestReference, Metadata, Totals, UsedPart
 from poorwill.snapshot.tables import Kind, Manifest
-from poorwill.store.base import Store
+from poorwill.store.base import Check, Store
 
 _NOT_COMMITTED = "the snapshot was not committed: do the same again, which uses only what is there"
 Sent = TypeVar("Sent", ManifestSent, SnapshotManifestSent)
 
 
-def complete_part(store: Store, grants: PartGrants, number: int, sent: PartSent) -> PartSent:
-    """Complete the upload of a part that the engine was asked for, and has sent."""
+def complete_part(store: Store, grants: PartGrants, number: int, sent: PartSent, fence: Check) -> PartSent:
+    """Complete the upload of a part that the engine was asked for, and has sent. fence: raises for an overtaken run."""
     if sent.part != number:
         raise Corrupt(f"the engine answered for part {sent.part}, expected part {number}")
     if sent.bytes:
-        store.complete_upload(grants.key(number), grants.upload_of(number), list(sent.pieces), sent.bytes)
+        with _fenced(fence):
+            fence()
+            store.complete_upload(grants.key(number), grants.upload_of(number), list(sent.pieces), sent.bytes)
         grants.done(number)
     return sent
 
@@ -39,12 +43,13 @@ def write_manifest(
     session: EngineSession,
     request: Request[Sent],
     owner: Owner,
+    fence: Check,
     check: Callable[[Manifest], None] = lambda found: None,
 ) -> tuple[dict[str, Any], Sent]:
     """Take the manifest from the engine by the request, check it and that every part is there, and write it.
 
-    Returns the fields of the metadata that follow from it, and the engine's answer. check: may raise, for what else
-    must be so; then it is not written.
+    Returns the fields of the metadata that follow from it, and the engine's answer. fence: raises for an overtaken run.
+    check: may raise, for what else must be so. Then it is not written, nor if the snapshot is committed already.
     """
     data, sent = _fetch_manifest(session, request)
     key = keys.manifest(*owner)
@@ -53,16 +58,46 @@ def write_manifest(
         raise Corrupt(f"the engine's manifest is of {found.machine}/{found.snapshot_id}")
     check(found)
     parts = _checked_parts(store, found)
-    store.put(key, data)
+    reference = ManifestReference(key, len(data), sent.blake3)
+    if catalog.exists(store, keys.metadata(*owner)):
+        _committed(store, owner, reference)
+    else:
+        with _fenced(fence):
+            store.put_fenced(key, data, fence)
     described = {
         "needs": tuple(needs_of(found)),
-        "manifest": ManifestReference(key, len(data), sent.blake3),
+        "manifest": reference,
         "parts": parts,
         "totals": totals(found, parts),
         "codecs": _totals_by_codec(found),
         "coding": Coding(**fields.write(sent.coding)) if sent.coding is not None else None,
     }
     return described, sent
+
+
+def write_metadata(store: Store, metadata: Metadata, fence: Check) -> Metadata:
+    """Make the snapshot exist. Returns what is there then, which is never replaced: it may be of an earlier call whose
+    answer was lost. Refused if it is of another run."""
+    with _fenced(fence):
+        store.put_new(metadata.key, metadata.seal(), fence)
+    return _committed(store, metadata.owner, metadata.manifest)
+
+
+@contextmanager
+def _fenced(fence: Check) -> Iterator[None]:
+    """An upload that was lost, or an object of somebody else, because the run was overtaken is told as that."""
+    try:
+        yield
+    except (UploadLost, NotFound, Corrupt):
+        fence()
+        raise
+
+
+def _committed(store: Store, owner: Owner, manifest: ManifestReference) -> Metadata:
+    there = catalog.read(store, *owner)
+    if there.manifest != manifest:
+        raise Refused(f"snapshot {owner[1]} was committed by another run: this one was overtaken, and writes nothing")
+    return there
 
 
 def _fetch_manifest(session: EngineSession, request: Request[Sent]) -> tuple[bytes, Sent]:

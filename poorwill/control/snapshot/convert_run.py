@@ -11,15 +11,15 @@ from typing import Any
 from poorwill.control.records import catalog, manifests, trash
 from poorwill.control.records.pending import PendingRecord
 from poorwill.control.snapshot import needs
-from poorwill.control.snapshot.commit import complete_part, needs_of, write_manifest
+from poorwill.control.snapshot.commit import complete_part, needs_of, write_manifest, write_metadata
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.answers import ConvertPlanned, MachineFacts, PartSent
 from poorwill.engine.protocol.asking import Question
 from poorwill.engine.protocol.questions import Read
 from poorwill.engine.protocol.requests import Convert, FinishConvert, FoundPart, OpenConvert
-from poorwill.errors import Corrupt, EngineFailed, NotFound, PermanentError, Refused, Unsupported
-from poorwill.snapshot import ids
+from poorwill.errors import Corrupt, EngineFailed, PermanentError, Refused, Unsupported
+from poorwill.snapshot import ids, keys
 from poorwill.snapshot.metadata import THIS_TOOL, Metadata
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.base import Store
@@ -75,10 +75,9 @@ class ConvertRun:
         else, is another snapshot's, or that of one that was removed; NotFound if the source was removed meanwhile.
         """
         owner = self.machine, self.snapshot_id
-        try:
+        if catalog.exists(self.store, keys.metadata(*owner)):
+            self._pending.take_over_existing()
             return self._checked(catalog.read(self.store, *owner))
-        except NotFound:
-            pass  # the usual case: it is about to be made
         trash.check_not_removed(self.store, owner)
         self._plan()
         source = self.source.snapshot_id
@@ -94,6 +93,8 @@ class ConvertRun:
         except PermanentError:
             self.remove_pending()
             raise
+        if catalog.exists(self.store, keys.metadata(*owner)):
+            return self._checked(catalog.read(self.store, *owner))  # by whoever was overtaken just now
         self.adopted = self._pending.finished_parts()
         if self.adopted:
             self._plan()
@@ -128,7 +129,7 @@ class ConvertRun:
     def convert_part(self, number: int, attempt: int = 1) -> PartSent:
         """Have one planned part written, then complete its upload. A repeated call starts the part over."""
         sent = self.session.request(Convert(number), attempt=attempt, answer=self._answer)
-        self.done[number] = complete_part(self.store, self._parts, number, sent)
+        self.done[number] = complete_part(self.store, self._parts, number, sent, self._pending.check)
         return sent
 
     def _answer(self, question: Question[Any]) -> Any:
@@ -139,7 +140,9 @@ class ConvertRun:
         then the metadata: with that, the snapshot exists."""
         owner = self.machine, self.snapshot_id
         with timed(self.timings_ms, "metadata"):
-            written, _ = write_manifest(self.store, self.session, FinishConvert(), owner, self._check)
+            written, _ = write_manifest(
+                self.store, self.session, FinishConvert(), owner, self._pending.check, self._check
+            )
         # What describes the workspace, and not how it is stored, is as in the old metadata, its commit time among it.
         metadata = replace(
             self.source,
@@ -154,8 +157,7 @@ class ConvertRun:
             further={},
             **written,
         )
-        self.store.put(metadata.key, metadata.seal())
-        return metadata
+        return write_metadata(self.store, metadata, self._pending.check)
 
     def _check(self, found: Manifest) -> None:
         """The engine's machine is not trusted: what the new snapshot holds is compared with the old one here."""

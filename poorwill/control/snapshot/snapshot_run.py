@@ -9,8 +9,8 @@ from typing import Any
 
 from poorwill import defaults
 from poorwill.control.records import catalog, clock, trash
-from poorwill.control.records.pending import PendingRecord
-from poorwill.control.snapshot.commit import complete_part, write_manifest
+from poorwill.control.records.pending import Attempt, PendingRecord
+from poorwill.control.snapshot.commit import complete_part, write_manifest, write_metadata
 from poorwill.control.snapshot.lending import UNREADABLE, doubt_about
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
@@ -30,7 +30,8 @@ class SnapshotRun:
     """One snapshot being taken: `open`, `scan`, `pack_part` for every planned part, `settle` until nothing is
     planned, `write_metadata`. Each step may be repeated after it failed.
 
-    A run that is begun again with the id of one that was killed keeps the parts that had been completed.
+    A run that is begun again with the id of one that was killed keeps the parts that had been completed. One that was
+    not killed but is late is fenced off: whatever it would write or remove later is Refused.
 
     A parent of which there is a doubt lends nothing: everything is packed then, and `packs_in_full` says why.
     doubt: says why one lends nothing, or None; `doubt_about_backup` has one lend, too, that nobody has verified.
@@ -46,13 +47,14 @@ class SnapshotRun:
     done: dict[int, PartSent] = field(default_factory=dict)
     timings_ms: dict[str, int] = field(default_factory=dict)
     adopted: tuple[requests.FoundPart, ...] = ()
+    attempt: Attempt = field(default_factory=Attempt)
     _parent: Metadata | None = None
     _parts: PartGrants = field(init=False)
     _pending: PendingRecord = field(init=False)
 
     def __post_init__(self) -> None:
         self._parts = PartGrants(self.store, self.order.machine, self.order.snapshot_id)
-        self._pending = PendingRecord(self.store, self.order.machine, self.order.snapshot_id)
+        self._pending = PendingRecord(self.store, self.order.machine, self.order.snapshot_id, self.attempt)
 
     def open(self) -> Metadata | None:
         """Write the pending record, then read the parent again; the metadata if this snapshot is already committed.
@@ -63,11 +65,10 @@ class SnapshotRun:
         removes snapshots moves their metadata away first and looks for pending records second: one of the two sees
         the other.
         """
-        try:
-            return catalog.read(self.store, self.order.machine, self.order.snapshot_id)
-        except NotFound:
-            pass  # the usual case: it is about to be taken
         owner = self.order.machine, self.order.snapshot_id
+        if catalog.exists(self.store, keys.metadata(*owner)):
+            self._pending.take_over_existing()
+            return catalog.read(self.store, *owner)
         trash.check_not_removed(self.store, owner)
         check_store_outside(self.store, self.order)
         parent = self._find_parent()
@@ -77,6 +78,8 @@ class SnapshotRun:
         except Refused:
             self.remove_pending()
             raise
+        if catalog.exists(self.store, keys.metadata(*owner)):
+            return catalog.read(self.store, *owner)  # by whoever was overtaken just now
         self._parent = parent
         if parent is not None:
             self._look_at_parent(parent)
@@ -159,7 +162,7 @@ class SnapshotRun:
     def pack_part(self, number: int, attempt: int = 1) -> PartSent:
         """Have one planned part coded and sent, then complete its upload. A repeated call starts the part over."""
         sent = self.session.request(requests.Pack(number), attempt=attempt, answer=self._parts.answer)
-        self.done[number] = complete_part(self.store, self._parts, number, sent)
+        self.done[number] = complete_part(self.store, self._parts, number, sent, self._pending.check)
         return sent
 
     def settle(self) -> dict[int, int]:
@@ -173,10 +176,8 @@ class SnapshotRun:
         """Check that every part is there, write the manifest, then the metadata: with that, the snapshot exists."""
         owner = self.order.machine, self.order.snapshot_id
         with timed(self.timings_ms, "metadata"):
-            written, sent = write_manifest(self.store, self.session, requests.Manifest(), owner)
-        metadata = self._metadata(written, sent)
-        self.store.put(metadata.key, metadata.seal())
-        return metadata
+            written, sent = write_manifest(self.store, self.session, requests.Manifest(), owner, self._pending.check)
+        return write_metadata(self.store, self._metadata(written, sent), self._pending.check)
 
     def _metadata(self, written: dict[str, Any], sent: SnapshotManifestSent) -> Metadata:
         return Metadata(

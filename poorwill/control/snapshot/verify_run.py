@@ -24,7 +24,7 @@ from poorwill.snapshot import keys
 from poorwill.snapshot.choices import VerifyMode
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.tables import Manifest
-from poorwill.store.base import ObjectInfo, Store
+from poorwill.store.base import Check, ObjectInfo, Store
 
 log = logging.getLogger(__name__)
 SAMPLES = 8
@@ -45,6 +45,7 @@ class VerifyRun:
 
     warnings: what will become of objects that can be read now, by the store's word; known once it is open.
     all_parts: also read borrowed parts whose last verification is recent. only: read these parts alone, by their keys.
+    fence: raises for a run that was overtaken, which then writes no record.
     """
 
     store: Store
@@ -53,6 +54,7 @@ class VerifyRun:
     mode: VerifyMode = "stored"
     all_parts: bool = True
     only: frozenset[str] | None = None
+    fence: Check = lambda: None
     parts: dict[int, int] = field(default_factory=dict)
     read: dict[str, int] = field(default_factory=dict)
     sampled: int = 0
@@ -166,7 +168,7 @@ class VerifyRun:
         record = self._record(self.mode)
         if self._before is not None and {part.key for part in self.metadata.parts} - self.read.keys():
             record = self._record(self._before.mode, self._before.failure)
-        self.store.put(record.key, record.seal())
+        self.store.put_fenced(record.key, record.seal(), self.fence)
         return record
 
     @contextmanager
@@ -183,7 +185,7 @@ class VerifyRun:
         record = self._record(FAILED, failure)
         try:
             if catalog.exists(self.store, self.metadata.key):  # else it was removed meanwhile
-                self.store.put(record.key, record.seal())
+                self.store.put_fenced(record.key, record.seal(), self.fence)
             if keys.owner_of(key) != record.owner:
                 lending.withdraw(self.store, key, failure)
         except PoorwillError as error:
