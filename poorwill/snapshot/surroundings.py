@@ -72,6 +72,21 @@ class Surroundings(NamedTuple):
         return [one_line(line.encode("utf-8", "backslashreplace").decode()) for line in lines]
 
 
+def departed(before: Root, now: Root, snapshot_id: str) -> list[str]:
+    """How the directory is another than in an earlier snapshot of the same machine, in words; empty if it is not.
+
+    Devices may be numbered anew when a machine is started, a directory may be made anew where it was, and what comes to
+    be mounted takes nothing away.
+    """
+    another = before.inode != now.inode and before.device != now.device
+    said = [f"it is on another file system than in snapshot {snapshot_id}"] if another else []
+    there = {mount.path for mount in now.mounts}
+    gone = [f"{mount.path} ({mount.kind})" for mount in before.mounts if mount.path not in there]
+    if gone:
+        said.append(f"mounted in snapshot {snapshot_id}, and not any more, or left out: {', '.join(gone[:SHOWN_MAX])}")
+    return said
+
+
 def another_root(before: Root, now: Root, may_come: bool = False) -> list[str]:
     """How the directory that is there now is another than before, in words; empty if it is the same.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from poorwill.control.machine.destruction import check_unchanged
+from poorwill.control.machine.destruction import check_destroyable, check_unchanged
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.pack.root_watch import RootWatch
 from poorwill.errors import Refused, UsageError, WorkspaceError
@@ -19,7 +19,7 @@ from poorwill.snapshot import ids
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.local import LocalStore
 from tests.support.engines import ThreadHost
-from tests.support.runs import MACHINE, Taken, order, take
+from tests.support.runs import MACHINE, Taken, order, take, verify
 from tests.support.workspaces import aged, noise
 
 INSISTING = r'allow_shrink=True \(in the API "allow_shrink": true, on the command line --allow-shrink\)'
@@ -126,6 +126,32 @@ def test_a_mount_comes_before_the_machine_goes(local_store: LocalStore, workspac
     umount(data)
     last_look(local_store, made, order(workspace, made.id))
     assert made.metadata.surroundings is not None and made.metadata.surroundings.root.mounts == ()
+
+
+def test_a_mount_is_missing_since_an_earlier_snapshot(local_store: LocalStore, workspace: Path, mount: Mount) -> None:
+    """Of the same instance, however little was there; asking again does not help, and insisting does. So it is for
+    another file system in its place. Another instance has nothing mounted, and is not asked."""
+
+    def slept(instance: str = "i-1", **fields: bool) -> None:
+        made = take(local_store, workspace, instance=instance, **fields)
+        verify(local_store, made.id)
+        check_destroyable(local_store, MACHINE, made.id, instance)
+
+    data = mount(workspace / "data")
+    (data / "little").write_text("a little")
+    slept()
+    umount(data)
+    for _ in range(2):
+        with pytest.raises(
+            Refused, match=rf"mounted in snapshot .*: data \(tmpfs\): .* goes on billing; .*{INSISTING}"
+        ):
+            slept()
+    slept("i-2")
+    slept(allow_shrink=True)
+    slept()
+    files(mount(workspace))
+    with pytest.raises(Refused, match="it is on another file system than in snapshot"):
+        slept()
 
 
 def test_the_root_of_the_machine(tmp_path: Path, mount: Mount) -> None:

@@ -9,8 +9,7 @@ from poorwill.control.records import catalog, intents
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
 from poorwill.snapshot import shrinkage
 from poorwill.snapshot.metadata import Metadata
-from poorwill.snapshot.shrinkage import Extent
-from poorwill.snapshot.surroundings import Surroundings, Woken, another_root
+from poorwill.snapshot.surroundings import Surroundings, Woken, another_root, departed
 from poorwill.store.base import Store
 
 EARLIER_MAX = 1000
@@ -21,7 +20,8 @@ def check_succession(store: Store, metadata: Metadata, keep: str) -> None:
     """Refused if losing the machine would leave much less than there was, or something else, saying how to insist.
 
     It is compared with its parent, with what the machine was woken from, and with the machine's other snapshots since
-    that, or since one that is meant: with the last one before a fall, and all of them for their directories. What
+    that, or since one that is meant: with the last one before a fall, and all of them for their directories and, where
+    they are of the same instance, what is mounted. What
     cannot be read is not compared: it cannot be woken either. keep: what became of the machine, for the message.
     """
     now, wakes = metadata.extent, _wakes(store, metadata)
@@ -32,8 +32,8 @@ def check_succession(store: Store, metadata: Metadata, keep: str) -> None:
     else:
         origins = {wake.snapshot_id for wake in (*wakes, woken) if wake is not None}
         earlier = _earlier(store, metadata, origins)
-        before = shrinkage.last_before_a_fall(now, earlier)
-        said += next(filter(None, (shrinkage.moved(now, other) for other in reversed(earlier))), [])
+        before = shrinkage.last_before_a_fall(now, [other.extent for other in earlier])
+        said += next(filter(None, (_elsewhere(metadata, other, origins) for other in reversed(earlier))), [])
         said += shrinkage.lost(now, before) if before is not None else []
         for origin in _read(store, sorted(filter(None, {*origins, metadata.parent}))):
             said += shrinkage.lost(now, origin.extent)
@@ -63,13 +63,20 @@ def partly_woken(workspace: str, wakes: Iterable[Woken]) -> list[str]:
     ]
 
 
-def _earlier(store: Store, metadata: Metadata, origins: set[str]) -> list[Extent]:
+def _elsewhere(metadata: Metadata, other: Metadata, origins: set[str]) -> list[str]:
+    said = shrinkage.moved(metadata.extent, other.extent)
+    now, before = metadata.surroundings, other.surroundings
+    here = other.instance == metadata.instance != "" and other.snapshot_id not in origins
+    return said or (departed(before.root, now.root, other.snapshot_id) if here and now and before else [])
+
+
+def _earlier(store: Store, metadata: Metadata, origins: set[str]) -> list[Metadata]:
     """The machine's other snapshots, oldest first, from the last one on that is meant, by somebody's word or since the
     machine was woken from it. Those since then may be of hibernations that were refused, and hide nothing."""
-    found: list[Extent] = []
+    found: list[Metadata] = []
     for snapshot_id, other in catalog.newest_first(store, metadata.machine):
         if other is not None and metadata.snapshot_id not in (snapshot_id, other.converted_from):
-            found.append(other.extent)
+            found.append(other)
             if other.allow_shrink or other.snapshot_id in origins or len(found) == EARLIER_MAX:
                 break
     return found[::-1]
