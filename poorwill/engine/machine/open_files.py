@@ -18,6 +18,7 @@ _MAPPING = re.compile(
     rb"(?P<inode>[1-9][0-9]*) +(?P<path>/.*)$",
     re.MULTILINE,
 )
+_WRITABLE = (b"w-s ", b"wxs ")
 _FLAGS = re.compile(rb"^flags:\s*([0-7]+)", re.MULTILINE)
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 _DELETED = b" (deleted)"
@@ -138,6 +139,8 @@ def _mappings(task: str, passed_over: tuple[bytes, ...]) -> Iterator[tuple[Ident
     maps = _read(f"{task}/maps", MAPS_BYTES_MAX)
     if len(maps) == MAPS_BYTES_MAX:
         raise OSError(f"{task}/maps is longer than {MAPS_BYTES_MAX} bytes")
+    if not any(mode in maps for mode in _WRITABLE):
+        return  # as almost everywhere: found out in a tenth of the time
     for found in _MAPPING.finditer(maps):
         if found["path"].startswith(passed_over):
             continue
