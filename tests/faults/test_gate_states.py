@@ -239,12 +239,14 @@ def _run(machine: type[GateStates], examples: int) -> None:
     run_state_machine_as_test(machine, settings=chosen)
 
 
+@pytest.mark.timeout(300)
 def test_whenever_the_gate_opens_what_comes_back_is_what_was_there(machine: type[GateStates]) -> None:
     """A few hundred steps."""
-    _run(machine, 6)
+    _run(machine, 4)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_the_same_for_long(machine: type[GateStates]) -> None:
     """20,000 steps, over which the gate opens hundreds of times."""
     _run(machine, 600)
