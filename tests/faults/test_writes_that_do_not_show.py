@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from poorwill.control.machine import last_look
 from poorwill.control.machine.destruction import check_unchanged
 from poorwill.control.records import manifests
 from poorwill.control.snapshot.session import EngineSession
-from poorwill.engine.pack.file_systems import FileSystems, now_ns
+from poorwill.engine.pack.file_systems import Distrusted, FileSystems, now_ns
 from poorwill.engine.pack.manifest import MAPPED_NS
+from poorwill.engine.pack.mounts import MountLine
+from poorwill.engine.protocol.answers import Blind, Changes
 from poorwill.errors import Refused, WorkspaceError
 from poorwill.snapshot.metadata import Metadata
 from poorwill.store.base import Store
@@ -167,6 +170,48 @@ def test_what_is_excluded_is_not_flushed(local_store: LocalStore, tmp_path: Path
         host = ThreadHost(file_systems=FileSystems(sync=lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}"))))
         take(local_store, workspace, host=host, exclude=("data/**",))
     assert str(workspace) in flushed and not any("data" in path for path in flushed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "shared"),
+    [("nfs4", "rw", True), ("fuse.sshfs", "ro", True), ("tmpfs", "rw", False), ("tmpfs", "ro", None)],
+)
+def test_which_file_systems_are_distrusted(in_memory: Path, kind: str, options: str, shared: bool | None) -> None:
+    """Those that other hosts may write to, by their kinds; of all others, by trial, those that are written here."""
+    systems, fd = FileSystems(), os.open(in_memory, os.O_RDONLY)
+    line = MountLine(os.fsencode(in_memory), 7, b"/", kind, b"there:/", frozenset({options}))
+    systems.judge(7, line, fd, ())
+    os.close(fd)
+    assert {device: found.shared for device, found in systems.distrusted.items()} == (
+        {} if shared is None else {7: shared}
+    )
+
+
+def test_what_other_hosts_may_write(local_store: LocalStore, tmp_path: Path) -> None:
+    """A share: the gate stays shut, and says where and how to insist."""
+    workspace = aged(make_large(tmp_path / "w", 1))
+    taken = take(local_store, workspace)
+    share = Distrusted(os.fsencode(workspace), "nfs4: other hosts may write there", shared=True)
+    host = ThreadHost(file_systems=FileSystems(distrusted={workspace.stat().st_dev: share}))
+    with pytest.raises(
+        Refused, match=r"m1 may be missed: .*/w \(nfs4: other hosts may write there\): .*exclude it, or insist"
+    ):
+        gate(local_store, workspace, taken, host)
+    gate(local_store, workspace, taken, host, writers="ignore")
+
+
+@pytest.mark.parametrize(("hidden", "blind", "opens"), [(0, True, True), (2, False, True), (2, True, False)])
+def test_processes_that_cannot_be_looked_into(hidden: int, blind: bool, opens: bool) -> None:
+    """One of them shuts the gate where times tell nothing; elsewhere what it writes shows."""
+    found = Changes((), hidden=hidden, blind=(Blind("/w", "tmpfs: its times do not move", False),) * blind)
+    if opens:
+        last_look.check(found, order(Path("/w")))
+        return
+    with pytest.raises(
+        Refused, match=r"2 processes could not be looked into, and the times of /w .*writers=\"ignore\""
+    ):
+        last_look.check(found, order(Path("/w")))
+    last_look.check(found, order(Path("/w"), writers="ignore"))
 
 
 def test_whole_second_times_inside_finer_ones(local_store: LocalStore, tmp_path: Path) -> None:
