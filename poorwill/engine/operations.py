@@ -100,6 +100,10 @@ class Operations:
 
         return Activity().look(request.window_s, context)
 
+    def op_hold(self, request: requests.Hold, context: Context) -> dict[str, Any]:
+        self._workspace.take(request.workspace, "snapshot", context)
+        return {}
+
     def op_scan(self, request: requests.Scan, context: Context) -> answers.Planned:
         adopted = self._adopted(request.adopt, context)
         before = self._manifest(request.parent, context) if request.parent else None

@@ -109,6 +109,7 @@ def test_its_verification_and_its_intent_count(store: LocalStore) -> None:
 
 def test_what_it_began_is_its_own(store: LocalStore, tmp_path: Path) -> None:
     """The id of what it was cut off in is not taken for another workspace, and is for the same one."""
+    (tmp_path / "other").mkdir()
     with pytest.raises(Refused, match="was begun for /var/tmp/poorwill-previous"):
         take(store, tmp_path / "other", CUT_OFF, machine=MACHINE, parent=BORROWING)
     record = Pending.unseal(store.get(keys.pending(MACHINE, CUT_OFF)), keys.pending(MACHINE, CUT_OFF))

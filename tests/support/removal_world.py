@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,10 @@ from poorwill.control.records.holdings import Holdings
 from poorwill.control.records.trash import Trashed
 from poorwill.control.removal import deletion, purging, retention
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
-from poorwill.errors import NotFound, Refused
+from poorwill.errors import NotFound, Refused, UploadLost
 from poorwill.snapshot import keys
 from poorwill.snapshot.keys import Owner
+from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.snapshot.retention_policy import Policy
 from tests.support.memory_store import Died, MemoryStore, Process
@@ -54,6 +56,7 @@ class RemovalWorld:
         self.live: list[Taking] = []
         self.cut: list[Taking] = []  # dead; its pending record may be there
         self.given_up: set[Owner] = set()
+        self.written: list[tuple[frozenset[int], Metadata]] = []  # what runs were told that they had committed
         self.taken = 0
         self.died = False  # whether the process of the last operation did
 
@@ -122,8 +125,9 @@ class RemovalWorld:
         self.taken += 1
         found = _chosen(list(catalog.names(self.store)), parent)
         order = SnapshotOrder(
-            machine, f"20260101T000000Z-{self.taken:08x}", "/workspace", "i", parent=found[1] if found else None
-        )
+            machine, f"20260101T000000Z-{self.taken:08x}", "/workspace", "i",
+            parent=found[1] if found else None, allow_shrink=True,
+        )  # fmt: skip
         return self._open(process, order, wanted)
 
     def _open(self, process: Process, order: SnapshotOrder, wanted: frozenset[int]) -> Taking | None:
@@ -151,6 +155,22 @@ class RemovalWorld:
         taking = self.op_begin(process, machine, wanted, None)
         while taking is not None and taking.stage < 3:
             self._advance(taking)
+
+    def op_take(self, process: Process, snapshot_id: str, wanted: frozenset[int]) -> None:
+        """A snapshot of that id, from its beginning to its end, or until the run is overtaken."""
+        order = SnapshotOrder(MACHINES[0], snapshot_id, "/workspace", "i", allow_shrink=True)
+        engine: Any = SmallEngine(process, wanted)
+        taking = Taking(process, SnapshotRun(process, engine, order, doubt=lambda store, parent: None), wanted)
+        with suppress(NotFound, Refused, UploadLost):
+            if taking.run.open() is None:
+                taking.run.scan()
+                self._advance(taking)
+                self.written.append((wanted, taking.run.write_metadata()))
+            taking.run.remove_pending()
+
+    def op_delete_by_force(self, process: Process, snapshot_id: str) -> None:
+        with suppress(NotFound, Refused):
+            deletion.delete(process, snapshot_id, force=True, threads=1)
 
     def op_advance(self, process: Process, number: int) -> None:
         """Pack, commit, or end a run. Nothing of that may ever fail: what a run counts on is there."""
@@ -245,7 +265,7 @@ class RemovalWorld:
         if owner is not None:
             try:
                 trash.undelete(process, owner[1])
-            except (NotFound, Refused):
+            except (NotFound, Refused, UploadLost):
                 pass  # its removal has begun, or is over
 
     def op_wait(self, process: Process, hours: int) -> None:

@@ -50,6 +50,8 @@ class SmallEngine:
         answer: Answer = lambda question: None,
         on_page: Callable[[bytes], None] = lambda page: None,
     ) -> Any:
+        if isinstance(request, requests.Hold):
+            return {}
         if isinstance(request, requests.Scan):
             return self._scan(answer, request)
         if isinstance(request, requests.Pack):

@@ -10,6 +10,7 @@ from typing import ClassVar
 from poorwill.engine.protocol.requests import FoundPart
 from poorwill.errors import NotFound, Refused
 from poorwill.snapshot import keys
+from poorwill.snapshot.keys import Owner
 from poorwill.snapshot.metadata import THIS_TOOL, Tool
 from poorwill.snapshot.record import SnapshotRecord
 from poorwill.store.base import Store
@@ -98,12 +99,9 @@ class PendingRecord:
             self._take_over(replace(before, attempt=self.attempt.id))
 
     def _take_over(self, record: Pending) -> None:
-        owner = self.machine, self.snapshot_id
-        written = (keys.pending, keys.manifest, keys.metadata, keys.verified, keys.parts_of)
         for _ in range(TAKE_OVERS_MAX):
             self.store.put(self.key, record.seal())
-            for key, upload_id in [found for place in written for found in self.store.list_uploads(place(*owner))]:
-                self.store.abort_upload(key, upload_id)
+            end_uploads(self.store, (self.machine, self.snapshot_id))
             if self._mine():  # else whoever was here before wrote it once more, just before its upload was ended
                 self.attempt.held = True
                 return
@@ -148,3 +146,18 @@ class PendingRecord:
         prefix = keys.parts_of(self.machine, self.snapshot_id)
         found = (part for part in self.store.list(prefix) if keys.is_part(part.key))
         return tuple(FoundPart(part.key, int(part.key[-2:]), part.size) for part in found)
+
+
+def uploads_of(store: Store, owner: Owner | None = None) -> list[tuple[str, str]]:
+    """The unfinished uploads of whatever a run writes, of one snapshot or of all."""
+    if owner is None:
+        places = [keys.PENDING, keys.PARTS, keys.MANIFESTS, keys.SNAPSHOTS, keys.VERIFIED]
+    else:
+        places = [place(*owner) for place in (keys.pending, keys.parts_of, keys.manifest, keys.metadata, keys.verified)]
+    return [upload for place in places for upload in store.list_uploads(place)]
+
+
+def end_uploads(store: Store, owner: Owner) -> None:
+    """What was begun of a snapshot has appeared by now or never will."""
+    for key, upload_id in uploads_of(store, owner):
+        store.abort_upload(key, upload_id)

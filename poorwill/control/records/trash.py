@@ -85,7 +85,8 @@ def undelete(store: Store, snapshot_id: str) -> Metadata:
     except PermanentError:
         store.delete(hold)
         raise
-    store.put(metadata.key, metadata.seal())
+    if not store.put_new(metadata.key, metadata.seal()):
+        raise Refused(f"snapshot {snapshot_id} was taken anew, with other content, while it was brought back")
     store.delete(hold)
     return metadata
 

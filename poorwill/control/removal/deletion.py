@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from poorwill.control.records import catalog, trash, verified
 from poorwill.control.records.holdings import THREADS, Holdings
+from poorwill.control.records.pending import end_uploads
 from poorwill.control.records.trash import Trashed
 from poorwill.control.removal import purging
 from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
@@ -47,20 +49,26 @@ def delete(store: Store, snapshot_id: str, *, force: bool = False, threads: int 
         trash.undelete(store, snapshot_id)
         raise Refused(_NOT_ENDED.format(snapshot_id))
     force |= not_ended
+    _give_up(store, owner, force)
     holdings = Holdings(store, threads)
-    uploads = list(purging.uploads_of(store, owner))
-    if force:
-        store.delete(keys.pending(*owner))
     holdings.refresh()
     # What was deleted before and was needed until now goes with it.
     going = {owner} | (holdings.removing - holdings.pending.keys())
     in_trash = going & holdings.trash.keys()
     purged = purging.remove(holdings, in_trash, going - in_trash - holdings.committed.keys())
     purging.sweep(holdings)
-    for key, upload_id in uploads:
-        store.abort_upload(key, upload_id)
     left = [info.key for info in store.list(keys.parts_of(*owner)) if keys.is_part(info.key)]
     return {"snapshot_id": snapshot_id, "machine": owner[0], "freed_bytes": purged.freed_bytes, "kept_parts": left}
+
+
+def _give_up(store: Store, owner: Owner, force: bool) -> None:
+    """Have the run that takes the snapshot, and whoever verifies it, write nothing more: they look at its documents
+    before they complete an upload."""
+    if force:
+        store.delete(keys.pending(*owner))
+    end_uploads(store, owner)
+    with suppress(NotFound):
+        trash.move(store, owner)  # again: it may have been committed before that
 
 
 def _drop_damaged(store: Store, owner: Owner) -> None:

@@ -9,13 +9,13 @@ writes nothing: only the grace period, which must be longer than a wake takes, p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from poorwill.control.records import catalog, clock
 from poorwill.control.records.holdings import Holdings, Needs, at_once
+from poorwill.control.records.pending import uploads_of
 from poorwill.control.records.trash import Removing
 from poorwill.snapshot import keys
 from poorwill.snapshot.keys import Owner
@@ -102,15 +102,6 @@ def sweep(holdings: Holdings) -> None:
     """Remove the objects of processes that were killed while they asked what time it is."""
     for stray in holdings.strays:
         holdings.store.delete(stray.key)
-
-
-def uploads_of(store: Store, owner: Owner | None = None) -> Iterator[tuple[str, str]]:
-    """The unfinished uploads of one snapshot, or of all: of parts, of manifests and of metadata."""
-    places = keys.PARTS, keys.MANIFESTS, keys.SNAPSHOTS
-    if owner is not None:
-        places = keys.parts_of(*owner), keys.manifest(*owner), keys.metadata(*owner)
-    for place in places:
-        yield from store.list_uploads(place)
 
 
 def expired(holdings: Holdings, now_s: float, grace_s: float) -> set[Owner]:

@@ -72,6 +72,8 @@ class SnapshotRun:
         trash.check_not_removed(self.store, owner)
         check_store_outside(self.store, self.order)
         parent = self._find_parent()
+        # First: whoever is refused there must not have taken anything over.
+        self.session.request(requests.Hold(self.order.workspace))
         self._write_pending(parent)
         try:
             trash.check_not_removed(self.store, owner)  # again: its parts may be about to go

@@ -19,7 +19,7 @@ from poorwill.engine.pool import Bench
 from poorwill.engine.protocol.answers import PartVerified
 from poorwill.engine.protocol.requests import OpenVerify, Verify
 from poorwill.engine.transfer.decoding import check_stored, decode
-from poorwill.errors import Corrupt, NotFound, PoorwillError, Unsupported
+from poorwill.errors import Corrupt, NotFound, PoorwillError, Refused, Unsupported
 from poorwill.snapshot import keys
 from poorwill.snapshot.choices import VerifyMode
 from poorwill.snapshot.metadata import Metadata
@@ -163,13 +163,21 @@ class VerifyRun:
     def record(self) -> Verified:
         """Write what was read back; it names this snapshot, its instance and its manifest's hash.
 
-        What there was a doubt of goes on to be doubted until all of it is read at once.
+        What there was a doubt of goes on to be doubted until all of it is read at once. Refused, and nothing is
+        written, if the snapshot was removed meanwhile.
         """
         record = self._record(self.mode)
         if self._before is not None and {part.key for part in self.metadata.parts} - self.read.keys():
             record = self._record(self._before.mode, self._before.failure)
-        self.store.put_fenced(record.key, record.seal(), self.fence)
+        self.store.put_fenced(record.key, record.seal(), self._check)
         return record
+
+    def _check(self) -> None:
+        self.fence()
+        if not catalog.exists(self.store, self.metadata.key):
+            raise Refused(
+                f"snapshot {self.metadata.snapshot_id} was removed while it was verified: nothing was noted of it"
+            )
 
     @contextmanager
     def _failing(self, key: str) -> Iterator[None]:
@@ -185,7 +193,7 @@ class VerifyRun:
         record = self._record(FAILED, failure)
         try:
             if catalog.exists(self.store, self.metadata.key):  # else it was removed meanwhile
-                self.store.put_fenced(record.key, record.seal(), self.fence)
+                self.store.put_fenced(record.key, record.seal(), self._check)
             if keys.owner_of(key) != record.owner:
                 lending.withdraw(self.store, key, failure)
         except PoorwillError as error:

@@ -46,6 +46,13 @@ class FoundPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold(Request[dict[str, Any]]):
+    """Be the only engine that works in a workspace."""
+
+    workspace: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scan(Request[answers.Planned]):
     """Walk the workspace, and plan its parts."""
 
@@ -137,8 +144,8 @@ class FinishConvert(Request[answers.ManifestSent]):
 
 
 _KINDS: tuple[type[Request[Any]], ...] = (
-    Hello, Activity, Command, Scan, Pack, Settle, Manifest, Changed, OpenRestore, Restore, FinishRestore, OpenVerify,
-    Verify, OpenConvert, Convert, FinishConvert,
+    Hello, Activity, Command, Hold, Scan, Pack, Settle, Manifest, Changed, OpenRestore, Restore, FinishRestore,
+    OpenVerify, Verify, OpenConvert, Convert, FinishConvert,
 )  # fmt: skip
 REQUESTS = {name_of(kind): kind for kind in _KINDS}
 
