@@ -61,7 +61,10 @@ def rig(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("change", [nothing, half, woken_in_part, another_directory])
+@pytest.mark.parametrize(
+    "change",
+    [half, *(pytest.param(one, marks=pytest.mark.long) for one in (nothing, woken_in_part, another_directory))],
+)
 def test_a_hibernation_that_is_refused(rig: Rig, ssh_keys: KeyPair, tmp_path: Path, change: Change) -> None:
     """The error has the reason, that the machine bills, and the words for flows, API and command line; insisting in the
     API destroys the machine. The program exits with 6, and with 0 when it is told to."""
