@@ -64,7 +64,7 @@ EVERY: Mapping[str, SealedRecord] = {
         Pending(
             machine=MACHINE, snapshot_id=SNAPSHOT_ID, workspace="/w", instance="", parent="20260102T030405Z-00000001",
             borrows=("20260102T030405Z-00000001",), plan_hash=None, started_at="2026-01-02T03:04:05Z", tool=TOOL,
-            converted_from="20260102T030405Z-00000001",
+            converted_from="20260102T030405Z-00000001", attempt="0123456789abcdef",
         ),
         Verified(
             machine=MACHINE, snapshot_id=SNAPSHOT_ID, instance="", manifest=MANIFEST, mode="stored", verified_at_s=0,
