@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyStrategyDefinition
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -231,23 +232,26 @@ def machine(state_dir: Path) -> Iterator[type[GateStates]]:
     yield GateStates
 
 
-def _run(machine: type[GateStates], examples: int) -> None:
+def _run(machine: type[GateStates], steps: int) -> None:
     chosen = settings(
-        max_examples=examples, stateful_step_count=STEPS, deadline=None, suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
+        max_examples=5, stateful_step_count=STEPS, deadline=None, suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink], database=None,
     )  # fmt: skip
-    run_state_machine_as_test(machine, settings=chosen)
+    while machine.steps < steps:
+        # Time is real here: the same steps may find another workspace, which Hypothesis takes for a mistake of ours.
+        with suppress(FlakyStrategyDefinition):
+            run_state_machine_as_test(machine, settings=chosen)
 
 
 @pytest.mark.timeout(300)
 def test_whenever_the_gate_opens_what_comes_back_is_what_was_there(machine: type[GateStates]) -> None:
     """A few hundred steps."""
-    _run(machine, 4)
+    _run(machine, 150)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_the_same_for_long(machine: type[GateStates]) -> None:
     """20,000 steps, over which the gate opens hundreds of times."""
-    _run(machine, 600)
-    assert machine.steps >= 20_000 and machine.opened >= 100
+    _run(machine, 20_000)
+    assert machine.opened >= 100

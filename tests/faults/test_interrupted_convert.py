@@ -195,8 +195,8 @@ def test_retention_between_the_runs(local_store: LocalStore, tmp_path: Path) -> 
     before = part_objects(local_store)
     holdings = Holdings(local_store)
     plan = retention.plan(holdings, Policy(last=1).check(), 0)
-    assert [verdict.reasons for verdict in plan.verdicts if verdict.owner[1] == old.id] == [
-        (f"it is being converted into {new_id}",)
+    assert [verdict.reasons[-1] for verdict in plan.verdicts if verdict.owner[1] == old.id] == [
+        f"it is being converted into {new_id}"
     ]
     retention.apply(holdings, plan.going, 0)
     assert part_objects(local_store) == before

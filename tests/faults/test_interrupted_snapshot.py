@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from deployments.servers.s3_server import S3Server
+from poorwill.control.records.pending import PendingRecord
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.snapshot_run import SnapshotRun
 from poorwill.errors import EngineLost, PoorwillError, Refused, StoreUnavailable
-from poorwill.snapshot import documents, ids, keys
+from poorwill.snapshot import ids, keys
 from poorwill.store.base import Store
 from poorwill.store.local import LocalStore
 from poorwill.store.s3.store import S3Store
@@ -138,8 +139,8 @@ def test_the_program_is_killed_and_run_again(tmp_path: Path) -> None:
     first = poorwill("snapshot", workspace, *given).done
     again = poorwill("snapshot", workspace, *given, "--id", first["snapshot_id"])
     assert again.code == 6 and "exists already" in again.events[-1]["message"]
-    pending = {"format": "poorwill-pending/1", "machine": MACHINE, "workspace": str(workspace), "borrows": []}
-    store.put(keys.pending(MACHINE, first["snapshot_id"]), documents.seal(pending))
+    cut_off = PendingRecord(store, MACHINE, first["snapshot_id"])
+    cut_off.write(workspace=str(workspace), instance="", parent=None, borrows=[])
     finished = poorwill("snapshot", workspace, *given, "--id", first["snapshot_id"])
     assert finished.code == 0 and finished.done["totals"] == first["totals"]
     assert list(store.list(keys.PENDING)) == []
