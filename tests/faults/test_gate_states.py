@@ -234,8 +234,8 @@ def machine(state_dir: Path) -> Iterator[type[GateStates]]:
 
 def _run(machine: type[GateStates], steps: int) -> None:
     chosen = settings(
-        max_examples=5, stateful_step_count=STEPS, deadline=None, suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink], database=None,
+        max_examples=min(25, steps // STEPS), stateful_step_count=STEPS, deadline=None,
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink], database=None,
     )  # fmt: skip
     while machine.steps < steps:
         # Time is real here: the same steps may find another workspace, which Hypothesis takes for a mistake of ours.
