@@ -187,10 +187,7 @@ def _cost(request: Request, metadata: Metadata, price_per_hour: float | None) ->
 
 def _committed(request: Request, block: Machine) -> Metadata | None:
     with closing(store_block(request.store).open()) as store:
-        try:
-            return catalog.read(store, block.name, request.snapshot_id)
-        except NotFound:
-            return None
+        return catalog.committed(store, block.name, request.snapshot_id)
 
 
 def _already_gone(request: Request, block: Machine, metadata: Metadata | None) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from flows.stages import failed
 from poorwill import defaults
 from poorwill.control.records import catalog
 from poorwill.control.removal.rotation import Share
-from poorwill.errors import Corrupt, NotFound, PoorwillError, Unsupported
+from poorwill.errors import Corrupt, NotFound, PoorwillError
 from poorwill.snapshot.sizes import human
 from tasks.events import VERIFICATION_FAILED, emit
 from tasks.read_back import Chosen, ReadBack, Reading, choose_due, read_back
 from tasks.reports.artifacts import ROWS_MAX, Row, publish_table
 
-BAD = (Corrupt, NotFound, Unsupported)
+BAD = catalog.UNREADABLE
 """Errors of a snapshot that cannot be woken, unlike those of a store that is out of reach."""
 GOOD = "as it was written"
 

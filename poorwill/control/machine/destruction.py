@@ -12,7 +12,7 @@ from poorwill.control.snapshot.presigned_grants import ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.engine.protocol.answers import Changes
 from poorwill.engine.protocol.requests import Changed
-from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
+from poorwill.errors import Refused
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.order import SnapshotOrder
 from poorwill.store.base import ObjectInfo, Store
@@ -38,7 +38,7 @@ def check_destroyable(
             check_succession(store, metadata, keep)
         # Again: whoever deletes it takes it away first and looks at the record second; one of the two sees the other.
         return catalog.read(store, machine, snapshot_id)
-    except (NotFound, Corrupt, Unsupported) as error:
+    except catalog.UNREADABLE as error:
         raise Refused(f"snapshot {snapshot_id} is not committed and verified: {error.message}: {keep}") from None
 
 
@@ -56,7 +56,7 @@ def _checked(store: Store, machine: str, snapshot_id: str, instance: str, keep: 
         )
     if not record.proves:
         raise Refused(f"snapshot {snapshot_id} was verified by '{record.mode}', which is not enough: {keep}")
-    unread = {part.key for part in metadata.parts if not part.borrowed} - record.read_keys
+    unread = record.unread(metadata)
     if unread:
         raise Refused(f"{len(unread)} parts of {snapshot_id} were never read back: {keep}")
     doubt = lost_with_others(store, metadata, record)

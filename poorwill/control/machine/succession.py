@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from poorwill.control.records import catalog, intents
-from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
+from poorwill.errors import Refused
 from poorwill.snapshot import shrinkage
 from poorwill.snapshot.metadata import Metadata
 from poorwill.snapshot.surroundings import Surroundings, Woken, another_root, departed
 from poorwill.store.base import Store
 
 EARLIER_MAX = 1000
-UNREADABLE = (NotFound, Corrupt, Unsupported)
 
 
 def check_succession(store: Store, metadata: Metadata, keep: str) -> None:
@@ -21,8 +20,8 @@ def check_succession(store: Store, metadata: Metadata, keep: str) -> None:
 
     It is compared with its parent, with what the machine was woken from, and with the machine's other snapshots since
     that, or since one that is meant: with the last one before a fall, and all of them for their directories and, where
-    they are of the same instance, what is mounted. What
-    cannot be read is not compared: it cannot be woken either. keep: what became of the machine, for the message.
+    they are of the same instance, what is mounted. What cannot be read is not compared: it cannot be woken either.
+    keep: what became of the machine, for the message.
     """
     now, wakes = metadata.extent, _wakes(store, metadata)
     woken = metadata.surroundings.woken if metadata.surroundings is not None else None
@@ -84,7 +83,7 @@ def _earlier(store: Store, metadata: Metadata, origins: set[str]) -> list[Metada
 
 def _wakes(store: Store, metadata: Metadata) -> list[Woken]:
     """What the machine was woken from, by the store's records; only of a machine that is on record."""
-    with suppress(*UNREADABLE):
+    with suppress(*catalog.UNREADABLE):
         return [
             Woken(intent.machine, intent.snapshot_id, intent.partial)
             for intent in intents.of_machine(store, metadata.machine)
@@ -95,5 +94,5 @@ def _wakes(store: Store, metadata: Metadata) -> list[Woken]:
 
 def _read(store: Store, snapshot_ids: Iterable[str]) -> Iterator[Metadata]:
     for snapshot_id in snapshot_ids:
-        with suppress(*UNREADABLE):
+        with suppress(*catalog.UNREADABLE):
             yield catalog.find(store, snapshot_id)

@@ -17,6 +17,10 @@ SKEW_S_MAX = 86_400.0
 """An object that is said to have been written so long before its snapshot was begun has the time of something else."""
 
 
+UNREADABLE = (NotFound, Corrupt, Unsupported)
+"""What reading a document raises where trying again gives the same answer."""
+
+
 def exists(store: Store, key: str) -> bool:
     """Whether an object of that key is there."""
     try:
@@ -30,6 +34,14 @@ def read(store: Store, machine: str, snapshot_id: str) -> Metadata:
     """A snapshot's metadata: its commit record. NotFound, Corrupt, Unsupported."""
     key = keys.metadata(machine, snapshot_id)
     return Metadata.unseal(store.get(key), key)
+
+
+def committed(store: Store, machine: str, snapshot_id: str) -> Metadata | None:
+    """A snapshot's metadata; None if it is not there, or not yet. Corrupt, Unsupported."""
+    try:
+        return read(store, machine, snapshot_id)
+    except NotFound:
+        return None
 
 
 def machine_of(store: Store, snapshot_id: str) -> str:

@@ -92,6 +92,10 @@ class Verified(SnapshotRecord):
         """The keys of the parts that were read."""
         return frozenset(part.key for part in self.parts if part.read)
 
+    def unread(self, metadata: Metadata) -> set[str]:
+        """The keys of the snapshot's own parts that were not read."""
+        return {part.key for part in metadata.parts if not part.borrowed} - self.read_keys
+
 
 def read(store: Store, machine: str, snapshot_id: str) -> Verified:
     """The verification record of a snapshot. NotFound, Corrupt, Unsupported."""

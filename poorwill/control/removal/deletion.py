@@ -10,7 +10,7 @@ from poorwill.control.records.holdings import THREADS, Holdings
 from poorwill.control.records.pending import end_uploads
 from poorwill.control.records.trash import Trashed
 from poorwill.control.removal import purging
-from poorwill.errors import Corrupt, NotFound, Refused, Unsupported
+from poorwill.errors import Corrupt, NotFound, Refused
 from poorwill.snapshot import ids, keys
 from poorwill.snapshot.keys import Owner
 from poorwill.snapshot.metadata import Metadata
@@ -85,7 +85,7 @@ def _drop_damaged(store: Store, owner: Owner) -> None:
 def _failed(store: Store, owner: Owner) -> bool:
     try:
         return verified.read(store, *owner).failed
-    except (NotFound, Corrupt, Unsupported):
+    except catalog.UNREADABLE:
         return False
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from poorwill.control.records import catalog, manifests
 from poorwill.control.records.holdings import Held, Holdings
-from poorwill.errors import Corrupt, NotFound, Unsupported
 from poorwill.snapshot import keys
 from poorwill.snapshot.columns import Array
 
@@ -79,7 +78,7 @@ def _collect(holdings: Holdings, held: Held, orphaned: Array, found: _Live) -> b
     """Note the chunks that a snapshot needs of such parts. False if its manifest cannot be read."""
     try:
         manifest = manifests.read(holdings.store, catalog.read(holdings.store, *held.owner))
-    except (NotFound, Corrupt, Unsupported):
+    except catalog.UNREADABLE:
         return False
     chunks = manifest.chunks
     for row in range(len(manifest.parts)):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control.records import clock, intents, trash, verified
+from poorwill.control.records import catalog, clock, intents, trash, verified
 from poorwill.control.records.holdings import Held, Holdings, Needs, at_once
 from poorwill.control.removal import purging
 from poorwill.control.removal.purging import Purged, Usage
@@ -184,7 +184,7 @@ def _judged(
 def _standing(store: Store, owner: Owner) -> Standing:
     try:
         record = verified.read(store, *owner)
-    except (NotFound, Corrupt, Unsupported):
+    except catalog.UNREADABLE:
         return "unknown"
     if record.failed:
         return "failed"

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from poorwill.control.records import verified
+from poorwill.control.records import catalog, verified
 from poorwill.control.records.holdings import Held, Holdings, at_once
 from poorwill.control.records.verified import Verified
-from poorwill.errors import Corrupt, NotFound, Unsupported, UsageError
+from poorwill.errors import UsageError
 from poorwill.snapshot import durations
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.keys import Owner
@@ -93,7 +93,7 @@ def rotation(holdings: Holdings, now_s: float) -> Rotation:
     def record(owner: Owner) -> Verified | None:
         try:
             return verified.read(holdings.store, *owner)
-        except (NotFound, Corrupt, Unsupported):
+        except catalog.UNREADABLE:
             return None
 
     for owner, found in at_once(record, dues, holdings.threads):

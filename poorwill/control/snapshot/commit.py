@@ -59,8 +59,9 @@ def write_manifest(
     check(found)
     parts = _checked_parts(store, found)
     reference = ManifestReference(key, len(data), sent.blake3)
-    if catalog.exists(store, keys.metadata(*owner)):
-        _committed(store, owner, reference)
+    there = catalog.committed(store, *owner)
+    if there is not None:
+        _check_ours(there, reference)
     else:
         with _fenced(fence):
             store.put_fenced(key, data, fence)
@@ -80,7 +81,9 @@ def write_metadata(store: Store, metadata: Metadata, fence: Check) -> Metadata:
     answer was lost. Refused if it is of another run."""
     with _fenced(fence):
         store.put_new(metadata.key, metadata.seal(), fence)
-    return _committed(store, metadata.owner, metadata.manifest)
+    there = catalog.read(store, *metadata.owner)
+    _check_ours(there, metadata.manifest)
+    return there
 
 
 @contextmanager
@@ -93,11 +96,11 @@ def _fenced(fence: Check) -> Iterator[None]:
         raise
 
 
-def _committed(store: Store, owner: Owner, manifest: ManifestReference) -> Metadata:
-    there = catalog.read(store, *owner)
+def _check_ours(there: Metadata, manifest: ManifestReference) -> None:
     if there.manifest != manifest:
-        raise Refused(f"snapshot {owner[1]} was committed by another run: this one was overtaken, and writes nothing")
-    return there
+        raise Refused(
+            f"snapshot {there.snapshot_id} was committed by another run: this one was overtaken, and writes nothing"
+        )
 
 
 def _fetch_manifest(session: EngineSession, request: Request[Sent]) -> tuple[bytes, Sent]:

@@ -19,7 +19,7 @@ from poorwill.engine.protocol.asking import Question
 from poorwill.engine.protocol.questions import Read
 from poorwill.engine.protocol.requests import Convert, FinishConvert, FoundPart, OpenConvert
 from poorwill.errors import Corrupt, EngineFailed, PermanentError, Refused, Unsupported
-from poorwill.snapshot import ids, keys
+from poorwill.snapshot import ids
 from poorwill.snapshot.metadata import THIS_TOOL, Metadata
 from poorwill.snapshot.tables import Manifest
 from poorwill.store.base import Store
@@ -75,9 +75,10 @@ class ConvertRun:
         else, is another snapshot's, or that of one that was removed; NotFound if the source was removed meanwhile.
         """
         owner = self.machine, self.snapshot_id
-        if catalog.exists(self.store, keys.metadata(*owner)):
+        committed = catalog.committed(self.store, *owner)
+        if committed is not None:
             self._pending.take_over_existing()
-            return self._checked(catalog.read(self.store, *owner))
+            return self._checked(committed)
         trash.check_not_removed(self.store, owner)
         self._plan()
         source = self.source.snapshot_id
@@ -93,8 +94,9 @@ class ConvertRun:
         except PermanentError:
             self.remove_pending()
             raise
-        if catalog.exists(self.store, keys.metadata(*owner)):
-            return self._checked(catalog.read(self.store, *owner))  # by whoever was overtaken just now
+        committed = catalog.committed(self.store, *owner)
+        if committed is not None:
+            return self._checked(committed)  # by whoever was overtaken just now
         self.adopted = self._pending.finished_parts()
         if self.adopted:
             self._plan()

@@ -10,13 +10,12 @@ from functools import partial
 from poorwill.control.records import catalog, trash, verified
 from poorwill.control.records.verified import Verified
 from poorwill.engine.transfer.part_reading import read_index
-from poorwill.errors import Corrupt, NotFound, Unsupported
+from poorwill.errors import NotFound
 from poorwill.snapshot import keys
 from poorwill.snapshot.keys import Owner
 from poorwill.snapshot.metadata import Metadata
 from poorwill.store.base import Store
 
-UNREADABLE = (Corrupt, NotFound, Unsupported)
 LOOKS_AT_ONCE = 16
 
 
@@ -36,11 +35,11 @@ def doubt_about(store: Store, parent: Metadata, *, unverified_lends: bool = Fals
                 return "it was never verified"
             if not record.proves:
                 return f"it was verified by '{record.mode}', which is not enough"
-            unread = {part.key for part in parent.parts if not part.borrowed} - record.read_keys
+            unread = record.unread(parent)
             if unread:
                 return f"{len(unread)} of its parts were never read back"
         return lost_with_others(store, parent, record) or _missing(store, parent)
-    except UNREADABLE as error:
+    except catalog.UNREADABLE as error:
         return error.message
 
 
@@ -56,7 +55,7 @@ def withdraw(store: Store, part: str, failure: str) -> None:
     assert owner is not None
     try:
         record = replace(verified.read(store, *owner), failure=failure)
-    except UNREADABLE:
+    except catalog.UNREADABLE:
         record = Verified.of(_metadata(store, owner), "sample", {}, failure=failure)
     parts = tuple(replace(each, read=each.read and each.key != part) for each in record.parts)
     store.put(record.key, replace(record, parts=parts, verified_at_s=int(time.time())).seal())
@@ -84,7 +83,7 @@ def lost_with_others(store: Store, snapshot: Metadata, record: Verified | None) 
     for owner in sorted({owner for key in borrowed if (owner := keys.owner_of(key)) is not None}):
         try:
             lender = verified.read(store, *owner)
-        except UNREADABLE:
+        except catalog.UNREADABLE:
             continue  # nothing is said against it
         if lender.failure is None:
             continue
@@ -95,7 +94,7 @@ def lost_with_others(store: Store, snapshot: Metadata, record: Verified | None) 
 
 
 def _missing(store: Store, parent: Metadata) -> str | None:
-    """That an object has another size than it should. UNREADABLE also for a part without its index."""
+    """That an object has another size than it should. `catalog.UNREADABLE` also for a part without its index."""
 
     def look(key: str, size: int, is_part: bool) -> str | None:
         there = store.head(key).size

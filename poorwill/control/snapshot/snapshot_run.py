@@ -11,7 +11,7 @@ from poorwill import defaults
 from poorwill.control.records import catalog, clock, trash
 from poorwill.control.records.pending import Attempt, PendingRecord
 from poorwill.control.snapshot.commit import complete_part, write_manifest, write_metadata
-from poorwill.control.snapshot.lending import UNREADABLE, doubt_about
+from poorwill.control.snapshot.lending import doubt_about
 from poorwill.control.snapshot.presigned_grants import PartGrants, ReadGrants
 from poorwill.control.snapshot.session import EngineSession
 from poorwill.control.snapshot.store_place import check_store_outside
@@ -66,9 +66,10 @@ class SnapshotRun:
         the other.
         """
         owner = self.order.machine, self.order.snapshot_id
-        if catalog.exists(self.store, keys.metadata(*owner)):
+        committed = catalog.committed(self.store, *owner)
+        if committed is not None:
             self._pending.take_over_existing()
-            return catalog.read(self.store, *owner)
+            return committed
         trash.check_not_removed(self.store, owner)
         check_store_outside(self.store, self.order)
         parent = self._find_parent()
@@ -80,8 +81,9 @@ class SnapshotRun:
         except Refused:
             self.remove_pending()
             raise
-        if catalog.exists(self.store, keys.metadata(*owner)):
-            return catalog.read(self.store, *owner)  # by whoever was overtaken just now
+        committed = catalog.committed(self.store, *owner)
+        if committed is not None:
+            return committed  # by whoever was overtaken just now
         self._parent = parent
         if parent is not None:
             self._look_at_parent(parent)
@@ -96,7 +98,7 @@ class SnapshotRun:
             return None
         try:
             return catalog.find(self.store, wanted) if named else catalog.read(self.store, machine, wanted)
-        except UNREADABLE as error:
+        except catalog.UNREADABLE as error:
             if named and isinstance(error, NotFound) and not self._was_there(named):
                 raise
             self._note_doubt(wanted, error.message)
@@ -113,7 +115,7 @@ class SnapshotRun:
         try:
             catalog.read(self.store, *parent.owner)
             doubt = self.doubt(self.store, parent)
-        except UNREADABLE as error:
+        except catalog.UNREADABLE as error:
             doubt = error.message
         if doubt is not None:
             self._drop_parent(parent, doubt)
@@ -140,7 +142,7 @@ class SnapshotRun:
         with timed(self.timings_ms, "scan"):
             try:
                 scanned = self._scan()
-            except UNREADABLE as error:
+            except catalog.UNREADABLE as error:
                 if self._parent is None or not self.session.alive:
                     raise
                 # What cannot be read is the parent's manifest, most likely; else the same comes of it again.

@@ -105,7 +105,7 @@ class VerifyRun:
     def _doubted_before(self) -> Verified | None:
         try:
             record = verified.read(self.store, *self.metadata.owner)
-        except (NotFound, Corrupt, Unsupported):
+        except catalog.UNREADABLE:
             return None
         return record if record.failure is not None and record.manifest == self.metadata.manifest else None
 
