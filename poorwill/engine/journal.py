@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from poorwill.engine.machine import processes
 from poorwill.errors import WorkspaceError
 from poorwill.snapshot.columns import Array
 
@@ -45,7 +46,7 @@ _APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 def boot_id() -> str:
     """Another text each time the machine is started."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return processes.boot_id(Path("/"))
     except OSError:
         return "unknown"
 

@@ -7,7 +7,6 @@ path, and where it was moved since, as the directory that it is.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import NamedTuple
 
 from poorwill.engine import state
 from poorwill.engine.identity import identity_of
-from poorwill.errors import Corrupt
-from poorwill.snapshot import fields
 from poorwill.snapshot.surroundings import Woken
 from poorwill.snapshot.tables import Manifest
 
@@ -49,9 +46,9 @@ def _remember(root: bytes, woken: Woken) -> str:
     """Instead of what was remembered of this workspace; why that failed, or ""."""
     try:
         wake = _wake(root, woken)
-        text, name = json.dumps(fields.write(wake)).encode(), hashlib.sha256(f"{wake[:2]}".encode("utf-8", "replace"))
+        name = hashlib.sha256(f"{wake[:2]}".encode("utf-8", "replace"))
         path = state.state_dir() / f"wake-{name.hexdigest()[:24]}.json"
-        state.replace(path, lambda file: file.write(text), WAKES_MAX)
+        state.save(path, wake, WAKES_MAX)
         for other, _ in _of(wake):
             if other != path:
                 other.unlink(missing_ok=True)
@@ -76,9 +73,6 @@ def _wake(root: bytes, woken: Woken) -> _Wake:
 def _of(wake: _Wake) -> Iterator[tuple[Path, _Wake]]:
     """The files about the same path or the same directory."""
     for path in list(state.state_dir().glob("wake-*.json"))[: 2 * WAKES_MAX]:
-        try:
-            found = fields.read(_Wake, json.loads(path.read_text()), "the last wake")
-        except (OSError, ValueError, Corrupt):
-            continue
-        if wake.path == found.path or wake.directory == found.directory:
+        found = state.load(path, _Wake)
+        if found is not None and (wake.path == found.path or wake.directory == found.directory):
             yield path, found

@@ -8,23 +8,28 @@ file that is not recognised is read and hashed again. Which restore ended there 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 
+from poorwill.errors import Corrupt
+from poorwill.snapshot import fields
 from poorwill.snapshot.columns import Array
 from poorwill.snapshot.tables import Manifest
 
 WORKSPACES_MAX = 16
 """Of how many workspaces a kind of file is kept; the others, longest unchanged, go."""
+RECORD_BYTES_MAX = 64 << 20
 TICK_S = 0.025
 """Longer than the tick of a file system's clock, and than what a scan takes for too recent to trust."""
 DIRECTORY_VARIABLE = "POORWILL_STATE_DIR"
+T = TypeVar("T")
 
 
 def state_dir() -> Path:
@@ -55,6 +60,21 @@ def replace(path: Path, write: Callable[[IO[bytes]], object], kept_max: int = WO
     kept = sorted(path.parent.glob(f"{kind}-*{path.suffix}"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
     for old in kept[kept_max:]:
         old.unlink(missing_ok=True)
+
+
+def save(path: Path, record: object, kept_max: int = WORKSPACES_MAX) -> None:
+    """Write a record as JSON; see `replace`. OSError."""
+    text = json.dumps(fields.write(record)).encode()
+    replace(path, lambda file: file.write(text), kept_max)
+
+
+def load(path: Path, kind: type[T], bytes_max: int = RECORD_BYTES_MAX) -> T | None:
+    """A record that was saved; None if there is none that can be read, or it is longer."""
+    try:
+        with open(path, "rb") as file:
+            return fields.read(kind, json.loads(file.read(bytes_max)), str(path))
+    except (OSError, ValueError, Corrupt):
+        return None
 
 
 def save_woken(root: bytes, manifest_hash: str, inode: Array, ctime_ns: Array) -> None:

@@ -131,7 +131,7 @@ def _load(root: Path) -> float | None:
 def _boot(root: Path) -> str:
     """Another one whenever the counters above began anew: of the machine, and of a container's first process."""
     try:
-        machine = read_text(root / "proc/sys/kernel/random/boot_id").strip()
+        machine = processes.boot_id(root)
     except OSError:
         machine = ""
     return f"{machine}/{processes.born(root, 1)}"[:LINE_MAX]

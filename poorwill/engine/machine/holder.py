@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import NamedTuple
 from poorwill.engine import state
 from poorwill.engine.machine import processes
 from poorwill.engine.machine.control_side import ControlSide, writes_to
-from poorwill.errors import Corrupt
-from poorwill.snapshot import fields
 from poorwill.timestamps import now
 
 NOTES_MAX = 256
@@ -113,15 +110,11 @@ class HolderNote:
     def write(self, holder: Holder) -> None:
         """Best effort: without it the lock holds all the same, but nobody is told whose it is."""
         with contextlib.suppress(OSError):
-            state.replace(self._path, lambda file: file.write(json.dumps(fields.write(holder)).encode()), NOTES_MAX)
+            state.save(self._path, holder, NOTES_MAX)
 
     def read(self) -> Holder | None:
         """Who has noted that they work there last: perhaps not the one who holds the lock."""
-        try:
-            text = processes.read_text(self._path, _NOTE_BYTES_MAX)
-            return fields.read(Holder, json.loads(text), str(self._path))
-        except (OSError, ValueError, Corrupt):
-            return None
+        return state.load(self._path, Holder, _NOTE_BYTES_MAX)
 
     def remove(self) -> None:
         with contextlib.suppress(OSError):
@@ -131,7 +124,7 @@ class HolderNote:
 def _place() -> str:
     """This host, since it was booted, and the numbers that its processes have for us."""
     try:
-        boot = processes.read_text(_ROOT / "proc/sys/kernel/random/boot_id").strip()
+        boot = processes.boot_id(_ROOT)
         return f"{os.uname().nodename} {boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return f"{os.uname().nodename} unknown"

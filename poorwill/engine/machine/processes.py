@@ -29,6 +29,11 @@ def read_text(path: Path, bytes_max: int = FILE_BYTES_MAX) -> str:
         return file.read(bytes_max).decode("utf-8", "replace")
 
 
+def boot_id(root: Path) -> str:
+    """Another text each time the machine is started. OSError."""
+    return read_text(root / "proc/sys/kernel/random/boot_id").strip()
+
+
 def read_processes(root: Path) -> dict[int, Process]:
     """All of them by pid, without those that have ended. HostUnfit where /proc shows only our own (`hidepid`)."""
     proc = root / "proc"

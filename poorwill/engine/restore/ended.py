@@ -6,10 +6,10 @@ begun to work, so nothing is looked at and nothing is touched.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from poorwill.engine import state
@@ -19,8 +19,6 @@ from poorwill.engine.protocol.answers import PartRestored, Restored, RestoreOpen
 from poorwill.engine.protocol.context import Context
 from poorwill.engine.restore.selection import selection_of
 from poorwill.engine.transfer.fetch import Source
-from poorwill.errors import Corrupt
-from poorwill.snapshot import fields
 from poorwill.snapshot.fields import Range
 from poorwill.snapshot.order import RestoreOrder
 from poorwill.snapshot.tables import Manifest
@@ -49,15 +47,18 @@ class Ended(NamedTuple):
     def save(self, root: bytes) -> None:
         """Best effort: where it is lost, the same restore is refused once the workspace holds something."""
         with suppress(OSError):
-            text = json.dumps(fields.write(self)).encode()
-            state.replace(state.file_of("restored", root, ".json"), lambda file: file.write(text))
+            state.save(_file_of(root), self)
 
 
 def forget(root: bytes) -> None:
     """To be called before anything is restored there: what is cut off then, and loses its mark by hand, must not pass
     for the restore before it. Best effort."""
     with suppress(OSError):
-        state.file_of("restored", root, ".json").unlink()
+        _file_of(root).unlink()
+
+
+def _file_of(root: bytes) -> Path:
+    return state.file_of("restored", root, ".json")
 
 
 class EndedRestore:
@@ -76,12 +77,11 @@ class EndedRestore:
         try:
             if Journal.left_in(root) or next(iter(os.scandir(root)), None) is None:
                 return None
-            text = state.file_of("restored", root, ".json").read_text()
-            ended = fields.read(Ended, json.loads(text), "the last restore")
             same = (manifest_hash, tuple(sorted(selection)), identity_of(root), boot_id())
-        except (OSError, ValueError, Corrupt):
+        except (OSError, ValueError):
             return None
-        if (ended.manifest, ended.selection, ended.root, ended.boot) != same:
+        ended = state.load(_file_of(root), Ended)
+        if ended is None or (ended.manifest, ended.selection, ended.root, ended.boot) != same:
             return None
         if not ended.settled:
             ended = ended._replace(settled=True)
